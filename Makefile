@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all a fresh machine needs: each makes .venv and installs into it first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.installed  ## the whole flow on the bundled model, then the dashboard; ARGS=--no-dashboard to stop before it
+	$(BIN)/interp demo $(ARGS)
+
+test: .venv/.installed-tests  ## every test; ARGS="-m 'not slow'" for the quick ones
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.installed-tests  ## ratios against the alternatives, measured side by side
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	touch $@
+
+.venv/.installed-tests: .venv/.installed
+	$(PIP) --editable ".[test,lint]"
+	touch $@
