@@ -1,0 +1,94 @@
+"""``store.json``: what a store is, which of its shards are whole, and whether the capture has finished."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from interp.errors import InputError
+from interp.records import read_json, write_json
+
+SCHEMA = "interp-activation-store"
+VERSION = 1
+FILE_NAME = "store.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One whole shard file."""
+
+    file: str
+    """Name inside ``shards/``."""
+    n_rows: int
+    n_sequences: int
+    sha256: str
+    """Of the file's bytes."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that says what the arrays of a store mean."""
+
+    model_id: str
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+    corpus: str
+    """What the text was asked for as, such as ``stdlib``."""
+    n_tokens: int
+    """Rows asked for; the store is complete when it holds as many."""
+    n_ctx: int
+    bos_id: int
+    """Token every sequence begins with and documents are separated by; never a row."""
+    sites: dict[str, int]
+    """Hook point to width."""
+    dtype: str
+    """Of the site arrays: float16 or float32."""
+    label_sets: dict[str, list[str]]
+    """Label set to the names of its columns."""
+    sequences_per_shard: int
+    versions: dict[str, str]
+    """Package versions at capture."""
+    shards: tuple[Shard, ...] = ()
+    complete: bool = False
+
+    @property
+    def n_rows(self) -> int:
+        return sum(shard.n_rows for shard in self.shards)
+
+    @property
+    def n_sequences(self) -> int:
+        return sum(shard.n_sequences for shard in self.shards)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the content: equal content, equal identity."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
+
+    def same_request(self, other: Manifest) -> list[str]:
+        """The fields in which two manifests ask for different content, versions and progress left out."""
+        progress = {"versions", "shards", "complete"}
+        return [
+            f.name for f in fields(self) if f.name not in progress and getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+    def with_shard(self, shard: Shard) -> Manifest:
+        return replace(self, shards=(*self.shards, shard))
+
+    def write(self, folder: Path) -> None:
+        """Replace ``store.json`` in one step."""
+        record = {"schema": SCHEMA, "version": VERSION, **asdict(self)}
+        write_json(folder / FILE_NAME, record)
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Raises InputError when there is no store, it is of another schema, or its manifest is damaged."""
+        record = read_json(
+            folder / FILE_NAME, SCHEMA, VERSION, f"'{folder}' is no activation store; make one with interp capture"
+        )
+        known = {f.name for f in fields(Manifest)}
+        if set(record) != known:
+            odd = ", ".join(sorted(set(record) ^ known))
+            raise InputError(f"'{folder / FILE_NAME}' has missing or unknown keys ({odd}); capture the store again")
+        record["shards"] = tuple(Shard(**shard) for shard in record["shards"])
+        return Manifest(**record)

@@ -1,0 +1,19 @@
+"""The one progress bar: on stderr when that is a terminal, silent otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], *, total: int, what: str, unit: str = "it", amount: int = 1) -> Iterator[T]:
+    """Yield ``items`` while a bar counts ``amount`` units for each of them, up to ``total`` units."""
+    with tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        for item in items:
+            yield item
+            bar.update(min(amount, total - bar.n))

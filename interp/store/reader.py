@@ -1,0 +1,209 @@
+"""Reading a store: shards are mapped into memory, so rows are gathered without going through HDF5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from interp.errors import InputError, unknown_name
+from interp.manifest import Manifest, Shard
+from interp.moments import Moments, moments_of
+from interp.store.source import shuffled_indices
+
+
+class ActivationStore:
+    """A store on disk, opened for reading.
+
+    Raises InputError when the folder is no store, is unfinished, or lacks one of its shards.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        if not self.manifest.complete:
+            done, asked = self.manifest.n_rows, self.manifest.n_tokens
+            raise InputError(
+                f"the capture of '{self.path}' was interrupted after {done:,} of {asked:,} tokens; "
+                "run the same interp capture command again to finish it"
+            )
+        for shard in self.manifest.shards:
+            if not (self.path / "shards" / shard.file).exists():
+                raise InputError(
+                    f"'{self.path}' lacks its shard {shard.file}; restore the file or capture the store again"
+                )
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def n_rows(self) -> int:
+        """Tokens captured; separators are not among them."""
+        return self.manifest.n_rows
+
+    @property
+    def n_sequences(self) -> int:
+        return self.manifest.n_sequences
+
+    @property
+    def n_ctx(self) -> int:
+        return self.manifest.n_ctx
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Captured hook points and their widths."""
+        return self.manifest.sites
+
+    @property
+    def identity(self) -> str:
+        return self.manifest.identity
+
+    @property
+    def label_sets(self) -> dict[str, tuple[str, ...]]:
+        return {name: tuple(labels) for name, labels in self.manifest.label_sets.items()}
+
+    def site(self, name: str) -> SiteSource:
+        """The activations of one hook point. Raises InputError with the near names when it was not captured."""
+        if name not in self.sites:
+            raise unknown_name("hook point", name, self.sites, f"the store '{self.path}'")
+        return SiteSource(self, name)
+
+    def tokens(self) -> Int[np.ndarray, "n_seq n_ctx"]:
+        return self._whole("tokens")
+
+    def positions(self) -> Int[np.ndarray, "n_rows 2"]:
+        """(sequence, position) of each row, sequences counted over the whole store."""
+        parts, first = [], 0
+        for shard in self.manifest.shards:
+            parts.append(self._read(shard, "rows") + np.asarray([first, 0], dtype=np.int32))
+            first += shard.n_sequences
+        return np.concatenate(parts)
+
+    def documents(self) -> tuple[list[str], Int[np.ndarray, "n_seq n_ctx"]]:
+        """(names, document number of each token); a number indexes ``names``."""
+        names: dict[int, str] = {}
+        for shard in self.manifest.shards:
+            with self._open(shard) as file:
+                numbers, texts = file["documents/number"][()], file["documents/name"].asstr()[()]
+            names.update(zip(numbers.tolist(), texts.tolist(), strict=True))
+        listed = [names.get(number, "") for number in range(max(names) + 1)]
+        return listed, self._whole("token_document")
+
+    def labels(self, label_set: str) -> UInt8[np.ndarray, "n_rows n_labels"]:
+        """Labels of each row; columns are ``label_sets[label_set]``."""
+        if label_set not in self.label_sets:
+            raise unknown_name("label set", label_set, self.label_sets, f"the store '{self.path}'")
+        return self._whole(f"labels/{label_set}")
+
+    def _whole(self, name: str) -> np.ndarray:
+        return np.concatenate([self._read(shard, name) for shard in self.manifest.shards])
+
+    def _read(self, shard: Shard, name: str) -> np.ndarray:
+        with self._open(shard) as file:
+            return np.asarray(file[name][()])
+
+    def _open(self, shard: Shard) -> h5py.File:
+        path = self.path / "shards" / shard.file
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            raise InputError(f"'{path}' is damaged ({error}); delete the store and capture it again") from None
+
+
+class SiteSource:
+    """One hook point of a store as an ActivationSource."""
+
+    def __init__(self, store: ActivationStore, name: str):
+        self.store = store
+        self.name = name
+        self._starts = np.cumsum([0, *(shard.n_rows for shard in store.manifest.shards)])
+
+    @property
+    def d_in(self) -> int:
+        return self.store.sites[self.name]
+
+    def __len__(self) -> int:
+        return self.store.n_rows
+
+    @cached_property
+    def _maps(self) -> list[np.ndarray]:
+        """One read-only array a shard, mapped into memory."""
+        return [self._map(shard) for shard in self.store.manifest.shards]
+
+    def _map(self, shard: Shard) -> np.ndarray:
+        path = self.store.path / "shards" / shard.file
+        with self.store._open(shard) as file:
+            dataset = file[f"sites/{self.name}"]
+            offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
+        if shape != (shard.n_rows, self.d_in) or offset is None:
+            raise InputError(
+                f"'{path}' holds {shape} values at {self.name}, not the {shard.n_rows} rows its store lists"
+            )
+        if path.stat().st_size < offset + shape[0] * shape[1] * dtype.itemsize:
+            raise InputError(f"'{path}' is cut short; delete the store and capture it again")
+        return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
+
+    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        """The rows at ``indices``, in that order, float32."""
+        indices = np.asarray(indices)
+        out = np.empty((len(indices), self.d_in), dtype=np.float32)
+        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            out[here] = self._maps[shard][indices[here] - self._starts[shard]]
+        return torch.from_numpy(out)
+
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
+        """All rows in order, ``size`` at a time, float32."""
+        for first in range(0, len(self), size):
+            yield self._slice(first, min(first + size, len(self)))
+
+    def _slice(self, first: int, stop: int) -> Tensor:
+        out = np.empty((stop - first, self.d_in), dtype=np.float32)
+        at = first
+        while at < stop:
+            shard = int(np.searchsorted(self._starts, at, side="right")) - 1
+            end = min(stop, int(self._starts[shard + 1]))
+            out[at - first : end - first] = self._maps[shard][at - self._starts[shard] : end - self._starts[shard]]
+            at = end
+        return torch.from_numpy(out)
+
+    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
+        """Endless shuffled batches; see ``ActivationSource.batches``."""
+        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
+
+    def moments(self) -> Moments:
+        """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""
+        path = self.store.path / "moments" / f"{self.name}.h5"
+        cached = _read_moments(path, self.store.identity)
+        if cached is None:
+            cached = moments_of(self.chunks())
+            _write_moments(path, self.store.identity, cached)
+        return cached
+
+
+def _read_moments(path: Path, identity: str) -> Moments | None:
+    if not path.exists():
+        return None
+    with h5py.File(path, "r") as file:
+        if file.attrs["identity"] != identity:
+            return None
+        n, norm = int(file.attrs["n"]), float(file.attrs["mean_norm"])
+        return Moments(n=n, mean=file["mean"][()], covariance=file["covariance"][()], mean_norm=norm)
+
+
+def _write_moments(path: Path, identity: str, moments: Moments) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs.update({"identity": identity, "n": moments.n, "mean_norm": moments.mean_norm})
+        file["mean"] = moments.mean
+        file["covariance"] = moments.covariance
+    partial.replace(path)

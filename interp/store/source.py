@@ -1,0 +1,95 @@
+"""The view of activations that decomposers have: rows, in order or shuffled, and their moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.moments import Moments, moments_of
+
+
+@runtime_checkable
+class ActivationSource(Protocol):
+    """Rows of activations of one site; a row is one token."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        """The rows at ``indices``, in that order, float32."""
+        ...
+
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
+        """All rows in order, ``size`` at a time (the last chunk may be smaller), float32."""
+        ...
+
+    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
+        """Endless batches of ``size`` rows; every epoch is a fresh permutation of all rows, its incomplete last batch dropped.
+
+        The order depends on ``seed`` alone; ``start`` is the number of batches already used, so that training goes on
+        where it stopped.
+        """
+        ...
+
+    def moments(self) -> Moments:
+        """Mean, covariance and norms of all rows."""
+        ...
+
+
+def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
+    """Index batches for ``ActivationSource.batches``. Raises InputError when a batch is larger than the source."""
+    if size > n:
+        raise InputError(f"a batch of {size} rows was asked for, but the source holds {n}; use a smaller --batch")
+    per_epoch = n // size
+    epoch, at = divmod(start, per_epoch)
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(n)
+        for i in range(at, per_epoch):
+            yield order[i * size : (i + 1) * size]
+        epoch, at = epoch + 1, 0
+
+
+class ArraySource:
+    """A NumPy array or tensor [n, d_in] as an ActivationSource."""
+
+    def __init__(self, array: Float[np.ndarray, "n d_in"] | Float[Tensor, "n d_in"]):
+        if array.ndim != 2 or not len(array):
+            raise InputError(f"activations are a matrix of rows, but this one has shape {tuple(array.shape)}")
+        self._array = torch.as_tensor(array)
+
+    @property
+    def d_in(self) -> int:
+        return int(self._array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        return self._array[torch.as_tensor(indices)].float()
+
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
+        for chunk in self._array.split(size):
+            yield chunk.float()
+
+    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
+        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return moments_of(self.chunks())
+
+    def moments(self) -> Moments:
+        return self._moments
