@@ -1,0 +1,17 @@
+"""The decomposers. Importing a method's module registers it; adding a method is one file and one line here."""
+
+from interp.decomposers import baselines, sae, semi_nmf
+from interp.decomposers.base import Decomposer, LinearDecomposer, kind_of, kinds, load, read_config, registry
+
+__all__ = [
+    "Decomposer",
+    "LinearDecomposer",
+    "baselines",
+    "kind_of",
+    "kinds",
+    "load",
+    "read_config",
+    "registry",
+    "sae",
+    "semi_nmf",
+]

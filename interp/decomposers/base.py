@@ -1,0 +1,163 @@
+"""What every decomposer is: fitted on an ActivationSource, it turns rows into codes and names its feature directions.
+
+A method is one file: a frozen config dataclass, a class, and ``@register``. Its command-line options, its saved form and
+its contract tests follow from the registry.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.errors import InputError, unknown_name
+from interp.fitting import DecomposerConfig, Recorder
+from interp.store import ActivationSource
+
+SCHEMA = "interp-decomposer"
+VERSION = 1
+
+
+class Decomposer(ABC):
+    """A fitted method. Subclasses set ``kind``, ``config_type`` and ``signed_codes``."""
+
+    kind: ClassVar[str]
+    """Name on the command line and in the run."""
+    config_type: ClassVar[type[DecomposerConfig]]
+    signed_codes: ClassVar[bool] = False
+    """Whether codes may be negative."""
+
+    def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor]):
+        self.config = config
+        self.tensors = tensors
+        """Everything that is saved, float32, by name."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, source: ActivationSource, config: Any, recorder: Recorder | None = None) -> Decomposer:
+        """Learn features from ``source``. The same source, config and machine give the same result.
+
+        Raises InputError when the config does not suit the source.
+        """
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+        """Codes of rows. A row's codes do not depend on the rows beside it."""
+
+    @abstractmethod
+    def directions(self) -> Float[Tensor, "n_features d_in"]:
+        """The features as unit rows in activation space; a feature that died is a zero row."""
+
+    @abstractmethod
+    def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
+        """Fraction of variance unexplained over the rows ``x``, in the method's own target space."""
+
+    @property
+    def n_features(self) -> int:
+        return int(self.directions().shape[0])
+
+    @property
+    def d_in(self) -> int:
+        return int(self.directions().shape[1])
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file with the config in its header; a temporary name first, then renamed."""
+        header = {
+            "schema": SCHEMA,
+            "version": str(VERSION),
+            "kind": self.kind,
+            "config": json.dumps(asdict(self.config)),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, partial, metadata=header)
+        partial.replace(path)
+
+
+class LinearDecomposer(Decomposer):
+    """A decomposer whose reconstruction is linear in the codes: ``x^ = z W_dec + b_dec``."""
+
+    @property
+    @abstractmethod
+    def W_dec(self) -> Float[Tensor, "n_features d_in"]:
+        """What one unit of each code adds to the reconstruction."""
+
+    @property
+    @abstractmethod
+    def b_dec(self) -> Float[Tensor, " d_in"]:
+        """The reconstruction of a row whose codes are all zero."""
+
+    def decode(self, z: Float[Tensor, "n n_features"]) -> Float[Tensor, "n d_in"]:
+        """Reconstruction from codes."""
+        return torch.addmm(self.b_dec, z, self.W_dec)
+
+    def directions(self) -> Float[Tensor, "n_features d_in"]:
+        norms = self.W_dec.norm(dim=1, keepdim=True)
+        return torch.where(norms > 0, self.W_dec / norms.clamp_min(1e-30), torch.zeros(()))
+
+    def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
+        """sum |x - x^|^2 / sum |x - mean(x)|^2 over the given rows."""
+        residual = (x - self.decode(self.encode(x))).double().square().sum()
+        return float(residual / (x - x.mean(0)).double().square().sum())
+
+
+registry: dict[str, type[Decomposer]] = {}
+"""Every method by its name."""
+
+D = TypeVar("D", bound=type[Decomposer])
+
+
+def register(cls: D) -> D:
+    """Class decorator that makes a method known by its ``kind``."""
+    registry[cls.kind] = cls
+    return cls
+
+
+def kinds() -> list[str]:
+    """Names of all methods."""
+    return sorted(registry)
+
+
+def read_config(kind: str, record: dict[str, Any]) -> DecomposerConfig:
+    """A config from a dict. Raises InputError for an unknown method, and for unknown or missing keys."""
+    if kind not in registry:
+        raise unknown_name("decomposer", kind, registry, "this version")
+    config_type = registry[kind].config_type
+    known = {field.name for field in fields(config_type)}
+    for key in record:
+        if key not in known:
+            raise unknown_name("option", key, known, f"the {kind} config")
+    if missing := sorted(known - set(record)):
+        raise InputError(f"the {kind} config lacks {', '.join(missing)}; train the run again with this version")
+    return config_type(**record)
+
+
+def load(path: Path) -> Decomposer:
+    """Read a decomposer saved with ``Decomposer.save``.
+
+    Raises InputError when the file is missing, damaged, or of another schema version.
+    """
+    if not path.exists():
+        raise InputError(f"there is no decomposer at '{path}'; its training was interrupted: run interp train again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"'{path}' is damaged ({error}); train the run again") from None
+    if (header.get("schema"), header.get("version")) != (SCHEMA, str(VERSION)):
+        raise InputError(f"'{path}' is not a decomposer of schema version {VERSION}; train the run again")
+    config = read_config(header["kind"], json.loads(header["config"]))
+    return registry[header["kind"]](config, tensors)
+
+
+def kind_of(config: DecomposerConfig) -> type[Decomposer]:
+    """The method a config belongs to."""
+    return next(method for method in registry.values() if method.config_type is type(config))

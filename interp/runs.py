@@ -1,0 +1,228 @@
+"""Runs: one trained decomposer with everything needed to rerun and judge it, in ``STORE/runs/NAME/``.
+
+    run.json                what was asked for, of which store, with which versions
+    decomposer.safetensors  the result
+    train.jsonl             the training curve
+    index.h5  metrics.json  steering.jsonl  labels.sqlite     added by the steps that follow
+
+Reading what a run is needs neither torch nor the store; ``Run.decomposer`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError, unknown_name
+from interp.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from interp.decomposers import Decomposer
+    from interp.fitting import DecomposerConfig
+    from interp.store import ActivationStore
+
+SCHEMA = "interp-run"
+VERSION = 1
+RECORD, DECOMPOSER, CURVE = "run.json", "decomposer.safetensors", "train.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened. ``Run.load`` reads it, ``train_run`` makes it."""
+
+    path: Path
+    facts: dict[str, Any]
+    """Everything in run.json."""
+
+    @staticmethod
+    def load(path: str | Path) -> Run:
+        """Raises InputError when there is no run, its training did not finish, or it is of another schema version."""
+        path = Path(path)
+        absent = f"'{path}' is no run; make one with interp train, or list those there are with interp info STORE"
+        facts = read_json(path / RECORD, SCHEMA, VERSION, absent)
+        if not facts["complete"]:
+            raise InputError(
+                f"the training of '{path}' was interrupted; run the same interp train command again to finish it"
+            )
+        return Run(path, facts)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def kind(self) -> str:
+        """Name of the decomposer."""
+        return str(self.facts["kind"])
+
+    @property
+    def site(self) -> str:
+        """Hook point it was trained at."""
+        return str(self.facts["site"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Options of the decomposer."""
+        return dict(self.facts["config"])
+
+    @property
+    def store_path(self) -> Path:
+        """The store the run lies in."""
+        return self.path.parent.parent
+
+    @property
+    def store_identity(self) -> str:
+        """Identity of the store's content when the run was trained."""
+        return str(self.facts["store_identity"])
+
+    @property
+    def model_id(self) -> str:
+        """What the model was loaded by."""
+        return str(self.facts["model_id"])
+
+    @property
+    def index_path(self) -> Path:
+        return self.path / "index.h5"
+
+    @property
+    def labels_path(self) -> Path:
+        return self.path / "labels.sqlite"
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the trained weights."""
+        with (self.path / DECOMPOSER).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def store(self) -> ActivationStore:
+        """The store the run was trained on. Raises InputError when its content has changed since."""
+        from interp.store import ActivationStore  # deferred: imports torch
+
+        store = ActivationStore(self.store_path)
+        if store.identity != self.store_identity:
+            raise InputError(
+                f"the store '{self.store_path}' has changed since '{self.name}' was trained; train it again"
+            )
+        return store
+
+    def decomposer(self) -> Decomposer:
+        """The trained decomposer. Raises InputError when its file is missing, damaged or of another version."""
+        return self._decomposer
+
+    @cached_property
+    def _decomposer(self) -> Decomposer:
+        from interp.decomposers import load  # deferred: imports torch
+
+        return load(self.path / DECOMPOSER)
+
+    def training_curve(self) -> list[dict[str, float]]:
+        """The records of the training, in order."""
+        return _read_lines(self.path / CURVE)
+
+    def metrics(self) -> dict[str, Any] | None:
+        """What ``interp evaluate`` found, or None before it has run."""
+        path = self.path / "metrics.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def find_runs(workspace: str | Path) -> list[Run]:
+    """Every finished run below a workspace (a folder of stores), by store and name. Damaged ones are left out."""
+    runs = []
+    for path in sorted(Path(workspace).glob(f"*/runs/*/{RECORD}")):
+        try:
+            runs.append(Run.load(path.parent))
+        except InputError:
+            continue
+    return runs
+
+
+def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name: str) -> Run:
+    """Train a decomposer on one site of a store and keep it as the run ``name``.
+
+    The method is the one that ``config`` belongs to. A finished run of the same request is opened as it is, an interrupted one
+    goes on. Raises InputError for another request under the same name, and whatever the decomposer refuses.
+    """
+    from interp.decomposers import kind_of  # deferred: imports torch
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"'{name}' cannot name a run; use letters, digits, dots, hyphens and underscores")
+    method = kind_of(config)
+    source = store.site(site)
+    path = store.path / "runs" / name
+    facts: dict[str, Any] = {
+        "kind": method.kind,
+        "site": site,
+        "d_in": source.d_in,
+        "config": asdict(config),
+        "store_name": store.name,
+        "store_identity": store.identity,
+        "model_id": store.manifest.model_id,
+        "model_fingerprint": store.manifest.model_fingerprint,
+    }
+    if (path / RECORD).exists():
+        present = read_json(path / RECORD, SCHEMA, VERSION, "")
+        if differs := [key for key in facts if present.get(key) != facts[key]]:
+            raise InputError(
+                f"'{path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
+            )
+        if present["complete"]:
+            return Run(path, present)
+    path.mkdir(parents=True, exist_ok=True)
+    _write_record(
+        path, {**facts, "versions": {p: version(p) for p in ("torch", "numpy")}, "seconds": None, "complete": False}
+    )
+    started = time.monotonic()
+    method.fit(source, config, FileRecorder(path)).save(path / DECOMPOSER)
+    facts |= {"versions": {p: version(p) for p in ("torch", "numpy")}, "seconds": round(time.monotonic() - started, 1)}
+    _write_record(path, {**facts, "complete": True})
+    (path / "checkpoint.safetensors").unlink(missing_ok=True)
+    return Run.load(path)
+
+
+def _write_record(path: Path, facts: dict[str, Any]) -> None:
+    write_json(path / RECORD, {"schema": SCHEMA, "version": VERSION, **facts})
+
+
+class FileRecorder:
+    """Appends the records of a training to train.jsonl and keeps its checkpoints in the run folder."""
+
+    def __init__(self, folder: Path):
+        self.checkpoints: Path | None = folder
+        self._path = folder / CURVE
+
+    def log(self, record: dict[str, float]) -> None:
+        """Append one record; records of later steps, left by an interrupted training, are dropped first."""
+        kept = [line for line in _read_lines(self._path) if line["step"] < record["step"]]
+        text = "".join(json.dumps(line) + "\n" for line in [*kept, record])
+        partial = self._path.with_name(CURVE + ".partial")
+        partial.write_text(text)
+        partial.replace(self._path)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def resolve_run(given: str | Path, workspace: str | Path = "activations") -> Run:
+    """The run a person means: a folder, or the name of a run in the workspace.
+
+    Raises InputError when there is none, or when several stores have a run of that name.
+    """
+    if Path(given).is_dir() or "/" in str(given):
+        return Run.load(given)
+    runs = find_runs(workspace)
+    matches = [run for run in runs if run.name == str(given)]
+    if len(matches) > 1:
+        raise InputError(
+            f"several stores have a run '{given}': {', '.join(str(run.path) for run in matches)}; give the folder"
+        )
+    if not matches:
+        raise unknown_name("run", str(given), [run.name for run in runs], f"the workspace '{workspace}'")
+    return matches[0]
