@@ -1,0 +1,202 @@
+"""Building ``index.h5``: one pass over the run's site, then everything a feature page shows.
+
+Importance of a feature is the share of the site's variance that it adds to the reconstruction,
+var(z_f) |w_f|^2 / trace(covariance of x) with w_f its row of W_dec: comparable between runs at a site, and for PCA the
+explained variance. A constant code has none: it is part of the mean.
+A decomposer that does not reconstruct x has codes in another unit: its features share the variance of all codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import h5py
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import InputError
+from interp.index.codes import SiteCodes, read_codes
+from interp.index.examples import describe_features
+from interp.index.layout import SCHEMA, VERSION, write_compressed
+from interp.relations import Neighbours, coactivation_neighbours, cosine_neighbours
+from interp.runs import Run
+
+
+@runtime_checkable
+class TokenEffects(Protocol):
+    """The part of a ``LanguageModel`` that says which tokens a direction promotes (its class would import torch)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def token_strings(self) -> list[str]: ...
+    def residual_directions(self, site: str, directions: Any) -> Any: ...
+    def logit_effects(self, residual: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """What a feature page shows, and how much of it is kept."""
+
+    n_top: int = 50
+    """Top examples a feature, one a sequence. Fifty fill two screens; fewer hide a second meaning."""
+    n_each: int = 10
+    """Examples of every other kind: from each fifth of the range, near the threshold, random, not firing."""
+    n_neighbours: int = 20
+    """Neighbours by cosine and by co-activation."""
+    n_tokens: int = 20
+    """Promoted tokens, suppressed tokens, and neurons."""
+    max_density: float = 0.1
+    """A feature firing on more than this share of the tokens keeps about this share, its largest activations. Sparse
+    codes are far below; without it one dense feature would weigh as much as a hundred others."""
+    n_sample: int = 4096
+    """Tokens drawn to find the cut and what lies below it: the kept share is right to about 0.5 % of the tokens."""
+    seed: int = 0
+    """Seed of every random choice; two builds with one seed are equal."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_top", "n_each", "n_neighbours", "n_tokens", "n_sample"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.max_density <= 1:
+            raise InputError(f"max_density must be above 0 and at most 1, not {self.max_density}")
+
+
+def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEffects | None = None) -> Path:
+    """Write ``run.index_path`` and return it; an older index stays until the new one is whole.
+
+    Without ``model`` the pages show token numbers, and no promoted and suppressed tokens. InputError if the store is
+    empty, the model is not the one the store was captured from, or a code is not finite.
+    """
+    store, decomposer = run.store(), run.decomposer()
+    source = store.site(run.site)
+    if len(source) == 0:
+        raise InputError(f"store {store.path} holds no tokens; capture some before indexing {run.path}")
+    if model is not None and model.fingerprint != store.manifest.model_fingerprint:
+        expected = store.manifest.model_id
+        raise InputError(f"model '{model.id}' is not the one store {store.path} was captured from; give '{expected}'")
+    codes = read_codes(decomposer, source, max_density=config.max_density, n_sample=config.n_sample, seed=config.seed)
+    positions = store.positions()
+    features = {"n_fire": codes.n_fire, "max": codes.maximum, "mean": codes.mean, "cut": codes.cut}
+    features["importance"] = _importance(codes, decomposer, source)
+    features |= describe_features(codes, positions[:, 0], n_top=config.n_top, n_each=config.n_each, seed=config.seed)
+    features |= _relations(codes, decomposer, run.site, config)
+    if model is not None:
+        features |= _token_effects(model, run.site, decomposer, config.n_tokens)
+    facts = _facts(run, store, decomposer, codes) | {"config": asdict(config), "has_model": model is not None}
+    vocabulary = None if model is None else model.token_strings()
+    partial = run.index_path.with_name(run.index_path.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            _write_features(file, features, codes)
+            _write_text(file, store, positions, vocabulary)
+            file.attrs.update({"facts": json.dumps(facts), "schema": SCHEMA, "version": VERSION})
+        with partial.open("rb") as whole:
+            os.fsync(whole.fileno())
+        partial.replace(run.index_path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return run.index_path
+
+
+def _importance(codes: SiteCodes, decomposer: Any, source: Any) -> Float[np.ndarray, " n_features"]:
+    variance = codes.variance
+    whole = variance.sum()
+    if _reconstructs(decomposer):
+        variance = variance * decomposer.W_dec.detach().square().sum(1).cpu().numpy()
+        whole = source.moments().total_variance
+    return (variance / max(float(whole), 1e-30)).astype(np.float32)
+
+
+def _reconstructs(decomposer: Any) -> bool:
+    return hasattr(decomposer, "decode")
+
+
+def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig) -> dict[str, np.ndarray]:
+    """Neighbours of both kinds and, where the site is a layer of neurons, the largest neuron weights."""
+    directions = decomposer.directions().detach().cpu().numpy()
+    found = {
+        "cosine": cosine_neighbours(directions, config.n_neighbours),
+        "coactivation": coactivation_neighbours(codes.acts, config.n_neighbours, seed=config.seed),
+    }
+    if site.endswith("mlp.hook_post"):
+        found["neurons"] = _largest_weights(directions, config.n_tokens)
+    return _as_arrays(found)
+
+
+def _largest_weights(directions: np.ndarray, n: int) -> Neighbours:
+    """Neurons of largest absolute weight in each feature, with their signs, largest first."""
+    ids = np.argsort(-np.abs(directions), axis=1, kind="stable")[:, :n]
+    values = np.take_along_axis(directions, ids, axis=1)
+    return np.where(values != 0, ids, -1).astype(np.int32), values.astype(np.float32)
+
+
+def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
+    """The tokens each feature's direction promotes and suppresses most; nothing for a site without a known path."""
+    residual = model.residual_directions(site, decomposer.directions())
+    if residual is None:
+        return {}
+    found: dict[str, list[Neighbours]] = {"promoted": [], "suppressed": []}
+    for block in residual.detach().split(1024):  # bounds the effects to 1024 vocabularies at a time
+        effects = model.logit_effects(block)
+        is_dead = ~block.any(dim=1, keepdim=True)
+        for name, largest in (("promoted", True), ("suppressed", False)):
+            values, ids = effects.topk(min(n, effects.shape[1]), dim=1, largest=largest)
+            found[name].append((ids.masked_fill(is_dead, -1).cpu().numpy(), values.cpu().numpy()))
+    return _as_arrays({name: tuple(map(np.concatenate, zip(*parts, strict=True))) for name, parts in found.items()})
+
+
+def _as_arrays(found: dict[str, Any]) -> dict[str, np.ndarray]:
+    ids = {f"{name}_id": ids.astype(np.int32) for name, (ids, _) in found.items()}
+    return ids | {f"{name}_value": values.astype(np.float32) for name, (_, values) in found.items()}
+
+
+def _facts(run: Run, store: Any, decomposer: Any, codes: SiteCodes) -> dict[str, Any]:
+    n_tokens = codes.acts.shape[0]
+    return {
+        "run": run.name,
+        "kind": run.kind,
+        "site": run.site,
+        "run_identity": run.identity,
+        "store": store.name,
+        "store_identity": run.store_identity,
+        "model_id": store.manifest.model_id,
+        "model_fingerprint": store.manifest.model_fingerprint,
+        "n_features": len(codes.n_fire),
+        "n_tokens": n_tokens,
+        "l0": float(codes.n_fire.sum() / n_tokens),
+        "n_cut": int(np.count_nonzero(codes.cut)),
+        "positive_side_only": bool(decomposer.signed_codes),
+        "importance_of": "site variance" if _reconstructs(decomposer) else "variance of all codes",
+    }
+
+
+def _write_features(file: h5py.File, features: dict[str, np.ndarray], codes: SiteCodes) -> None:
+    """The feature arrays and the kept activations. Activations are stored as shares of the feature's maximum: float16
+    then neither overflows nor loses a small feature, and no firing token is rounded to 0."""
+    for name, values in features.items():
+        file[f"features/{name}"] = values
+    n_kept = np.diff(codes.acts.indptr)
+    share = codes.acts.data / np.repeat(codes.maximum, n_kept)
+    acts = file.create_group("acts")
+    acts["indptr"] = codes.acts.indptr.astype(np.int64)
+    write_compressed(acts, "row", codes.acts.indices.astype(np.int32))
+    write_compressed(acts, "value", np.maximum(share, np.finfo(np.float16).smallest_subnormal).astype(np.float16))
+
+
+def _write_text(file: h5py.File, store: Any, positions: np.ndarray, vocabulary: list[str] | None) -> None:
+    write_compressed(file, "tokens", store.tokens().astype(np.int32))
+    write_compressed(file, "positions", positions.astype(np.int32))
+    names, of_token = store.documents()
+    documents = file.create_group("documents")
+    documents.create_dataset("names", data=names, dtype=h5py.string_dtype())
+    write_compressed(documents, "of_token", of_token.astype(np.int32))
+    if vocabulary is not None:
+        encoded = [token.encode() for token in vocabulary]
+        file["vocabulary/bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
+        file["vocabulary/offsets"] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)

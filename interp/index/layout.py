@@ -1,0 +1,60 @@
+"""The layout of ``index.h5``: names, version, compression, and the check every reader does first.
+
+All feature arrays have one row a feature; a *row* number inside them is a token of the store (row of ``positions``).
+Missing entries (fewer examples than places) are row or id -1 with value 0.
+
+    attributes               schema, version; facts (a JSON object: run, kind, site, model, identities, the cut, ...)
+    tokens      int32 [n_sequences, n_ctx]     token ids, position 0 is BOS
+    positions   int32 [n_tokens, 2]            (sequence, position) of each row, ascending; separators have no row
+    documents/names  utf-8 [n_documents];      documents/of_token int32 [n_sequences, n_ctx]
+    vocabulary/bytes uint8, offsets int64 [d_vocab + 1]      absent when built without the model
+    features/n_fire int64; max, mean, p50, p99, importance, cut float32
+    features/hist   int64 [F, 40]              firing tokens by activation, linear bins from 0 to max
+    features/{top, intervals, near-threshold, random, not-firing}_{row, value}   int32, float32 [F, k] ([F, 5, k])
+    features/{cosine, coactivation, promoted, suppressed, neurons}_{id, value}   int32, float32 [F, k]; the last
+                                               three are absent where they cannot be known
+    acts/indptr int64 [F + 1], row int32, value float16      by feature, rows ascending; value is activation / max
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from interp.errors import InputError
+
+SCHEMA = "feature index"
+VERSION = 1
+N_BINS = 40
+N_INTERVALS = 5
+KINDS_OF_EXAMPLES = ("top", "intervals", "near-threshold", "random", "not-firing")
+
+CHUNK = 16_384  # one feature of average density lies in one or two chunks of this many entries
+
+
+def open_index(path: Path) -> h5py.File:
+    """Open an index read-only; an InputError says what is wrong with it and how to make it anew."""
+    remedy = f"rebuild it with `interp index {path.parent}`"
+    if not path.is_file():
+        raise InputError(f"no feature index at {path}; build it with `interp index {path.parent}`")
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise InputError(f"{path} is damaged or not an HDF5 file; {remedy}") from None
+    if file.attrs.get("schema") != SCHEMA or file.attrs.get("version") != VERSION:
+        file.close()
+        raise InputError(f"{path} is not a feature index of schema version {VERSION}; {remedy}")
+    return file
+
+
+def write_compressed(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Write a large array with Blosc2-zstd; small ones stay contiguous, where reading one row is fastest."""
+    if values.size == 0:
+        group.create_dataset(name, data=values)
+        return
+    rows = max(1, min(values.shape[0], CHUNK * values.shape[0] // values.size))
+    compression = hdf5plugin.Blosc2(cname="zstd", clevel=3, filters=hdf5plugin.Blosc2.SHUFFLE)
+    group.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), **compression)

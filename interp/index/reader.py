@@ -1,0 +1,226 @@
+"""What a feature page shows, read from a run's ``index.h5`` with neither the model nor torch in memory.
+
+The activations are stored by feature (CSC), so that one feature's page touches one or two compressed chunks: reading
+it takes about a millisecond whatever the size of the store.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from interp.errors import InputError, unknown_name
+from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, open_index
+from interp.manifest import Manifest
+from interp.runs import Run
+
+ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")
+
+
+class FeatureIndex:
+    """A run's precomputed feature pages, opened read-only; a context manager, or closed with ``close()``.
+
+    ``facts`` holds what the index was built from (run, kind, site, model, identities, options, the cut).
+    Activations are non-negative: of a decomposer with signed codes the index shows the positive side.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``; InputError if it is missing, damaged or of another schema version."""
+        self.path = Path(path)
+        self._file = open_index(self.path)
+        self.facts: dict[str, Any] = json.loads(self._file.attrs["facts"])
+        self.n_features: int = self.facts["n_features"]
+        self.n_tokens: int = self.facts["n_tokens"]
+        self.l0: float = self.facts["l0"]
+        # Opened once: looking a dataset up by name costs as much as reading a row of it.
+        self._features = dict(self._file["features"].items())
+        self._act_rows, self._act_values = self._file["acts/row"], self._file["acts/value"]
+        self._indptr = self._file["acts/indptr"][:]
+
+    def close(self) -> None:
+        """Close the file; the index cannot be read afterwards."""
+        self._file.close()
+
+    def __enter__(self) -> FeatureIndex:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row a feature: id, n_fire (tokens), density (share of tokens), max, mean, p50, p99 (over firing tokens),
+        importance, importance_rank (1 is the most important), cut (activations up to it are not stored), dead."""
+        table = pd.DataFrame({"id": np.arange(self.n_features)} | {name: self._features[name][:] for name in COLUMNS})
+        table.insert(2, "density", table["n_fire"] / self.n_tokens)
+        table["importance_rank"] = table["importance"].rank(ascending=False, method="first").astype(int)
+        table["dead"] = table["n_fire"] == 0
+        return table
+
+    def feature(self, f: int) -> dict[str, Any]:
+        """Everything on a feature's page but its examples, ready for JSON.
+
+        Token and neuron lists are None where the index was built without the model or the site has none.
+        ``hist`` counts firing tokens in linear bins from 0 to the maximum.
+        """
+        self._check(f)
+        columns = {name: array[f].item() for name, array in self._columns.items()}
+        edges = np.linspace(0.0, columns["max"], N_BINS + 1)
+        return columns | {
+            "n_tokens": self.n_tokens,
+            "hist": {"edges": edges.tolist(), "counts": self._features["hist"][f].tolist()},
+            "promoted": self._tokens_and_values("promoted", f),
+            "suppressed": self._tokens_and_values("suppressed", f),
+            "neighbours": {kind: self._ids_and_values(kind, f) for kind in ("cosine", "coactivation")},
+            "neurons": self._ids_and_values("neurons", f),
+        }
+
+    def examples(self, f: int, which: ExampleKind, context: int | None = 24) -> list[dict[str, Any]]:
+        """Tokens chosen for a feature, each with ``context`` tokens to either side (None: its whole sequence).
+
+        "top" has at most one token a sequence, largest first; "intervals" random tokens from each fifth of the range,
+        highest fifth first; "near-threshold" the smallest positive activations; "random" firing and "not-firing"
+        tokens are drawn evenly. Activations at or below the feature's ``cut`` are 0 in the context.
+        """
+        self._check(f)
+        if which not in KINDS_OF_EXAMPLES:
+            raise unknown_name("kind of example", which, KINDS_OF_EXAMPLES, "an index")
+        rows, values = self._features[f"{which}_row"][f], self._features[f"{which}_value"][f]
+        groups = [""] * len(rows)
+        if which == "intervals":
+            groups = [_interval_name(i) for i in reversed(range(N_INTERVALS)) for _ in range(rows.shape[1])]
+            rows, values = rows[::-1].ravel(), values[::-1].ravel()
+        present = np.flatnonzero(rows >= 0)
+        windows = self._windows(rows[present], values[present], context, self.activations(f))
+        return [window | {"group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
+
+    def activations(self, f: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Rows (ascending) and activations of the feature on every token where it exceeds its cut."""
+        self._check(f)
+        part = slice(int(self._indptr[f]), int(self._indptr[f + 1]))
+        return self._act_rows[part], self._act_values[part] * self._columns["max"][f]
+
+    def search_tokens(self, text: str) -> list[int]:
+        """Features whose top examples are tokens that are, or contain, ``text``; best first.
+
+        Surrounding blanks do not count unless ``text`` is nothing else. Features are ordered by the share of their
+        top examples that is the text itself, then by the share that contains it (in any case), then by number.
+        """
+        if text == "":
+            return []
+        sought = text.strip() or text
+        inner = [token.strip() if text.strip() else token for token in self._vocabulary]
+        equal = np.array([token == sought for token in inner] + [False])
+        contains = np.array([sought.lower() in token.lower() for token in inner] + [False])
+        n_examples = np.maximum((self._top_tokens >= 0).sum(1), 1)
+        is_text = equal[self._top_tokens].sum(1) / n_examples  # the padding, -1, reads the False at the end
+        has_text = contains[self._top_tokens].sum(1) / n_examples
+        order = np.lexsort((-has_text, -is_text))
+        return [int(f) for f in order if has_text[f] > 0]
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {str(name): self.summary[name].to_numpy() for name in self.summary}
+
+    @functools.cached_property
+    def _tokens(self) -> Int[np.ndarray, "n_sequences n_ctx"]:
+        return self._file["tokens"][:]
+
+    @functools.cached_property
+    def _positions(self) -> Int[np.ndarray, "n_tokens 2"]:
+        return self._file["positions"][:]
+
+    @functools.cached_property
+    def _documents(self) -> tuple[list[str], Int[np.ndarray, "n_sequences n_ctx"]]:
+        return list(self._file["documents/names"].asstr()[:]), self._file["documents/of_token"][:]
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        """Every token's text; of an index built without the model, its number in brackets."""
+        if "vocabulary" not in self._file:
+            return [f"⟨{token}⟩" for token in range(int(self._tokens.max()) + 1)]
+        text, offsets = self._file["vocabulary/bytes"][:].tobytes(), self._file["vocabulary/offsets"][:].tolist()
+        return [text[i:j].decode() for i, j in itertools.pairwise(offsets)]
+
+    @functools.cached_property
+    def _top_tokens(self) -> Int[np.ndarray, "n_features n_top"]:
+        rows = self._features["top_row"][:]
+        sequences, places = self._positions[rows].transpose(2, 0, 1)
+        return np.where(rows >= 0, self._tokens[sequences, places], -1)
+
+    def _check(self, f: int) -> None:
+        if not 0 <= f < self.n_features:
+            raise InputError(f"no feature {f}; this run has 0-{self.n_features - 1}")
+
+    def _ids_and_values(self, name: str, f: int) -> list[list[Any]] | None:
+        if f"{name}_id" not in self._features:
+            return None
+        ids, values = self._features[f"{name}_id"][f], self._features[f"{name}_value"][f]
+        return [[int(i), float(value)] for i, value in zip(ids, values, strict=True) if i >= 0]
+
+    def _tokens_and_values(self, name: str, f: int) -> list[list[Any]] | None:
+        pairs = self._ids_and_values(name, f)
+        return None if pairs is None else [[self._vocabulary[token], value] for token, value in pairs]
+
+    def _windows(
+        self, rows: np.ndarray, values: np.ndarray, context: int | None, firing: tuple[np.ndarray, np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """The stored tokens around each row (never the first BOS) with the feature's activation on each.
+
+        All windows are gathered at once, end to end; a token's place is its sequence times n_ctx plus its position.
+        """
+        sequences, positions = self._positions[rows].T.astype(np.int64)
+        n_ctx = self._tokens.shape[1]
+        reach = n_ctx if context is None else context
+        last_sequence, last_position = self._positions[-1]  # which may be cut short: what follows was not captured
+        end = np.where(sequences == last_sequence, last_position + 1, n_ctx)
+        first, last = np.maximum(1, positions - reach), np.minimum(end, positions + reach + 1)
+        bounds = np.concatenate([[0], np.cumsum(last - first)])
+        places = np.arange(bounds[-1]) + np.repeat(sequences * n_ctx + first - bounds[:-1], last - first)
+        activations = self._activations_at(places, firing)
+        activations[bounds[:-1] + positions - first] = values  # in full precision, and below the cut too
+        tokens = [self._vocabulary[token] for token in self._tokens.ravel()[places].tolist()]
+        names, of_token = self._documents
+        return [
+            {
+                "value": float(values[i]),
+                "sequence": int(sequences[i]),
+                "position": int(positions[i]),
+                "document": names[of_token[sequences[i], positions[i]]],
+                "tokens": tokens[bounds[i] : bounds[i + 1]],
+                "activations": activations[bounds[i] : bounds[i + 1]].tolist(),
+                "centre": int(positions[i] - first[i]),
+            }
+            for i in range(len(rows))
+        ]
+
+    def _activations_at(self, places: np.ndarray, firing: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The activation at each place; 0 where the feature is not stored (separators are never)."""
+        rows, values = firing
+        if len(rows) == 0:
+            return np.zeros(len(places))
+        known = self._positions[rows] @ np.array([self._tokens.shape[1], 1])
+        nearest = np.minimum(np.searchsorted(known, places), len(known) - 1)
+        return np.where(known[nearest] == places, values[nearest].astype(float), 0.0)
+
+
+def is_stale(index: FeatureIndex, run: Run) -> bool:
+    """Whether the run was trained anew, or its store captured anew or taken away, since the index was built."""
+    try:
+        store_identity = Manifest.read(run.store_path).identity
+    except InputError:
+        return True
+    return (index.facts["store_identity"], index.facts["run_identity"]) != (store_identity, run.identity)
+
+
+def _interval_name(i: int) -> str:
+    width = 100 // N_INTERVALS
+    return f"{i * width}-{(i + 1) * width} % of max"

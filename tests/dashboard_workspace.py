@@ -1,0 +1,94 @@
+"""A small workspace for the dashboard's tests: a random GPT-2, text that would do harm unescaped, two runs, one index.
+
+Everything goes through the project's own capture, training and indexing, so that the pages are tested on real files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from interp.capture import CaptureConfig, capture
+from interp.corpora import Corpus, Document
+from interp.decomposers.baselines import PCAConfig
+from interp.decomposers.sae import SAEConfig
+from interp.index import IndexConfig, build_index
+from interp.models import load_model
+from interp.runs import Run, train_run
+
+SITE = "blocks.0.mlp.hook_post"
+HARMFUL = ("<script>", "<b>", "<img src=x onerror=alert(1)>")
+"""Tokens of the vocabulary and of the text: shown, they must stay text."""
+
+_TEXT = '''
+def read_{name}(path, limit={number}):
+    """Read {name} from <b>path</b>."""
+    with open(path) as file:
+\t\trows = [line.split(",") for line in file if "{name}" in line]
+    return rows[:limit] + ["<script>alert({number})</script>", "<img src=x onerror=alert(1)>"]
+
+
+class {Name}Error(ValueError):
+    # raised when {name} is missing
+    limit = {number}
+
+'''
+
+
+@dataclass(frozen=True)
+class DashboardWorkspace:
+    """The folder of stores, and the runs in it by what they are for."""
+
+    folder: Path
+    run: Run
+    """Indexed, and left alone by the tests that share the workspace."""
+    bare: Run
+    """Without an index."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.path.parent.parent.name}/{self.run.path.name}"
+
+
+def make_workspace(folder: Path) -> DashboardWorkspace:
+    """Build model, store, runs and index below ``folder``, in a few seconds."""
+    model = load_model(str(_tiny_model(folder / "model")), device="cpu")
+    corpus = Corpus("test", [Document(f"module_{i}.py", _document(i)) for i in range(8)])
+    config = CaptureConfig(sites=(SITE,), tokens=3000, n_ctx=64)
+    store = capture(model, corpus, config, folder / "activations" / "tiny")
+    run = train_run(store, SITE, SAEConfig(n_features=48, k=4, tokens=30_000), "sae")
+    bare = train_run(store, SITE, PCAConfig(n_features=8), "pca")
+    build_index(run, config=IndexConfig(n_top=20, n_sample=512), model=model)
+    return DashboardWorkspace(folder / "activations", run, bare)
+
+
+def _document(i: int) -> str:
+    words = ("users", "prices", "tokens", "layers", "cities", "orders", "scores", "files")
+    return "".join(
+        _TEXT.format(name=words[(i + j) % 8], Name=words[(i + j) % 8].title(), number=10 * i + j) for j in range(8)
+    )
+
+
+def _tiny_model(folder: Path) -> Path:
+    """A random GPT-2 of two layers with a byte-level BPE of 500 tokens, saved as any Hugging Face model."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([_document(i) for i in range(8)], trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in HARMFUL])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    torch.manual_seed(0)
+    size = GPT2Config(
+        vocab_size=len(wrapped), n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(size).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder
