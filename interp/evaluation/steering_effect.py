@@ -1,0 +1,235 @@
+"""Steering: does writing a concept's feature into the model make it write more of the concept, and still write well?
+
+Features are brought to the same effect on neutral text (KL in nats per token), not the same coefficient, and each stands
+beside a random direction of the same effect. Per sample, with baseline and steered text drawn from the same noise,
+
+    share    = what a judge says of the continuation: share of its characters that are the concept
+    fluency  = min(1, exp(-(NLL_steered - NLL_baseline))), NLL per token under the model without steering
+    score    = harmonic mean of share and fluency
+
+A target effect that cannot be reached is reported with what was reached. The judge is a function of the text alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError, unknown_name
+from interp.metrics import bootstrap_interval, distinct_n
+from interp.steering import Steerer, StrengthSearch
+
+_ROWS_PER_PASS = 64  # texts written at once: the per-step overhead is spread, the key-value cache stays small
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Says how much of a continuation each concept covers, from the text alone."""
+
+    def __call__(self, text: str, *, start: int) -> dict[str, float]:
+        """Share, 0 to 1, of the characters of ``text`` from ``start`` on; what is before ``start`` is the prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """Options of the steering evaluation."""
+
+    target_kl: float = 0.2
+    """Effect on neutral text in nats per token; from about 0.6 on a model's fluency breaks."""
+    n_samples: int = 8
+    """Texts per prompt."""
+    n_tokens: int = 64
+    """Tokens per text."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    seed: int = 0
+    """Seed of the sampling noise, the random directions and the bootstrap."""
+
+
+@dataclass(frozen=True)
+class SteeringTask:
+    """What is written from, what counts, and how much steering: the same for every feature compared."""
+
+    prompts: tuple[str, ...]
+    """Texts to go on from."""
+    judge: Judge
+    """Judge of what was written."""
+    neutral: Int[Tensor, "n_seq n_pos"]
+    """Sequences (BOS first) on which the effect is matched."""
+    config: SteeringConfig
+    """Amounts."""
+    concepts: tuple[str, ...] | None = None
+    """Concepts the judge can see in a text, of which a suite may choose; None for all."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A feature to judge for a concept, with the sign in which it means the concept."""
+
+    concept: str
+    feature: int
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class SteeringEffect:
+    """What steering one feature did, against the same texts without steering."""
+
+    concept: str
+    feature: int
+    strength: float
+    """In multiples of the feature's maximum."""
+    kl: float
+    """Effect on neutral text at that strength, nats per token."""
+    reached: bool
+    """Whether ``kl`` is within 5 % of the target."""
+    baseline_share: float
+    """Share of what was written without steering that is the concept, mean over samples."""
+    steered_share: float
+    """The same with steering."""
+    difference: float
+    """steered_share - baseline_share."""
+    interval: tuple[float, float]
+    """95 % bootstrap interval over samples of the difference (samples are paired by their noise)."""
+    fluency: float
+    """Mean over samples, 0 to 1."""
+    score: float
+    """Mean over samples of the harmonic mean of share and fluency."""
+    distinct_2: float
+    """Different token pairs over all token pairs of a steered text, mean over texts; falls when steering makes it repeat."""
+    baseline_distinct_2: float
+    """The same without steering."""
+    texts: tuple[str, ...]
+    """Steered continuations, prompts in order, samples of a prompt side by side."""
+    baseline_texts: tuple[str, ...]
+    """Continuations without steering from the same noise."""
+
+    def as_dict(self, *, n_texts: int | None = None) -> dict[str, Any]:
+        """All fields, ready for JSON, with the first ``n_texts`` texts (all when None)."""
+        return asdict(self) | {"texts": self.texts[:n_texts], "baseline_texts": self.baseline_texts[:n_texts]}
+
+
+def steer_concept(steerer: Steerer, feature: int, *, concept: str, task: SteeringTask, sign: int = 1) -> SteeringEffect:
+    """What steering one feature to the task's effect does to how much of ``concept`` is written."""
+    return steer_concepts(steerer, [Choice(concept, feature, sign)], task=task)[0]
+
+
+def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: SteeringTask) -> list[SteeringEffect]:
+    """The same for several features, all written in shared batches.
+
+    Raises InputError for a concept the judge does not know and where prompt and text exceed the model's context.
+    """
+    if not task.prompts:
+        raise InputError("there is no prompt to write from; give at least one")
+    found = _strengths(steerer, choices, task)
+    baseline = _write(steerer, [{}], task)[0]
+    written = _write(steerer, [{} if steerer.is_dead[s.feature] else {s.feature: s.strength} for s in found], task)
+    return [
+        _compare(choice, search, texts, baseline, task)
+        for choice, search, texts in zip(choices, found, written, strict=True)
+    ]
+
+
+def random_directions_like(steerer: Steerer, n: int, *, seed: int) -> Steerer:
+    """A steerer of ``n`` random unit directions at the same site: the null of a steering result.
+
+    Their scale is the median of the steerer's own over features that fire; matching the effect makes it immaterial.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(n, steerer.site.d_in, generator=generator), dim=1)
+    scale = float(steerer.scales[steerer.scales > 0].median())
+    return Steerer(steerer.model, steerer.site.name, directions, torch.full((n,), scale))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Continuations of all prompts under one steering."""
+
+    prompts: tuple[str, ...]
+    """The prompt of each text."""
+    texts: tuple[str, ...]
+    tokens: Int[np.ndarray, "n n_tokens"]
+    nll: Float[np.ndarray, " n"]
+    """Nats per token under the model without steering."""
+
+
+def _strengths(steerer: Steerer, choices: Sequence[Choice], task: SteeringTask) -> list[StrengthSearch]:
+    found: dict[tuple[int, int], StrengthSearch] = {}
+    for sign in (1, -1):
+        features = sorted({choice.feature for choice in choices if choice.sign == sign})
+        if features:
+            searches = steerer.strengths_for_kl(features, task.config.target_kl, tokens=task.neutral, sign=sign)
+            found |= {(search.feature, sign): search for search in searches}
+    return [found[choice.feature, choice.sign] for choice in choices]
+
+
+def _write(steerer: Steerer, variants: Sequence[dict[int, float]], task: SteeringTask) -> list[_Texts]:
+    """Each variant's continuations; the noise of a prompt depends on the seed and the prompt's place alone."""
+    config, per_pass = task.config, max(1, _ROWS_PER_PASS // task.config.n_samples)
+    parts: list[list[_Texts]] = [[] for _ in variants]
+    for i, prompt in enumerate(task.prompts):
+        start = steerer.model.encode(prompt)
+        prompts = start.repeat(config.n_samples, 1)
+        for first in range(0, len(variants), per_pass):
+            group = variants[first : first + per_pass]
+            new = steerer.sample_each(
+                prompts, group, n_tokens=config.n_tokens, temperature=config.temperature, seed=config.seed + i
+            )
+            for offset, tokens in enumerate(new):
+                log_probs = steerer.log_probs(torch.cat([prompts, tokens], dim=1), n_prompt=len(start))
+                texts = tuple(steerer.continuation_text(start, row) for row in tokens)
+                parts[first + offset].append(
+                    _Texts((prompt,) * len(texts), texts, tokens.cpu().numpy(), -log_probs.mean(1).cpu().numpy())
+                )
+    return [_joined(part) for part in parts]
+
+
+def _joined(parts: Sequence[_Texts]) -> _Texts:
+    prompts = tuple(prompt for part in parts for prompt in part.prompts)
+    texts = tuple(text for part in parts for text in part.texts)
+    return _Texts(prompts, texts, np.concatenate([p.tokens for p in parts]), np.concatenate([p.nll for p in parts]))
+
+
+def _compare(
+    choice: Choice, search: StrengthSearch, steered: _Texts, baseline: _Texts, task: SteeringTask
+) -> SteeringEffect:
+    before, after = (_shares(texts, choice.concept, task.judge) for texts in (baseline, steered))
+    # Against the prompt's mean baseline, since one baseline text's own likelihood is mostly luck.
+    usual = baseline.nll.reshape(len(task.prompts), -1).mean(1).repeat(task.config.n_samples)
+    fluency = np.minimum(1.0, np.exp(usual - steered.nll))
+    low, high = bootstrap_interval(after - before, seed=task.config.seed)
+    return SteeringEffect(
+        concept=choice.concept,
+        feature=choice.feature,
+        strength=search.strength,
+        kl=search.kl,
+        reached=search.reached,
+        baseline_share=float(before.mean()),
+        steered_share=float(after.mean()),
+        difference=float((after - before).mean()),
+        interval=(float(low), float(high)),
+        fluency=float(fluency.mean()),
+        score=float((2 * after * fluency / np.maximum(after + fluency, 1e-12)).mean()),
+        distinct_2=_distinct_2(steered),
+        baseline_distinct_2=_distinct_2(baseline),
+        texts=steered.texts,
+        baseline_texts=baseline.texts,
+    )
+
+
+def _shares(texts: _Texts, concept: str, judge: Judge) -> Float[np.ndarray, " n"]:
+    shares = [judge(prompt + text, start=len(prompt)) for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
+    if concept not in shares[0]:
+        raise unknown_name("concept", concept, shares[0], "what the judge knows")
+    return np.asarray([share[concept] for share in shares])
+
+
+def _distinct_2(texts: _Texts) -> float:
+    return float(np.mean([distinct_n(tokens, n=2) for tokens in texts.tokens]))

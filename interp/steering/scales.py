@@ -1,0 +1,48 @@
+"""The unit of steering strengths: what each feature of a run adds to an activation at its maximum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decomposers import LinearDecomposer
+from interp.errors import InputError
+from interp.index import FeatureIndex
+
+if TYPE_CHECKING:
+    from interp.runs import Run
+
+_PROJECTION_ROWS = 65_536
+
+
+def feature_scales(run: Run) -> Float[np.ndarray, " n_features"]:
+    """What each feature of ``run`` adds to an activation at its maximum on the store, in units of activation.
+
+    For a linear decomposer: the largest code (from the run's index) times the length of what one unit of code decodes to.
+    Where codes decode to no activation (bilinear latents): the largest distance of a row from the mean row along the
+    direction, over at most the first 65,536 rows of the store.
+    """
+    decomposer = run.decomposer()
+    if not isinstance(decomposer, LinearDecomposer):
+        return _largest_projection(run, decomposer.directions())
+    if not run.index_path.exists():
+        raise InputError(f"run '{run.name}' has no index, so strengths have no unit; run: interp index {run.path}")
+    with FeatureIndex(run.index_path) as index:
+        maxima = np.asarray(index.summary["max"], dtype=np.float32)
+    return maxima * decomposer.W_dec.norm(dim=1).numpy()
+
+
+def _largest_projection(run: Run, directions: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
+    source = run.store().site(run.site)
+    mean = torch.from_numpy(source.moments().mean).float()
+    largest, seen = torch.zeros(len(directions)), 0
+    for chunk in source.chunks():
+        largest = torch.maximum(largest, ((chunk - mean) @ directions.T).abs().amax(0))
+        seen += len(chunk)
+        if seen >= _PROJECTION_ROWS:
+            break
+    return largest.numpy()

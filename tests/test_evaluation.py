@@ -1,0 +1,541 @@
+"""Evaluation: what is planted is found, what keeps everything scores 1, what keeps nothing scores 0."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from torch import Tensor
+
+from interp.capture import CaptureConfig, capture
+from interp.corpora import Corpus, Document, LabelSet
+from interp.decomposers import Decomposer, LinearDecomposer
+from interp.decomposers.baselines import PCAConfig
+from interp.errors import InputError
+from interp.evaluation import selection
+from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
+from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
+from interp.evaluation.selection import JUDGE, SELECT, TEST, spearman_matrix, split_documents
+from interp.evaluation.steering_effect import (
+    Choice,
+    SteeringConfig,
+    SteeringTask,
+    random_directions_like,
+    steer_concept,
+    steer_concepts,
+)
+from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.index import build_index
+from interp.models import LanguageModel, load_model
+from interp.runs import Run, train_run
+from interp.steering import Steerer
+from interp.store import ActivationStore
+from interp.store.source import ArraySource
+
+SITE = "blocks.1.hook_resid_post"
+
+
+class Affine(LinearDecomposer):
+    """codes = (x - shift) A, decoded by W_dec; ReLU'd when asked."""
+
+    kind = "affine"
+    signed_codes = True
+
+    def __init__(self, A: Tensor, W_dec: Tensor, shift: Tensor, *, rectified: bool = False):
+        self._A, self._W_dec, self._shift, self.rectified = A, W_dec, shift, rectified
+        self.signed_codes = not rectified  # type: ignore[misc]
+
+    @classmethod
+    def fit(cls, source: Any, config: Any, recorder: Any = None) -> Affine:
+        raise NotImplementedError
+
+    @property
+    def W_dec(self) -> Tensor:
+        return self._W_dec
+
+    @property
+    def b_dec(self) -> Tensor:
+        return self._shift
+
+    def encode(self, x: Tensor) -> Tensor:
+        z = (x - self._shift) @ self._A
+        return z.relu() if self.rectified else z
+
+
+def identity(d: int) -> Affine:
+    return Affine(torch.eye(d), torch.eye(d), torch.zeros(d))
+
+
+class Quadratic(Decomposer):
+    """Squared projections, which decode to no activation."""
+
+    kind = "quadratic"
+
+    def __init__(self, directions: Tensor):
+        self._directions = directions
+
+    @classmethod
+    def fit(cls, source: Any, config: Any, recorder: Any = None) -> Quadratic:
+        raise NotImplementedError
+
+    def directions(self) -> Tensor:
+        return self._directions
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x @ self._directions.T).square()
+
+    def fvu(self, x: Tensor) -> float:
+        return 0.25
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A random GPT-2 of two layers whose predictions differ, with one token a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    end = "<|endoftext|>"
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={end: 0} | {c: i for i, c in enumerate(letters, start=1)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 48, "vocab_size": len(letters) + 1}
+    network = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.2, bos_token_id=0, eos_token_id=0))
+    network.save_pretrained(folder)
+    return load_model(str(folder), device="cpu")
+
+
+@pytest.fixture
+def tokens(model: LanguageModel) -> Tensor:
+    drawn = torch.randint(1, model.d_vocab, (5, 12), generator=torch.Generator().manual_seed(2))
+    drawn[:, 0] = model.bos_id
+    drawn[2, 6] = model.bos_id  # a separator
+    return drawn
+
+
+# ------------------------------------------------------------------------------------------------------ reconstruction
+
+
+def test_reconstruction_metrics_are_the_slow_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 6, generator=generator) + 3
+    A, W = torch.randn(6, 9, generator=generator), torch.randn(9, 6, generator=generator) / 4
+    A[:, 4] = 0  # never fires
+    decomposer = Affine(A, W, torch.full((6,), 3.0), rectified=True)
+    found = evaluate_reconstruction(decomposer, ArraySource(x))
+    z = ((x - 3) @ A).relu()
+    x_hat = (z @ W + 3).double()
+    assert found["fvu"] == pytest.approx(float((x - x_hat).square().sum() / (x - x.double().mean(0)).square().sum()))
+    assert found["l0"] == pytest.approx(float((z != 0).double().sum(1).mean()))
+    assert found["n_dead"] == 1
+    assert found["dense_share"] == pytest.approx(8 / 9)
+    assert found["n_tokens"] == 700
+    assert found["reason"] is None
+
+
+def test_codes_that_do_not_decode_have_no_linear_fvu_and_say_why() -> None:
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    found = evaluate_reconstruction(Quadratic(torch.eye(5)[:3]), ArraySource(x))
+    assert found["fvu"] is None
+    assert found["fvu_own_target"] == 0.25
+    assert found["reason"] == "codes of 'quadratic' do not decode to an activation"
+    assert found["l0"] == 3
+    with pytest.raises(InputError, match="for width 5, but the source is 4 wide"):
+        evaluate_reconstruction(Quadratic(torch.eye(5)), ArraySource(x[:, :4]))
+
+
+def test_a_perfect_reconstruction_recovers_all_of_the_loss(model: LanguageModel, tokens: Tensor) -> None:
+    found = spliced_loss(model, identity(32), SITE, tokens)
+    assert found.ce_reconstructed == found.ce_clean
+    assert found.ce_recovered_zero == found.ce_recovered_mean == 1.0
+    assert found.kl_reconstructed == pytest.approx(0, abs=1e-6)
+    assert found.kl_recovered_mean == pytest.approx(1, abs=1e-5)
+
+
+def test_reconstructing_nothing_recovers_nothing(model: LanguageModel, tokens: Tensor) -> None:
+    none, zero = torch.zeros(32, 1), torch.zeros(1, 32)
+    as_zero = spliced_loss(model, Affine(none, zero, torch.zeros(32)), SITE, tokens)
+    assert as_zero.ce_recovered_zero == 0.0
+    assert as_zero.ce_reconstructed == as_zero.ce_zero != as_zero.ce_clean
+    mean = captured(model, tokens)[tokens[:, 1:] != model.bos_id].mean(0)
+    as_mean = spliced_loss(model, Affine(none, zero, mean), SITE, tokens)
+    assert as_mean.ce_recovered_mean == pytest.approx(0, abs=1e-4)
+    assert as_mean.kl_recovered_mean == pytest.approx(0, abs=1e-4)
+
+
+def captured(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Activations at all positions but the first."""
+    _, cache = model.bridge.run_with_cache(tokens, names_filter=SITE)
+    return cache[SITE][:, 1:]
+
+
+def test_spliced_loss_is_the_slow_formula(model: LanguageModel, tokens: Tensor) -> None:
+    generator = torch.Generator().manual_seed(1)
+    decomposer = Affine(
+        torch.randn(32, 8, generator=generator), torch.randn(8, 32, generator=generator) / 8, torch.ones(32)
+    )
+    found = spliced_loss(model, decomposer, SITE, tokens)
+
+    def splice(x: Tensor, hook: Any) -> Tensor:
+        out = x.clone()
+        for position in range(1, x.shape[1]):
+            if int(row[position]) != model.bos_id:
+                out[0, position] = decomposer.decode(decomposer.encode(x[0, position][None]))[0]
+        return out
+
+    clean_losses, losses = [], []
+    for row in tokens:
+        clean = model.logits(row[None])[0].double().log_softmax(-1)
+        logits = model.bridge.run_with_hooks(row[None], fwd_hooks=[(SITE, splice)])[0].double().log_softmax(-1)
+        for position in range(1, 11):
+            if int(row[position]) != model.bos_id:
+                clean_losses.append(-clean[position, row[position + 1]])
+                losses.append(-logits[position, row[position + 1]])
+    assert found.n_tokens == len(losses) == 49
+    assert found.ce_clean == pytest.approx(float(torch.stack(clean_losses).mean()), rel=1e-5)
+    assert found.ce_reconstructed == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    wanted = (found.ce_mean - found.ce_reconstructed) / (found.ce_mean - found.ce_clean)
+    assert found.ce_recovered_mean == pytest.approx(wanted)
+
+
+def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Tensor) -> None:
+    with pytest.raises(InputError, match="do not decode to an activation, so none can be spliced in"):
+        spliced_loss(model, Quadratic(torch.eye(32)), SITE, tokens)
+    with pytest.raises(InputError, match=r"for width 16, but 'blocks\.1\.hook_resid_post' is 32 wide"):
+        spliced_loss(model, identity(16), SITE, tokens)
+    with pytest.raises(InputError, match="each beginning with BOS"):
+        spliced_loss(model, identity(32), SITE, tokens[:, 1:])
+
+
+# ------------------------------------------------------------------------------------------------------------ concepts
+
+
+def test_documents_are_split_whole_and_in_the_shares_asked_for() -> None:
+    random = np.random.default_rng(0)
+    documents = np.repeat(np.arange(60), random.integers(20, 400, 60))
+    part = split_documents(documents)
+    assert all(len(np.unique(part[documents == d])) == 1 for d in range(60))
+    shares = np.bincount(part) / len(part)
+    assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.02)
+    shuffled = random.permutation(len(documents))
+    assert np.array_equal(split_documents(documents[shuffled]), part[shuffled])
+    with pytest.raises(InputError, match="2 documents for 3 parts"):
+        split_documents(np.asarray([0, 0, 1]))
+
+
+def planted(n: int = 6000, d: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with a concept, its negation and a depth along three unit directions; (x, labels, documents, directions)."""
+    random = np.random.default_rng(0)
+    directions = np.linalg.qr(random.standard_normal((d, 3)))[0].T
+    on, off = random.random(n) < 0.1, random.random(n) < 0.2
+    depth = random.integers(0, 5, n)
+    x = random.standard_normal((n, d)) + 5
+    x += 4 * on[:, None] * directions[0] - 4 * off[:, None] * directions[1] + 1.5 * depth[:, None] * directions[2]
+    rare = np.arange(n) < 20
+    labels = np.stack([on, off, rare, depth], axis=1).astype(np.uint8)
+    return x.astype(np.float32), labels, np.arange(n) // 100, directions.astype(np.float32)
+
+
+NAMES = ("on", "off", "rare", "bracket_depth")
+
+
+def report_on(decomposer: Decomposer, **options: Any) -> ConceptReport:
+    x, labels, documents, _ = planted()
+    config = ConceptConfig(**options)
+    return evaluate_concepts(decomposer, ArraySource(x), labels=labels, names=NAMES, documents=documents, config=config)
+
+
+def decomposer_with(directions: np.ndarray, *, rectified: bool) -> Affine:
+    """A dictionary of 40 directions; the planted ones are features 10, 11 and 12."""
+    rows = torch.nn.functional.normalize(torch.randn(40, 24, generator=torch.Generator().manual_seed(5)), dim=1)
+    rows[10:13] = torch.from_numpy(directions)
+    return Affine(rows.T, rows, torch.full((24,), 5.0), rectified=rectified)
+
+
+def test_planted_concepts_are_found_well_above_the_null() -> None:
+    report = report_on(decomposer_with(planted()[3], rectified=False))
+    on, off = report.concepts
+    assert (on.concept, on.feature, on.sign) == ("on", 10, 1)
+    assert (off.concept, off.feature, off.sign) == ("off", 11, -1)
+    for result in (on, off):
+        assert result.auroc > 0.95
+        assert result.null_auroc < 0.9 < result.diff_means_auroc
+        assert 0.5 < result.neuron_auroc < 0.95
+        assert result.average_precision > 3 * result.base_rate
+    (depth,) = report.depths
+    assert (depth.label, depth.feature, depth.sign) == ("bracket_depth", 12, 1)
+    assert depth.spearman > 0.8 > depth.null_spearman
+    assert list(report.left_out) == ["rare"]
+    assert "positive tokens in select, fewer than 50" in report.left_out["rare"]
+
+
+def test_non_negative_codes_are_read_in_one_sign_only() -> None:
+    report = report_on(decomposer_with(planted()[3], rectified=True))
+    assert not report.signed
+    assert all(c.sign == 1 for c in report.concepts)
+    assert report.concepts[0].feature == 10
+    assert report.concepts[1].feature != 11
+
+
+def test_figures_are_those_of_scikit_learn_on_the_test_documents() -> None:
+    x, labels, documents, directions = planted()
+    decomposer = decomposer_with(directions, rectified=False)
+    report = report_on(decomposer)
+    part = split_documents(documents)
+    codes = decomposer.encode(torch.from_numpy(x)).numpy()
+    for column, result in enumerate(report.concepts):
+        has = labels[:, column] != 0
+        select = [roc_auc_score(has[part == SELECT], codes[part == SELECT, f]) for f in range(40)]
+        assert result.feature == int(np.argmax(np.abs(np.asarray(select) - 0.5)))
+        score = result.sign * codes[:, result.feature]
+        assert result.auroc == pytest.approx(roc_auc_score(has[part == TEST], score[part == TEST]))
+        wanted = average_precision_score(has[part == TEST], score[part == TEST])
+        assert result.average_precision == pytest.approx(wanted)
+        called = score >= result.threshold
+        assert result.f1 == pytest.approx(f1_score(has[part == TEST], called[part == TEST]))
+        best = max(
+            f1_score(has[part == SELECT], score[part == SELECT] >= t) for t in np.quantile(score, np.linspace(0, 1, 99))
+        )
+        assert f1_score(has[part == SELECT], called[part == SELECT]) >= best
+        means = [x[(part == SELECT) & (has == side)].astype(np.float64).mean(0) for side in (True, False)]
+        projected = x[part == TEST] @ (means[0] - means[1])
+        assert result.diff_means_auroc == pytest.approx(roc_auc_score(has[part == TEST], projected), abs=1e-4)
+        assert result.n_positive_test == int(has[part == TEST].sum())
+    assert report.n_rows == {
+        "select": int((part == SELECT).sum()),
+        "test": int((part == TEST).sum()),
+        "judge": int((part == JUDGE).sum()),
+    }
+
+
+def test_features_in_blocks_are_chosen_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decomposer = decomposer_with(planted()[3], rectified=True)
+    whole = report_on(decomposer)
+    monkeypatch.setattr(selection, "_VALUES_HELD", 7 * 2400)
+    monkeypatch.setattr(selection, "_COLUMNS_RANKED", 3)
+    assert report_on(decomposer) == whole
+
+
+def test_the_null_has_no_information_where_there_is_none() -> None:
+    x, labels, documents, directions = planted()
+    shuffled = np.random.default_rng(1).permutation(labels)
+    config = ConceptConfig()
+    decomposer = decomposer_with(directions, rectified=False)
+    report = evaluate_concepts(
+        decomposer, ArraySource(x), labels=shuffled, names=NAMES, documents=documents, config=config
+    )
+    assert report.mean("auroc") == pytest.approx(0.5, abs=0.06)
+    assert report.mean("null_auroc") == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_report_is_json_with_means_and_intervals() -> None:
+    report = report_on(decomposer_with(planted()[3], rectified=False), max_rows=5000)
+    record = json.loads(json.dumps(report.as_dict()))
+    assert sum(record["n_rows"].values()) == 5000
+    assert record["mean_auroc"] == pytest.approx(np.mean([c["auroc"] for c in record["concepts"]]))
+    assert record["mean_excess_over_null"] == pytest.approx(record["mean_auroc"] - record["mean_null_auroc"])
+    low, high = record["mean_excess_interval"]
+    assert low <= record["mean_excess_over_null"] <= high
+    empty = replace(report, concepts=())
+    assert empty.as_dict()["mean_auroc"] is None
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    x, labels, documents, directions = planted()
+    with pytest.raises(InputError, match="give one label row and one document number per activation row"):
+        evaluate_concepts(
+            decomposer_with(directions, rectified=True),
+            ArraySource(x),
+            labels=labels,
+            names=NAMES[:2],
+            documents=documents,
+            config=ConceptConfig(),
+        )
+
+
+def test_spearman_matrix_is_scipys() -> None:
+    random = np.random.default_rng(0)
+    scores, labels = random.integers(0, 4, (50, 5)).astype(float), random.integers(0, 3, (50, 2))
+    scores[:, 4] = 1.0
+    found = spearman_matrix(scores, labels)
+    for c in range(2):
+        for k in range(4):
+            assert found[c, k] == pytest.approx(spearmanr(scores[:, k], labels[:, c]).statistic)
+    assert np.array_equal(found[:, 4], [0, 0])
+
+
+# ------------------------------------------------------------------------------------------------------------ steering
+
+
+def share_of_letter(text: str, *, start: int) -> dict[str, float]:
+    written = text[start:]
+    return {letter: written.count(letter) / max(1, len(written)) for letter in "ab"}
+
+
+@pytest.fixture
+def task(tokens: Tensor) -> SteeringTask:
+    config = SteeringConfig(target_kl=0.5, n_samples=6, n_tokens=20)
+    return SteeringTask(("x = ", "def "), share_of_letter, tokens, config)
+
+
+@pytest.fixture
+def letter_steerer(model: LanguageModel) -> Steerer:
+    """Feature 0 writes the letter "a" at the last layer, feature 1 is dead, feature 2 anything."""
+    row = model.tokenizer.convert_tokens_to_ids("a")
+    unembedding = model.bridge.W_U[:, row]
+    directions = torch.stack(
+        [unembedding, torch.zeros(32), torch.randn(32, generator=torch.Generator().manual_seed(0))]
+    )
+    return Steerer(model, SITE, directions, torch.ones(3))
+
+
+def test_a_feature_that_writes_a_letter_raises_its_share(letter_steerer: Steerer, task: SteeringTask) -> None:
+    effect = steer_concept(letter_steerer, 0, concept="a", task=task)
+    assert effect.reached
+    assert effect.kl == pytest.approx(0.5, rel=0.05)
+    assert effect.difference == pytest.approx(effect.steered_share - effect.baseline_share)
+    assert effect.interval[0] > 0
+    assert effect.interval[0] <= effect.difference <= effect.interval[1]
+    assert 0 < effect.fluency <= 1
+    assert len(effect.texts) == len(effect.baseline_texts) == 12
+    shares = [share_of_letter(text, start=0)["a"] for text in effect.texts]
+    assert effect.steered_share == pytest.approx(np.mean(shares))
+    opposite = steer_concept(letter_steerer, 0, concept="a", task=task, sign=-1)
+    assert opposite.strength < 0
+    assert opposite.steered_share <= effect.baseline_share
+
+
+def test_features_written_in_one_batch_do_what_they_do_alone(letter_steerer: Steerer, task: SteeringTask) -> None:
+    both = steer_concepts(letter_steerer, [Choice("a", 0), Choice("b", 2)], task=task)
+    alone = steer_concept(letter_steerer, 2, concept="b", task=task)
+    assert both[1].texts == alone.texts
+    assert both[0].baseline_texts == alone.baseline_texts
+
+
+def test_a_dead_feature_changes_nothing_and_is_not_reached(letter_steerer: Steerer, task: SteeringTask) -> None:
+    effect = steer_concept(letter_steerer, 1, concept="a", task=task)
+    assert not effect.reached
+    assert effect.texts == effect.baseline_texts
+    assert effect.difference == 0
+    assert effect.fluency == pytest.approx(1, abs=0.2)
+
+
+def test_random_directions_reach_the_same_effect_without_the_letter(
+    letter_steerer: Steerer, task: SteeringTask
+) -> None:
+    random = random_directions_like(letter_steerer, 3, seed=0)
+    effects = steer_concepts(random, [Choice("a", i) for i in range(3)], task=task)
+    assert all(effect.reached for effect in effects)
+    assert (
+        np.mean([e.difference for e in effects]) < steer_concept(letter_steerer, 0, concept="a", task=task).difference
+    )
+
+
+def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:
+    with pytest.raises(InputError, match="no concept 'comment' in what the judge knows"):
+        steer_concept(letter_steerer, 0, concept="comment", task=task)
+    with pytest.raises(InputError, match="no prompt to write from"):
+        steer_concept(letter_steerer, 0, concept="a", task=replace(task, prompts=()))
+
+
+# --------------------------------------------------------------------------------------------------------------- suite
+
+
+def letters(text: str, spans: np.ndarray) -> np.ndarray:
+    first = [text[start] if start < len(text) else "" for start, _ in spans]
+    return np.asarray([[c == "a", c.isdigit(), c == " "] for c in first], dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStore, ActivationStore]:
+    """(fitting, held out) stores of random text."""
+    workspace = tmp_path_factory.mktemp("activations")
+    labels = LabelSet("letters", ("a", "digit", "blank"), letters)
+    opened = []
+    for name, seed in (("fit", 0), ("held-out", 1)):
+        random = np.random.default_rng(seed)
+        texts = ["".join(random.choice(list("abcdef 0123"), 400)) for _ in range(12)]
+        documents = [Document(f"{name}-{i}", text) for i, text in enumerate(texts)]
+        config = CaptureConfig(sites=(SITE,), tokens=4000, dtype="float32")
+        opened.append(capture(model, Corpus(name, documents, labels), config, workspace / name))
+    return opened[0], opened[1]
+
+
+@pytest.fixture(scope="module")
+def run(stores: tuple[ActivationStore, ActivationStore], model: LanguageModel) -> Run:
+    trained = train_run(stores[0], SITE, PCAConfig(n_features=16), "pca")
+    build_index(trained, model=model)
+    return trained
+
+
+CONFIG = EvaluationConfig(n_sequences=8, n_steered=2, concepts=ConceptConfig(label_set="letters"))
+
+
+def test_the_suite_writes_what_it_found_and_where(
+    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore], task: SteeringTask
+) -> None:
+    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1, "blank": 0.0}, concepts=("a", "digit"))
+    facts = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    assert json.loads((run.path / "metrics.json").read_text()) == json.loads(json.dumps(facts))
+    assert not list(run.path.glob("*.partial"))
+    assert facts["is_held_out"]
+    assert facts["n_shared_documents"] == 0
+    assert facts["store_identity"] == stores[1].identity
+    assert 0 < facts["reconstruction"]["fvu"] < 1
+    assert facts["spliced"]["ce_recovered_mean"] < 1
+    assert {c["concept"] for c in facts["concepts"]["concepts"]} == {"a", "digit", "blank"}
+    assert {e["concept"] for e in facts["steering"]["effects"]} == {"a", "digit"}
+    assert len(facts["steering"]["null"]) == 2
+    assert read_metrics(run)["run"] == "pca"
+
+    table = metrics_table([run]).splitlines()
+    assert table[0].split()[:5] == ["run", "kind", "site", "FVU", "L0"]
+    assert table[0].endswith("steering  null steering  held out")
+    assert f"{facts['reconstruction']['fvu']:.3f}" in table[1]
+    assert table[1].rstrip().endswith("yes")
+
+    on_its_own = evaluate_run(run, model=model, store=stores[0], config=CONFIG)
+    assert not on_its_own["is_held_out"]
+    assert on_its_own["n_shared_documents"] == 10
+    assert on_its_own["steering"] is None
+
+
+def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> None:
+    other: Any = SimpleNamespace(path=tmp_path, name="new", kind="sae", site=SITE)
+    (row,) = metrics_rows([other])
+    assert row["fvu"] is None
+    assert metrics_table([other]).splitlines()[1].split()[:4] == ["new", "sae", SITE, "-"]
+    with pytest.raises(InputError, match="run 'new' has no metrics yet; run: interp evaluate"):
+        read_metrics(other)
+    with pytest.raises(InputError, match="no run to compare"):
+        metrics_table([])
+
+
+def test_the_wrong_store_is_refused(
+    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore]
+) -> None:
+    store: Any = SimpleNamespace(sites={"blocks.0.hook_resid_post": 32}, path="there")
+    with pytest.raises(InputError, match=r"no hook point 'blocks\.1\.hook_resid_post' in the store 'there'"):
+        evaluate_run(run, model=model, store=store, config=CONFIG)
+    other: Any = SimpleNamespace(fingerprint="0", id="another")
+    with pytest.raises(InputError, match="with other weights than 'another'"):
+        evaluate_run(run, model=other, store=stores[0], config=CONFIG)
+
+
+def test_strengths_of_a_run_are_in_maxima_of_its_store(run: Run, model: LanguageModel) -> None:
+    steerer = Steerer.from_run(model, run)
+    source = run.store().site(SITE)
+    codes = run.decomposer().encode(source.rows(np.arange(len(source))))
+    assert steerer.scales.numpy() == pytest.approx(codes.amax(0).numpy(), rel=2e-3)
