@@ -1,0 +1,64 @@
+// The small pictures of the card: a histogram and lists with bars, as plain elements and inline SVG.
+
+// A link that acts within the page on a plain click, and opens a tab of its own with Ctrl, Shift or the middle button.
+function followInPlace(link, address, go) {
+  link.href = address;
+  link.onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go();
+  };
+}
+
+function histogram(about) {
+  const box = node("div", "hist");
+  const { edges, counts } = about.hist;
+  box.append(node("div", "cap", `Activations, log count · ${about.n_fire.toLocaleString("en")} token${about.n_fire === 1 ? "" : "s"}`));
+  const svg = svgNode("svg", { viewBox: `0 0 ${counts.length * 10} 100`, preserveAspectRatio: "none", role: "img" });
+  svg.setAttribute("aria-label", "Histogram of activations");
+  const tallest = Math.log10(1 + Math.max(1, ...counts));
+  counts.forEach((count, i) => {
+    const group = svgNode("g", {});
+    const tall = (96 * Math.log10(1 + count)) / tallest;
+    const side = edges[i + 1] <= 0 ? "neg" : "pos";
+    group.append(svgNode("rect", { x: i * 10, y: 0, width: 10, height: 100, fill: "transparent" }));
+    group.append(svgNode("rect", { x: i * 10, y: 100 - tall, width: 9, height: tall, class: side }));
+    const title = svgNode("title", {});
+    title.textContent = `${count.toLocaleString("en")} tokens, ${short(edges[i])} to ${short(edges[i + 1])}`;
+    group.append(title);
+    svg.append(group);
+  });
+  const axis = node("div", "axis");
+  axis.append(node("span", "", short(edges[0])), node("span", "", short(edges[edges.length - 1])));
+  box.append(svg, axis);
+  return box;
+}
+
+function svgNode(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+// Rows of {text, value, code, note, link}. Bars share the scale of the longest, or of `full` where one is given.
+function bars(caption, rows, full = 0) {
+  const box = node("div", "bars");
+  box.append(node("div", "cap", caption));
+  const largest = full || Math.max(1e-9, ...rows.map((row) => Math.abs(row.value)));
+  for (const row of rows) {
+    const line = node(row.link ? "a" : "div", "line");
+    const name = node("span", row.code ? "name code" : "name");
+    if (row.code) appendText(name, row.text);
+    else name.textContent = row.note ? `${row.text} ${row.note}` : row.text;
+    name.title = name.textContent;
+    if (row.link) followInPlace(line, row.link.href, row.link.go);
+    const track = node("span", "track");
+    const fill = node("i", row.value < 0 ? "neg" : "pos");
+    fill.style.width = `${(100 * Math.abs(row.value)) / largest}%`;
+    track.append(fill);
+    line.append(name, track, node("span", "value", brief(row.value)));
+    box.append(line);
+  }
+  if (!rows.length) box.append(node("div", "quiet", "none"));
+  return box;
+}

@@ -1,0 +1,59 @@
+"""The pages, and how one leads to another.
+
+They are functions rather than files of a ``pages/`` folder: Streamlit would serve such files by themselves to whoever opens
+a deep link before the first visit of the entry script, without its navigation bar and layout. Each page is imported when it
+is first opened, since Prompt and Steer take seconds to load torch and the others must not wait for that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+
+def pages() -> dict[str, Any]:
+    """The pages by name, in the order of the navigation bar."""
+    return {
+        # The default page has no address of its own, so it only leads on to the one that has.
+        "home": st.Page(_home, title="interp", default=True, visibility="hidden"),
+        "features": st.Page(_features, title="Features", icon=":material/grid_on:", url_path="features"),
+        "prompt": st.Page(_prompt, title="Prompt", icon=":material/edit_note:", url_path="prompt"),
+        "steer": st.Page(_steer, title="Steer", icon=":material/tune:", url_path="steer"),
+        "runs": st.Page(_runs, title="Runs", icon=":material/show_chart:", url_path="runs"),
+    }
+
+
+def go_to(name: str, **address: str) -> None:
+    """Leave this page for the one called ``name``, with ``address`` as its query."""
+    st.switch_page(pages()[name], query_params=address)
+
+
+def _home() -> None:
+    go_to("features", **st.query_params.to_dict())
+
+
+def _features() -> None:
+    from app.views import features
+
+    features.show()
+
+
+def _prompt() -> None:
+    with st.spinner("Loading PyTorch"):
+        from app.views import prompt
+
+    prompt.show()
+
+
+def _steer() -> None:
+    with st.spinner("Loading PyTorch"):
+        from app.views import steer
+
+    steer.show()
+
+
+def _runs() -> None:
+    from app.views import runs
+
+    runs.show()

@@ -1,0 +1,133 @@
+"""What the feature card and the feature table receive: plain functions from an index to JSON-ready values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from interp.errors import InputError, unknown_name
+from interp.index import FeatureIndex
+
+Order = Literal["importance", "density", "max", "label"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+Which = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+EXAMPLE_KINDS: tuple[Which, ...] = get_args(Which)
+
+CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
+"""Tokens shown on each side of the example's token; None is the whole sequence."""
+
+KINDS_SHOWN = ("alive", "dead", "bookmarked", "labelled")
+"""The table's filters; several together mean all of them."""
+
+
+@dataclass(frozen=True)
+class TableFilter:
+    """Which features the table shows, and in which order."""
+
+    order: Order = "importance"
+    """Largest first for numbers; alphabetical for labels, unlabelled ones last."""
+
+    query: str = ""
+    """A feature number, ``tok: TEXT`` for features that fire on this token, or a part of a label."""
+
+    density: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest share of tokens on which a feature fires, both included."""
+
+    shown: tuple[str, ...] = ()
+    """Names from KINDS_SHOWN."""
+
+    labels: Mapping[int, str] = field(default_factory=dict)
+    """Label of each labelled feature."""
+
+    bookmarks: frozenset[int] = frozenset()
+    """Bookmarked features."""
+
+
+def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
+    """Feature numbers that pass the filter, in the table's order.
+
+    A ``tok:`` search keeps the order of the search, best first: the person asked for the token, not for the ranking.
+    """
+    rows = index.summary.set_index("id", drop=False)
+    low, high = wanted.density
+    rows = rows[(rows["density"] >= low) & (rows["density"] <= high)]
+    for kind in wanted.shown:
+        rows = rows[_is_kind(rows, kind, wanted)]
+    query = wanted.query.strip()
+    if query.lower().startswith("tok:"):
+        text = query[4:].removeprefix(" ")
+        passing = set(rows["id"])
+        return [feature for feature in index.search_tokens(text) if feature in passing] if text else []
+    if query.isdigit():
+        rows = rows[rows["id"] == check_feature(index, query)]
+    elif query:
+        found = {feature for feature, label in wanted.labels.items() if query.lower() in label.lower()}
+        rows = rows[rows["id"].isin(found)]
+    return _ordered(rows, wanted)
+
+
+def table_payload(index: FeatureIndex) -> dict[str, list[float] | list[bool]]:
+    """The table's columns over all features, by feature number: share of tokens, largest activation, dead or not."""
+    rows = index.summary.sort_values("id")
+    return {
+        "density": [_rounded(value) for value in rows["density"]],
+        "max": [_rounded(value) for value in rows["max"]],
+        "dead": [bool(value) for value in rows["dead"]],
+    }
+
+
+def feature_payload(index: FeatureIndex, feature: str) -> dict[str, Any]:
+    """Everything of one feature but its examples. Raises InputError for a number the run does not have."""
+    return index.feature(check_feature(index, feature))
+
+
+def example_payload(index: FeatureIndex, feature: str, which: str, context: str) -> list[dict[str, Any]]:
+    """Where a feature fires (or does not): examples of one kind, with ``context`` tokens on each side.
+
+    Raises InputError for an unknown feature, kind or context.
+    """
+    number = check_feature(index, feature)
+    if which not in EXAMPLE_KINDS:
+        raise unknown_name("kind of examples", which, EXAMPLE_KINDS, "a feature card")
+    if context not in CONTEXTS:
+        raise unknown_name("context", context, CONTEXTS, "a feature card")
+    examples = index.examples(number, which, CONTEXTS[context])
+    return [{**example, "activations": [_rounded(a) for a in example["activations"]]} for example in examples]
+
+
+def check_feature(index: FeatureIndex, feature: str) -> int:
+    """The feature's number. Raises InputError for one that the run does not have, or that is no number."""
+    number = int(feature) if feature.isascii() and feature.isdigit() and len(feature) < 10 else -1
+    if not 0 <= number < index.n_features:
+        raise InputError(f"no feature {feature}; this run has 0-{index.n_features - 1}")
+    return number
+
+
+def _is_kind(rows: pd.DataFrame, kind: str, wanted: TableFilter) -> pd.Series:
+    if kind == "dead":
+        return rows["dead"].astype(bool)
+    if kind == "alive":
+        return ~rows["dead"].astype(bool)
+    if kind == "bookmarked":
+        return rows["id"].isin(wanted.bookmarks)
+    if kind == "labelled":
+        return rows["id"].isin(wanted.labels.keys())
+    raise unknown_name("filter", kind, KINDS_SHOWN, "the feature table")
+
+
+def _ordered(rows: pd.DataFrame, wanted: TableFilter) -> list[int]:
+    """Ties, among them all dead features, go by number, so that the table never shuffles."""
+    if wanted.order == "label":
+        labels = wanted.labels
+        return sorted((int(f) for f in rows["id"]), key=lambda f: (f not in labels, labels.get(f, "").lower(), f))
+    rows = rows.reset_index(drop=True).sort_values([wanted.order, "id"], ascending=[False, True])
+    return [int(feature) for feature in rows["id"]]
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more cannot be seen, and they triple the answer's size."""
+    return float(f"{float(value):.4g}")

@@ -1,0 +1,82 @@
+"""The dashboard's server: the Streamlit pages and the JSON routes behind the feature card, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+
+from app.palette import BACKGROUNDS
+from app.routes import LocalHostOnly, routes
+from app.workspace import WORKSPACE_VARIABLE
+from interp.errors import InputError
+
+ADDRESS = "127.0.0.1"
+
+
+def serve(workspace: Path, *, port: int = 8501, open_browser: bool = True) -> None:
+    """Serve the runs of ``workspace`` on ``http://127.0.0.1:port`` until interrupted.
+
+    Raises InputError for a workspace that is not a folder and for a port that is taken.
+    """
+    workspace = Path(workspace).resolve()
+    if not workspace.is_dir():
+        raise InputError(f"{workspace} is not a folder; give the folder of stores, or make one with 'interp demo'.")
+    _check_port(port)
+    os.environ[WORKSPACE_VARIABLE] = str(workspace)
+    application().run(config=settings(port, open_browser))
+
+
+def application() -> st.App:
+    """The pages, and the JSON routes on the same address; every request must name this machine as its host."""
+    script = Path(__file__).with_name("main.py")
+    return st.App(script, routes=routes(), middleware=[Middleware(LocalHostOnly)])
+
+
+def settings(port: int, open_browser: bool) -> dict[str, object]:
+    """Streamlit's settings: local address only, no usage statistics, our colours in light and dark."""
+    return {
+        "server.address": ADDRESS,
+        "server.port": port,
+        "server.headless": not open_browser,
+        "server.showEmailPrompt": False,
+        # The package's own files do not change while it serves, and watching them would cost a thread per folder.
+        "server.fileWatcherType": "none",
+        "browser.serverAddress": ADDRESS,
+        "browser.gatherUsageStats": False,
+        # A bare string in a page, such as the docstring of a constant, is no output.
+        "runner.magicEnabled": False,
+        # The density slider needs a default, and its value from the address as well.
+        "global.disableWidgetStateDuplicationWarning": True,
+        "client.toolbarMode": "minimal",
+        "client.showErrorLinks": False,
+        # Dense enough for a table beside a card, large enough to read; Streamlit's own is 16.
+        "theme.baseFontSize": 15,
+        "theme.baseRadius": "7px",
+        "theme.showWidgetBorder": True,
+        "theme.light.backgroundColor": BACKGROUNDS["light"],
+        "theme.light.secondaryBackgroundColor": "#F5F6F8",
+        "theme.light.textColor": "#1F2328",
+        "theme.light.borderColor": "#DDE0E5",
+        "theme.light.primaryColor": "#42609E",
+        "theme.dark.backgroundColor": BACKGROUNDS["dark"],
+        "theme.dark.secondaryBackgroundColor": "#20242A",
+        "theme.dark.textColor": "#E4E6EA",
+        "theme.dark.borderColor": "#363B44",
+        "theme.dark.primaryColor": "#5C7DC4",
+    }
+
+
+def _check_port(port: int) -> None:
+    """Refuse a taken port here: Streamlit would quietly end the process instead."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} of {ADDRESS} cannot be used ({error.strerror}); choose another with --port."
+            ) from None

@@ -1,0 +1,90 @@
+"""State that outlives one rerun: the run on view, and what the address bar says.
+
+The address holds the whole view of a page, so that a copied link or a new tab shows the same. Widgets keep their state
+under keys of their own; the address wins whenever it is not what this session wrote last (a link, Back, a new tab).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import streamlit as st
+
+from app.workspace import first_run_commands, index_version, list_runs, run_name, workspace
+from interp.runs import Run
+
+_PREFIX = "view_"
+_WRITTEN = "written_address"
+
+
+def restore(
+    page: str, parsers: Mapping[str, Callable[[str | None], Any]], *, with_default: tuple[str, ...] = ()
+) -> None:
+    """Give each widget key ``view_NAME`` its value from the address, else from the last visit, else its default.
+
+    ``parsers`` maps a name to a function from the address's text (None: absent) to a valid value. Widgets that name a
+    default themselves are listed in ``with_default``: Streamlit warns of a value from both sides, so they get theirs only
+    where it is another.
+    """
+    given = st.query_params.to_dict()
+    remembered = st.session_state.setdefault(f"remembered_{page}", {})
+    is_news = bool(given) and given != st.session_state.get(_WRITTEN)
+    for name, parse in parsers.items():
+        key = _PREFIX + name
+        if not is_news and key in st.session_state:
+            continue
+        value = parse(given.get(name)) if is_news else remembered.get(name, parse(None))
+        if key in st.session_state or name not in with_default or value != parse(None):
+            st.session_state[key] = value
+
+
+def write_address(page: str, values: Mapping[str, str], remembered: Mapping[str, Any]) -> None:
+    """Put ``values`` (empty ones left out) into the address, and remember the widgets' values for the next visit."""
+    address = {name: value for name, value in values.items() if value != ""}
+    st.session_state[f"remembered_{page}"] = dict(remembered)
+    st.session_state[_WRITTEN] = address
+    if st.query_params.to_dict() != address:
+        st.query_params.from_dict(address)
+
+
+def view(name: str) -> str:
+    """The session key of the widget that holds ``name``."""
+    return _PREFIX + name
+
+
+def pick_run() -> Run:
+    """The run picker, the same on every page. Ends the page with the commands to make a run if there is none.
+
+    Raises InputError when the address names a run that the workspace does not have.
+    """
+    runs = list_runs()
+    if not runs:
+        st.subheader("No runs yet")
+        st.write(f"The workspace `{workspace()}` holds no trained run. This makes a first one:")
+        st.code(first_run_commands(), language="bash")
+        st.stop()
+    wanted = st.query_params.get("run") or st.session_state.get("run")
+    # A run that can be browsed goes first: it is what a person who opens the dashboard wants to see.
+    names = sorted(runs, key=lambda name: not index_version(runs[name]))
+    if wanted is not None and wanted not in runs:
+        st.error(f"no run '{wanted}' in {workspace()}; choose one of the list.")
+    key = "picked_run"
+    if wanted in runs:
+        # On every rerun: the picker of the page before has the same key, but its value is lost with that page.
+        st.session_state[key] = wanted
+    chosen = st.selectbox("Run", names, key=key, format_func=lambda name: describe(runs[name]), on_change=_keep_run)
+    st.session_state["run"] = chosen
+    return runs[chosen]
+
+
+def _keep_run() -> None:
+    """The person's own choice replaces the address, whose feature belongs to the other run."""
+    st.session_state["run"] = st.session_state["picked_run"]
+    st.session_state[_PREFIX + "f"] = None
+    st.query_params.clear()
+
+
+def describe(run: Run) -> str:
+    """One line that tells a run from its neighbours: name, kind, site."""
+    return f"{run_name(run)} · {run.kind} · {run.site}"

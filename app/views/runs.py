@@ -1,0 +1,106 @@
+"""Runs: every run of the workspace with what it reached, and one of them in detail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from app.indexing import index_is_stale
+from app.state import pick_run
+from app.workspace import index_command, index_version, list_runs, run_name
+from interp.errors import InputError
+from interp.evaluation.table import COLUMNS, metrics_rows
+from interp.figures import training_curves
+from interp.runs import Run
+
+
+def show() -> None:
+    """Lay out the page."""
+    pick, _ = st.columns([2.3, 5])
+    with pick:
+        run = pick_run()
+    st.query_params.from_dict({"run": run_name(run)})
+    runs = list_runs()
+    badges = {name: _badge(each) for name, each in runs.items()}
+    st.dataframe(run_rows(runs, badges), hide_index=True, column_config=_COLUMNS, placeholder="-")
+    st.caption("Figures are those of interp evaluate; a run that was not evaluated has none.")
+    _index_line(run, badges[run_name(run)])
+    try:
+        st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
+    except InputError as error:
+        st.caption(str(error))
+    _details(run)
+
+
+_COLUMNS = {
+    "features": st.column_config.NumberColumn(format="localized"),
+    "held out": st.column_config.CheckboxColumn(help="Judged on text the run was not trained on"),
+    "FVU": st.column_config.NumberColumn(format="%.4f", help="Fraction of variance unexplained; lower is better"),
+    "L0": st.column_config.NumberColumn(format="%.1f", help="Active features a token"),
+    "CE recovered": st.column_config.NumberColumn(format="%.3f", help="Share of cross-entropy kept; 1 is all of it"),
+    "AUROC": st.column_config.NumberColumn(format="%.3f", help="Concept detection, mean over concepts"),
+    "null": st.column_config.NumberColumn(format="%.3f", help="The same of the best of as many random directions"),
+    "excess": st.column_config.NumberColumn(format="%+.3f", help="AUROC above its null, mean over concepts"),
+    "steering": st.column_config.NumberColumn(format="%+.3f", help="Mean gain in the share of the concept written"),
+    "null steering": st.column_config.NumberColumn(format="%+.3f", help="The same with random directions"),
+}
+
+
+def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row a run: what it is, what it reached, and how its index stands; None for what nobody measured."""
+    measured = metrics_rows(list(runs.values()))
+    return [
+        {heading: row[key] for key, heading in COLUMNS.items()}
+        | {"run": name, "features": runs[name].config.get("n_features"), "index": badges[name]}
+        for name, row in zip(runs, measured, strict=True)
+    ]
+
+
+def _badge(run: Run) -> str:
+    if not index_version(run):
+        return "none"
+    return "stale" if index_is_stale(run) else "fresh"
+
+
+def _index_line(run: Run, badge: str) -> None:
+    if badge == "fresh":
+        st.badge("index fresh", color="blue")
+    elif badge == "stale":
+        st.error(
+            f"The index is stale: run or store changed after it was built. Rebuild it with  `{index_command(run)}`"
+        )
+    else:
+        st.badge("no index", color="orange")
+        st.code(index_command(run), language="bash")
+
+
+def _details(run: Run) -> None:
+    """Configuration, identity of the store, environment: what is needed to rerun and to judge."""
+    config, store, environment = st.columns(3, gap="large")
+    with config:
+        st.markdown("###### Configuration")
+        _pairs(run.config)
+    with store:
+        st.markdown("###### Store")
+        _pairs(
+            {
+                "store": run.path.parent.parent.name,
+                "identity": run.store_identity,
+                "model": run.model_id,
+                "site": run.site,
+            }
+        )
+    with environment:
+        st.markdown("###### Environment")
+        _pairs({**run.facts.get("versions", {}), "training time, s": run.facts.get("seconds")})
+
+
+def _pairs(values: dict[str, Any]) -> None:
+    """Names and values as a small table; values as text, since their types differ."""
+    st.dataframe(
+        [{"name": name, "value": "-" if value is None else str(value)} for name, value in values.items()],
+        hide_index=True,
+        height="content",
+    )

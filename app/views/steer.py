@@ -1,0 +1,227 @@
+"""Steer: write features into the model while it continues a prompt, beside what it writes without them."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from dataclasses import replace
+from typing import Any, get_args
+
+import streamlit as st
+
+from app.indexing import require_index
+from app.models import require_model
+from app.payloads import check_feature
+from app.state import pick_run, restore, view, write_address
+from app.workspace import label_texts, run_name
+from interp.errors import InputError
+from interp.figures import steering_sweep
+from interp.index import FeatureIndex
+from interp.prompting import (
+    SteeringRequest,
+    compare_continuations,
+    neutral_tokens,
+    steering_record,
+    sweep_strength,
+)
+from interp.runs import Run
+from interp.steering import Mode, Steerer, read_steering_records, write_steering_record
+
+PAGE = "steer"
+EXAMPLE = "def parse_config(path):\n"
+BY_STRENGTH, BY_KL = "strength", "KL target"
+MOST = 10.0
+"""Ends of the strength sliders, in multiples of a feature's maximum; text breaks down well before it."""
+
+
+def show() -> None:
+    """Lay out the page."""
+    restore(PAGE, {"steered": _features, "prompt": lambda text: text or EXAMPLE})
+    _add_linked()
+    left, right = st.columns([1.1, 2.5], gap="large")
+    with left:
+        run = pick_run()
+        index = require_index(run)
+        prompt = st.text_area("Prompt", key=view("prompt"), height=100)
+        how = st.segmented_control("Set by", (BY_STRENGTH, BY_KL), default=BY_STRENGTH, required=True, key="how")
+        wanted = _features_form(run, index, how)
+        request = _request_form(prompt, how, wanted)
+    features = st.session_state[view("steered")]
+    address = {
+        "run": run_name(run),
+        "steered": ",".join(map(str, features)),
+        "prompt": "" if prompt == EXAMPLE else prompt,
+    }
+    write_address(PAGE, address, {"steered": features, "prompt": prompt})
+    with right:
+        if request is not None:
+            _generate(run, request, how, wanted)
+        _result(run)
+        _saved(run)
+
+
+def _features(text: str | None) -> list[int]:
+    """Feature numbers "5,812" of the address; anything else in it is left out."""
+    return [int(part) for part in (text or "").split(",") if part.isdigit()]
+
+
+def _add_linked() -> None:
+    """A link from a card names one feature; it joins those that are on the page already."""
+    linked = st.query_params.get("f")
+    if linked and linked.isdigit() and int(linked) not in st.session_state[view("steered")]:
+        st.session_state[view("steered")] = [*st.session_state[view("steered")], int(linked)]
+
+
+def _features_form(run: Run, index: FeatureIndex, how: str) -> dict[int, float]:
+    """One box a feature; the value of each is its strength, or its target in nats per token."""
+    labels, wanted = label_texts(run), {}
+    for feature in list(st.session_state[view("steered")]):
+        with st.container(border=True, gap="xsmall"):
+            try:
+                check_feature(index, str(feature))
+            except InputError as error:
+                st.error(str(error))
+            line, remove = st.columns([6, 1], vertical_alignment="center")
+            # Plain text, never markdown: a label is a stranger's.
+            line.text(f"Feature {feature}" + (f" · {labels[feature]}" if feature in labels else ""))
+            remove.button(
+                "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(feature,)
+            )
+            if how == BY_STRENGTH:
+                text = "Strength, × max activation"
+                wanted[feature] = st.slider(text, -MOST, MOST, 2.0, 0.25, key=f"strength_{feature}", format="%+.2f")
+            else:
+                text = "KL target, nats per token"
+                wanted[feature] = st.number_input(text, 0.01, 5.0, 0.3, 0.05, key=f"target_{feature}")
+    number, add = st.columns([2, 1], vertical_alignment="bottom")
+    number.number_input("Feature", 0, index.n_features - 1, key="to_add")
+    add.button("Add", on_click=_add, width="stretch")
+    return wanted
+
+
+def _add() -> None:
+    if st.session_state["to_add"] not in st.session_state[view("steered")]:
+        st.session_state[view("steered")] = [*st.session_state[view("steered")], st.session_state["to_add"]]
+
+
+def _remove(feature: int) -> None:
+    st.session_state[view("steered")] = [kept for kept in st.session_state[view("steered")] if kept != feature]
+    if st.query_params.get("f") == str(feature):
+        del st.query_params["f"]
+
+
+def _request_form(prompt: str, how: str, wanted: dict[int, float]) -> SteeringRequest | None:
+    """Mode and sampling; the request, once Generate is pressed."""
+    with st.expander("Mode, sampling, seed"):
+        modes = get_args(Mode) if how == BY_STRENGTH else ("add",)
+        mode = st.segmented_control("Mode", modes, default="add", required=True, help=_MODE_HELP)
+        first, second = st.columns(2)
+        n_samples = first.number_input("Samples", 1, 8, 3)
+        n_tokens = second.number_input("Tokens each", 1, 256, 48)
+        temperature = first.number_input("Temperature", 0.0, 2.0, 0.7, 0.1)
+        seed = second.number_input("Seed", 0, 2**31 - 1, 0)
+    if not st.button("Generate", type="primary", icon=":material/play_arrow:", disabled=not wanted, width="stretch"):
+        return None
+    return SteeringRequest(
+        prompt, wanted, mode=mode, n_samples=n_samples, n_tokens=n_tokens, temperature=temperature, seed=seed
+    )
+
+
+_MODE_HELP = (
+    "**add**: add strength × max along the feature's direction. **clamp**: set the coefficient to strength × max. "
+    "**ablate**: remove this share of the component (1 removes it)."
+)
+
+
+def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, float]) -> None:
+    """Run the request and keep its result for the reruns that follow."""
+    model = require_model(run)
+    notes: list[str] = []
+    try:
+        with st.spinner("Generating and measuring the effect"):
+            steerer = Steerer.from_run(model, run)
+            neutral = neutral_tokens(run)
+            if how == BY_KL:
+                found = [steerer.strength_for_kl(f, target, tokens=neutral) for f, target in wanted.items()]
+                notes = [_missed(search.feature, search.target, search.kl) for search in found if not search.reached]
+                request = replace(request, strengths={search.feature: search.strength for search in found})
+            result = compare_continuations(steerer, request, neutral)
+            sweep = _sweep(steerer, request, neutral)
+    except InputError as error:
+        st.error(str(error))
+        return
+    st.session_state["steering_result"] = (run_name(run), request, result, notes, sweep)
+
+
+def _missed(feature: int, target: float, kl: float) -> str:
+    return (
+        f"feature {feature} does not reach {target:.3g} nats per token at any strength tried; the nearest is {kl:.3g}."
+    )
+
+
+def _sweep(steerer: Steerer, request: SteeringRequest, neutral: Any) -> tuple[list[float], list[float]] | None:
+    """Effect against strength, for a single added feature: of several, or of other modes, one curve says nothing."""
+    if len(request.strengths) != 1 or request.mode != "add":
+        return None
+    ((feature, strength),) = request.strengths.items()
+    reach = max(abs(strength) * 1.5, 1.0)
+    strengths = [reach * math.copysign(1, strength) * step / 6 for step in range(1, 7)]
+    return [0.0, *strengths], [0.0, *sweep_strength(steerer, feature, neutral, strengths)]
+
+
+def _result(run: Run) -> None:
+    name, request, result, notes, sweep = st.session_state.get("steering_result", (None,) * 5)
+    if name != run_name(run):
+        st.caption("Add features from their cards (Steer →) or by number, then press Generate.")
+        return
+    first, second, third = st.columns([1, 1, 2])
+    first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
+    second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
+    third.caption(
+        " · ".join(f"feature {f}: {s:+.3g} × max" for f, s in request.strengths.items()) + f" · {request.mode}"
+    )
+    for note in notes:
+        st.warning(note)
+    st.html(pairs_html(request.prompt, result.baseline, result.steered))
+    if sweep is not None:
+        present = next(iter(request.strengths.values()))
+        st.plotly_chart(steering_sweep(*sweep, present=present), config={"displayModeBar": False})
+    record = steering_record(request, result)
+    keep, export, _ = st.columns([1, 1, 3])
+    if keep.button("Keep with the run", width="stretch"):
+        write_steering_record(run, record)
+    text = json.dumps(record, indent=1)
+    export.download_button("Export JSON", text, "steering.json", "application/json", width="stretch")
+
+
+def pairs_html(prompt: str, baseline: list[str], steered: list[str]) -> str:
+    """Baseline and steered continuations side by side: the two of a line grew from the same noise.
+
+    All text is escaped, since what a model writes is a stranger's.
+    """
+    before = f'<span class="prompt">{html.escape(prompt)}</span>'
+    texts = [text for pair in zip(baseline, steered, strict=True) for text in pair]
+    cells = [f'<pre class="sample">{before}{html.escape(text)}</pre>' for text in texts]
+    return f'<div class="pairs"><h6>Baseline</h6><h6>Steered</h6>{"".join(cells)}</div>'
+
+
+def _saved(run: Run) -> None:
+    """Results that were kept earlier, here or by the command line."""
+    try:
+        records = read_steering_records(run)
+    except InputError as error:
+        st.error(str(error))
+        return
+    if records:
+        with st.expander(f"Saved steering results ({len(records)})"):
+            st.dataframe([_flat(record) for record in reversed(records)], hide_index=True)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a table row: nested values as JSON."""
+    kept = {name: value for name, value in record.items() if name not in ("schema", "version")}
+    return {
+        name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+        for name, value in kept.items()
+    }

@@ -1,0 +1,118 @@
+"""The workspace as pages and routes see it: its runs by name, and their indexes, kept open and reopened when rewritten.
+
+Nothing here imports Streamlit or torch, so that a JSON route answers in about a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from interp.errors import InputError, unknown_name
+from interp.index import FeatureIndex
+from interp.labels import FeatureLabels
+from interp.runs import Run, find_runs
+
+WORKSPACE_VARIABLE = "INTERP_WORKSPACE"
+"""Environment variable that names the workspace: pages run in Streamlit's threads, where no argument reaches them."""
+
+_N_OPEN = 8
+"""Indexes kept open at once: a person compares a few runs, and each holds its per-feature summary in memory."""
+
+_indexes: OrderedDict[Path, tuple[str, FeatureIndex]] = OrderedDict()
+_runs: dict[str, Run] = {}
+_lock = threading.Lock()
+
+
+def workspace() -> Path:
+    """The folder of stores that is being served; ``activations`` unless the server was given another."""
+    return Path(os.environ.get(WORKSPACE_VARIABLE, "activations"))
+
+
+def list_runs() -> dict[str, Run]:
+    """All runs of the workspace by name ``STORE/RUN``, read anew."""
+    runs = {run_name(run): run for run in find_runs(workspace())} if workspace().is_dir() else {}
+    with _lock:
+        _runs.clear()
+        _runs.update(runs)
+    return runs
+
+
+def run_name(run: Run) -> str:
+    """``STORE/RUN``: the two folder names that tell a run from every other of the workspace."""
+    return f"{run.path.parent.parent.name}/{run.path.name}"
+
+
+def find_run(name: str) -> Run:
+    """The run called ``STORE/RUN``. Only names that ``find_runs`` returned are known, so no path can be smuggled in.
+
+    Raises InputError naming the near runs.
+    """
+    run = _runs.get(name)
+    if run is None or workspace().resolve() not in run.path.resolve().parents or not run.path.is_dir():
+        runs = list_runs()
+        if name not in runs:
+            raise unknown_name("run", name, runs, f"the workspace {workspace()}")
+        run = runs[name]
+    return run
+
+
+def index_version(run: Run) -> str:
+    """Changes when the index file is replaced; empty if there is none."""
+    try:
+        facts = run.index_path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"
+
+
+def open_index(run: Run) -> FeatureIndex:
+    """The run's index, from memory if the file is the one that was read. Raises InputError if there is none."""
+    version = index_version(run)
+    if not version:
+        raise InputError(f"{run_name(run)} has no index; make it with:  {index_command(run)}")
+    with _lock:
+        held = _indexes.get(run.index_path)
+        if held is None or held[0] != version:
+            held = (version, FeatureIndex(run.index_path))
+        _indexes[run.index_path] = held
+        _indexes.move_to_end(run.index_path)
+        while len(_indexes) > _N_OPEN:
+            _indexes.popitem(last=False)
+    return held[1]
+
+
+def open_labels(run: Run) -> FeatureLabels:
+    """The labels, notes and bookmarks of a run."""
+    return FeatureLabels(run.labels_path)
+
+
+def label_texts(run: Run) -> dict[int, str]:
+    """The label of each labelled feature."""
+    return {feature: said.label for feature, said in open_labels(run).all().items() if said.label}
+
+
+def index_command(run: Run) -> str:
+    """The command that makes the run's index."""
+    return f"interp index {_shown_path(run.path)}"
+
+
+def first_run_commands() -> str:
+    """The commands that make a first run in an empty workspace: the whole flow, or step by step."""
+    store = _shown_path(workspace() / "demo")
+    return (
+        "interp demo\n"
+        "# or, step by step:\n"
+        f"interp capture --model demo --sites blocks.2.mlp.hook_post --text stdlib --tokens 120000 --out {store}\n"
+        f"interp train sae --store {store} --site blocks.2.mlp.hook_post --name sae\n"
+        f"interp index {store}/runs/sae"
+    )
+
+
+def _shown_path(path: Path) -> str:
+    """Relative to the current folder where it lies below it: a command to copy should be short."""
+    path = path.resolve()
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)

@@ -1,0 +1,333 @@
+"""The dashboard without a browser: what its routes answer, what its pages say, and that nothing is let in or out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dashboard_workspace import DashboardWorkspace, make_workspace
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
+from streamlit.testing.v1 import AppTest
+
+from app import workspace
+from app.palette import BACKGROUNDS, N_LEVELS, contrast, readable_on, shade, token_styles
+from app.payloads import TableFilter, example_payload, feature_payload, select_features, table_payload
+from app.routes import LocalHostOnly, is_local_host, routes
+from app.server import serve, settings
+from app.views.runs import run_rows
+from interp.errors import InputError
+from interp.figures import NEGATIVE, POSITIVE
+from interp.index import FeatureIndex
+
+APP = Path(workspace.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
+    return make_workspace(tmp_path_factory.mktemp("dashboard"))
+
+
+@pytest.fixture(scope="module")
+def index(made: DashboardWorkspace) -> Iterator[FeatureIndex]:
+    with FeatureIndex(made.run.index_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def served(made: DashboardWorkspace, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(made.folder))
+    return made
+
+
+@pytest.fixture
+def client(served: DashboardWorkspace) -> TestClient:
+    app = Starlette(routes=routes(), middleware=[Middleware(LocalHostOnly)])
+    return TestClient(app, base_url="http://127.0.0.1:8501")
+
+
+# The table
+
+
+def test_importance_order_lists_every_feature_once_largest_first(index: FeatureIndex) -> None:
+    order = select_features(index, TableFilter())
+    assert sorted(order) == list(range(48))
+    importance = index.summary["importance"][order].to_list()
+    assert importance == sorted(importance, reverse=True)
+
+
+def test_labelled_features_come_first_in_label_order(index: FeatureIndex) -> None:
+    order = select_features(index, TableFilter(order="label", labels={7: "beta", 3: "Alpha"}))
+    assert order[:4] == [3, 7, 0, 1]
+
+
+def test_search_finds_numbers_labels_and_tokens(index: FeatureIndex) -> None:
+    labels = {7: "opens a file", 9: "numbers"}
+    assert select_features(index, TableFilter(query="12")) == [12]
+    assert select_features(index, TableFilter(query="FILE", labels=labels)) == [7]
+    by_token = select_features(index, TableFilter(query="tok: <b>"))
+    assert by_token == index.search_tokens("<b>") != []
+    assert select_features(index, TableFilter(query="tok: ")) == []
+
+
+def test_an_unknown_feature_is_named_with_the_range_there_is(index: FeatureIndex) -> None:
+    for number in ("99999", "-1", "one"):
+        with pytest.raises(InputError, match=re.escape(f"no feature {number}; this run has 0-47")):
+            feature_payload(index, number)
+    with pytest.raises(InputError, match="no feature 48; this run has 0-47"):
+        select_features(index, TableFilter(query="48"))
+
+
+def test_filters_narrow_together(index: FeatureIndex) -> None:
+    marked = frozenset({1, 2, 3})
+    assert select_features(index, TableFilter(shown=("bookmarked",), bookmarks=marked, order="label")) == [1, 2, 3]
+    both = TableFilter(shown=("bookmarked", "labelled"), bookmarks=marked, labels={2: "x", 8: "y"})
+    assert select_features(index, both) == [2]
+    dead, alive = (set(select_features(index, TableFilter(shown=(kind,)))) for kind in ("dead", "alive"))
+    assert dead | alive == set(range(48))
+    assert not dead & alive
+    middle = float(index.summary["density"].median())
+    dense = select_features(index, TableFilter(density=(middle, 1.0)))
+    assert 0 < len(dense) < 48
+    assert (index.summary["density"][dense] >= middle).all()
+
+
+# The routes
+
+
+def test_routes_answer_what_the_index_holds(client: TestClient, index: FeatureIndex, made: DashboardWorkspace) -> None:
+    base = f"/api/runs/{made.name}/features"
+    assert client.get(base).json() == table_payload(index)
+    feature = select_features(index, TableFilter())[0]
+    about = client.get(f"{base}/{feature}").json()
+    assert about["importance_rank"] == 1
+    assert about == json.loads(json.dumps(index.feature(feature)))
+    for which in ("top", "intervals", "near-threshold", "random", "not-firing"):
+        examples = client.get(f"{base}/{feature}/examples", params={"which": which, "context": "8"}).json()
+        assert examples == example_payload(index, str(feature), which, "8") != []
+        assert all(len(one["tokens"]) == len(one["activations"]) <= 17 for one in examples)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("tiny/sae/features/99999", "no feature 99999; this run has 0-47"),
+        ("tiny/sae/features/-1/examples", "no feature -1; this run has 0-47"),
+        ("tiny/sae/features/0/examples?which=best", "no kind of examples 'best' in a feature card"),
+        ("tiny/sae/features/0/examples?context=9", "no context '9' in a feature card"),
+        ("tiny/sea/features/0", "did you mean 'tiny/sae' or"),
+        ("tiny/pca/features/0", "tiny/pca has no index; make it with:  interp index"),
+        ("..%2F..%2Factivations%2Ftiny/sae/features/0", "no run '"),
+        ("tiny/..%2Fruns%2Fsae/features/0", "no run '"),
+        ("%2e%2e/sae/features/0", "no run '../sae'"),
+    ],
+)
+def test_errors_are_json_with_the_sentence_a_person_reads(client: TestClient, path: str, message: str) -> None:
+    answer = client.get("/api/runs/" + path)
+    assert answer.status_code == 404
+    if answer.headers["content-type"].startswith("application/json"):
+        assert message in answer.json()["error"]
+    else:
+        assert "%2F" in path
+        assert answer.text == "Not Found", "a path that climbs matches no route at all"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:8501", "localhost.evil.example", "", "[::1].x"]
+)
+def test_a_request_for_another_host_is_refused(client: TestClient, made: DashboardWorkspace, host: str) -> None:
+    answer = client.get(f"/api/runs/{made.name}/features/0", headers={"host": host})
+    assert answer.status_code == 403
+    assert "answers only requests to 127.0.0.1 or localhost" in answer.json()["error"]
+
+
+def test_this_machines_names_are_let_in() -> None:
+    assert all(map(is_local_host, ("127.0.0.1", "127.0.0.1:8501", "localhost:80", "LOCALHOST", "[::1]:8501", "[::1]")))
+    assert not is_local_host("localhost:80@evil.example")
+
+
+def test_a_rebuilt_index_is_read_anew(tmp_path: Path, served: DashboardWorkspace) -> None:
+    first = workspace.open_index(served.run)
+    assert workspace.open_index(served.run) is first
+    rewritten = shutil.copy(served.run.index_path, tmp_path / "index.h5")
+    Path(rewritten).replace(served.run.index_path)
+    assert workspace.open_index(served.run) is not first
+
+
+# The pages
+
+
+def _page(name: str) -> AppTest:
+    return AppTest.from_string(f"from app.views import {name}\n{name}.show()", default_timeout=60)
+
+
+def test_without_runs_every_page_shows_the_command_that_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(tmp_path))
+    for name in ("features", "runs"):
+        page = _page(name).run()
+        assert not page.exception
+        assert page.code[0].value.startswith("interp demo\n")
+        assert "interp train sae --store" in page.code[0].value
+
+
+def test_the_features_page_counts_and_keeps_its_view_in_the_address(served: DashboardWorkspace) -> None:
+    page = _page("features")
+    page.query_params.update({"run": served.name, "f": "5", "sort": "max", "q": "tok: def"})
+    page.run()
+    assert not page.exception
+    assert page.text_input[0].value == "tok: def"
+    assert re.fullmatch(r"\d+ of 48 features · \d+ dead · 3,000 tokens · L0 4\.0", page.caption[0].value)
+    assert {name: page.query_params[name] for name in ("run", "f", "sort", "q")} == {
+        "run": served.name,
+        "f": "5",
+        "sort": "max",
+        "q": "tok: def",
+    }
+
+
+def test_nonsense_in_the_address_falls_back_to_the_defaults(served: DashboardWorkspace) -> None:
+    page = _page("features")
+    page.query_params.update({"run": "no/run", "sort": "beauty", "show": "ugly", "density": "5"})
+    page.run()
+    assert not page.exception
+    assert "no run 'no/run'" in page.error[0].value
+    assert "sort" not in page.query_params
+    assert "density" not in page.query_params
+
+
+def test_a_run_without_index_offers_command_and_button(served: DashboardWorkspace) -> None:
+    page = _page("features")
+    page.query_params["run"] = "tiny/pca"
+    page.run()
+    assert not page.exception
+    assert re.fullmatch(r"interp index .*tiny/runs/pca", page.code[0].value)
+    assert page.button[0].label == "Build the index"
+
+
+def test_a_stale_index_is_called_stale(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(made.folder, tmp_path / "activations")
+    manifest = json.loads((copy / "tiny/store.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (copy / "tiny/store.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
+    page = _page("features").run()
+    assert not page.exception
+    assert "This index is stale" in page.error[0].value
+    assert "interp index" in page.error[0].value
+
+
+def test_the_runs_page_shows_every_run_and_the_curve(served: DashboardWorkspace) -> None:
+    page = _page("runs").run()
+    assert not page.exception
+    table = page.dataframe[0].value
+    assert list(table["run"]) == ["tiny/pca", "tiny/sae"]
+    assert list(table["index"]) == ["none", "fresh"]
+    assert 0 < table["FVU"][1] < 1
+
+
+def test_without_the_model_prompt_and_steer_say_why_and_features_works(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(made.folder, tmp_path / "activations")
+    record = copy / "tiny/runs/sae/run.json"
+    facts = json.loads(record.read_text()) | {"model_id": "/nowhere/model"}
+    record.write_text(json.dumps(facts))
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
+    page = _page("prompt").run()
+    assert not page.exception
+    assert "there is no model folder '/nowhere/model'" in page.warning[0].value
+    assert not _page("features").run().exception
+
+
+def test_steering_shows_both_texts_escaped_with_effect_and_keeps_the_record(served: DashboardWorkspace) -> None:
+    from app.views.steer import pairs_html
+
+    feature = select_features(workspace.open_index(served.run), TableFilter())[0]
+    page = _page("steer")
+    page.query_params.update({"run": served.name, "steered": str(feature), "prompt": "def <b>x"})
+    page.run()
+    assert not page.exception
+    next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
+    next(button for button in page.button if button.label == "Generate").click().run()
+    assert not page.exception
+    assert [metric.label for metric in page.metric] == ["KL on neutral text, nats per token", "Perplexity ×"]
+    assert float(page.metric[0].value) > 0
+    next(button for button in page.button if button.label == "Keep with the run").click().run()
+    kept = json.loads((served.run.path / "steering.jsonl").read_text().splitlines()[-1])
+    assert kept["prompt"] == "def <b>x"
+    assert kept["strengths"] == {str(feature): 2.0}
+    shown = pairs_html("<b>", ["<script>x</script>"], ["&"])
+    assert "<script>" not in shown
+    assert "<b>" not in shown
+    assert "&amp;" in shown
+
+
+# What the server is set to, and what the pages are made of
+
+
+def test_the_server_stays_on_this_machine_and_sends_no_statistics() -> None:
+    chosen = settings(8501, open_browser=False)
+    assert chosen["server.address"] == "127.0.0.1"
+    assert chosen["browser.gatherUsageStats"] is False
+    assert chosen["server.headless"] is True
+
+
+def test_wrong_workspace_and_taken_port_are_plain_sentences(tmp_path: Path) -> None:
+    import socket
+
+    with pytest.raises(InputError, match="is not a folder; give the folder of stores"):
+        serve(tmp_path / "absent")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match=r"cannot be used \(Address already in use\); choose another with --port"):
+            serve(tmp_path, port=taken.getsockname()[1])
+
+
+def test_browsing_never_imports_torch() -> None:
+    program = (
+        "import sys, app.server, app.navigation, app.views.features, app.views.runs; print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=APP.parent, check=True)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("colour", [POSITIVE, NEGATIVE])
+def test_every_level_of_colour_is_readable_and_stronger_than_the_last(theme: str, colour: str) -> None:
+    background = BACKGROUNDS[theme]
+    shades = [shade(colour, level, background) for level in range(1, N_LEVELS + 1)]
+    assert all(contrast(readable_on(one), one) >= 4.5 for one in shades)
+    distance = [contrast(one, background) for one in shades]
+    assert distance == sorted(set(distance))
+    assert shades[-1] == colour
+    assert all(f".{prefix}{level}{{" in token_styles() for prefix in "pn" for level in range(1, N_LEVELS + 1))
+
+
+def test_scripts_never_parse_text_as_html() -> None:
+    for script in APP.glob("*.js"):
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script.read_text()), script
+
+
+def test_pages_and_routes_compute_nothing() -> None:
+    for source in APP.rglob("*.py"):
+        imports = re.findall(r"^\s*(?:from|import) (\w+)", source.read_text(), re.MULTILINE)
+        assert not {"h5py", "torch", "numpy", "sklearn", "scipy"} & set(imports), source
+
+
+def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardWorkspace) -> None:
+    (row,) = run_rows({"s/r": made.run}, {"s/r": "fresh"})
+    assert (row["run"], row["kind"], row["index"]) == ("s/r", made.run.kind, "fresh")
+    assert row["features"] == made.run.config["n_features"]
+    assert row["FVU"] is row["AUROC"] is row["null"] is None

@@ -1,0 +1,252 @@
+"""What a person sees, in a real headless Chromium: find a feature, read it, step on, share the address, in light and dark.
+
+Every request of every test is watched: none may leave this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_workspace import DashboardWorkspace, make_workspace
+
+from app.payloads import TableFilter, select_features
+from interp.index import FeatureIndex
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT = 60_000
+"""Milliseconds: a loaded machine may need many seconds for the first page; nothing waits longer than it must."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
+    _require_chromium()
+    return make_workspace(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def order(made: DashboardWorkspace) -> list[int]:
+    """Features in the table's first order."""
+    with FeatureIndex(made.run.index_path) as index:
+        return select_features(index, TableFilter())
+
+
+@pytest.fixture(scope="module")
+def address(made: DashboardWorkspace) -> Iterator[str]:
+    """A dashboard in a process of its own, as the command line starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"from app.server import serve; serve({str(made.folder)!r}, port={port}, open_browser=False)"
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{base}/api/runs/{made.name}/features", process)
+        yield base
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(params=["light", "dark"])
+def theme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def context(address: str, tmp_path: Path, theme: str) -> Iterator[Any]:
+    """A fresh browser of the given colour scheme that fails the test for any request elsewhere and any script error."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=WAIT)
+    requests: list[str] = []
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=str(CHROMIUM),
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1500, "height": 907},
+            color_scheme=theme,
+        )
+        browser.set_default_timeout(WAIT)
+        browser.on("request", lambda request: requests.append(request.url))
+        browser.on("weberror", lambda error: errors.append(str(error.error)))
+        yield browser
+        browser.close()
+    elsewhere = [url for url in requests if not url.startswith((address, "ws://127.0.0.1", "data:", "blob:"))]
+    assert requests
+    assert not elsewhere
+    assert not errors
+
+
+def test_a_feature_is_found_read_stepped_and_shared(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int], theme: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/?run={made.name}")
+    title = page.locator(".card h3")
+    expect(title).to_have_text(f"Feature {order[0]}")
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 27)"}[theme]
+
+    sought = order[5]
+    page.get_by_label("Search").fill(str(sought))
+    page.get_by_label("Search").press("Enter")
+    expect(title).to_have_text(f"Feature {sought}")
+    with FeatureIndex(made.run.index_path) as index:
+        about, examples = index.feature(sought), index.examples(sought, "top", 24)
+    expect(page.locator(".card .sub")).to_contain_text(f"importance rank {about['importance_rank']}")
+    expect(page.locator(".contexts .example")).to_have_count(len(examples))
+    assert float(page.locator(".contexts .value").first.inner_text()) == pytest.approx(examples[0]["value"], abs=0.006)
+    assert page.locator(".contexts b.centre").first.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+
+    page.get_by_label("Search").fill("")
+    page.get_by_label("Search").press("Enter")
+    expect(title).to_have_text(f"Feature {order[0]}")
+    page.locator(".card h3").click()  # out of the search box, where letters are text
+    page.keyboard.press("k")
+    page.keyboard.press("k")
+    page.keyboard.press("j")
+    expect(title).to_have_text(f"Feature {order[1]}")
+    expect(page.locator(".row.on")).to_have_attribute("data-feature", str(order[1]))
+    page.wait_for_url(re.compile(rf"[?&]f={order[1]}(&|$)"))
+
+    again = context.new_page()
+    again.goto(page.url)
+    expect(again.locator(".card h3")).to_have_text(f"Feature {order[1]}")
+
+
+def test_keys_typed_into_a_field_do_not_step_and_labels_stay_text(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int], theme: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&f={order[2]}")
+    title = page.locator(".card h3")
+    expect(title).to_have_text(f"Feature {order[2]}")
+    page.locator("button.edit").click()
+    label = f"jk <b>bold</b> {theme}"
+    page.locator("input.labelling").fill("")
+    page.keyboard.type(label)
+    page.keyboard.press("Enter")
+    expect(page.locator(".card .label")).to_have_text(label)
+    expect(title).to_have_text(f"Feature {order[2]}")
+    expect(page.locator(".row.on .lab")).to_contain_text(label)
+    page.reload()
+    expect(page.locator(".card .label")).to_have_text(label)
+
+
+def test_harmful_tokens_are_shown_and_never_run(
+    context: Any, address: str, made: DashboardWorkspace, theme: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(f"{address}/features?run={made.name}&q=tok: <script>")
+    expect(page.locator(".contexts .example").first).to_be_visible()
+    page.get_by_role("button", name="whole").click()
+    expect(page.locator(".contexts")).to_contain_text("<script>alert(")
+    expect(page.locator(".contexts")).to_contain_text("<img src=x onerror=alert(1)>")
+    assert page.locator(".card script, .card img, .card .text b:not([data-v])").count() == 0
+    assert not dialogs
+
+
+def test_an_unknown_feature_and_a_dead_end_say_so(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&f=99999")
+    expect(page.locator(".card .error")).to_have_text("no feature 99999; this run has 0-47")
+    page.goto(f"{address}/features?run={made.name}&q=no such label")
+    expect(page.locator(".table .none")).to_have_text("No feature passes these filters.")
+
+
+def test_the_run_and_the_feature_stay_chosen_from_page_to_page(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int]
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&f={order[3]}")
+    expect(page.locator(".card h3")).to_have_text(f"Feature {order[3]}")
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_text("index fresh")).to_be_visible()
+    page.get_by_role("link", name="Features").click()
+    expect(page.locator(".card h3")).to_have_text(f"Feature {order[3]}")
+    page.goto(f"{address}/runs?run=tiny/pca")
+    expect(page.get_by_text("no index", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Features").click()
+    expect(page.get_by_role("button", name="Build the index")).to_be_visible()
+    expect(page.get_by_text("interp index")).to_be_visible()
+
+
+def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/prompt?run={made.name}&text=with open(path) as <b>file")
+    chips = page.locator("button.chip")
+    expect(chips.first).to_be_disabled()
+    expect(page.locator(".chips")).to_contain_text("<b>")
+    page.locator("button.chip", has_text="path").click()
+    expect(page.locator(".ranking .line").first).to_contain_text("1 tok")
+    first = page.locator(".ranking .line").first
+    first.hover()
+    expect(page.locator("button.chip[class*=' p']").first).to_be_visible()
+    feature = first.get_attribute("data-feature")
+    first.click()
+    expect(page.locator(".card h3")).to_have_text(f"Feature {feature}")
+    page.locator("a.steer").click()
+    expect(page.get_by_text(f"Feature {feature}")).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+
+
+def _require_chromium() -> None:
+    if CHROMIUM.exists():
+        return
+    reason = f"{CHROMIUM} is missing: the dashboard was NOT tested in a browser; install the Debian package 'chromium'"
+    if os.environ.get("CI") or os.environ.get("INTERP_CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        assert process.poll() is None, "the dashboard ended by itself"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.25)
+    pytest.fail(f"{url} did not answer within a minute")

@@ -1,0 +1,54 @@
+"""The figures that dashboard and notebooks share show what was recorded, and nothing that was not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from interp.errors import InputError
+from interp.figures import NEGATIVE, POSITIVE, steering_sweep, training_curves
+
+RECORDS = [
+    {"step": 1, "tokens": 1024, "loss": 3.0, "fvu": 0.9, "l0": 32.0},
+    {"step": 2, "tokens": 2048, "loss": 2.0, "fvu": 0.5, "l0": 32.0},
+]
+
+
+def test_training_curves_draw_what_was_recorded_against_tokens() -> None:
+    figure = training_curves(RECORDS)
+    assert [trace.name for trace in figure.data] == ["loss", "fvu", "l0"], "no panel for what was not recorded"
+    assert list(figure.data[1].x) == [1024, 2048]
+    assert list(figure.data[1].y) == [0.9, 0.5]
+    assert figure.layout.xaxis.title.text == "tokens"
+
+
+def test_training_curves_count_steps_where_tokens_were_not_counted() -> None:
+    figure = training_curves([{"step": 5, "loss": 1.0}, {"step": 6, "loss": 0.5}])
+    assert list(figure.data[0].x) == [5, 6]
+    assert figure.layout.xaxis.title.text == "step"
+
+
+def test_a_value_that_is_not_finite_leaves_a_gap() -> None:
+    assert training_curves([{"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}]).data[0].y[0] is None
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1}]])
+def test_a_run_without_a_curve_says_so(records: list[dict[str, float]]) -> None:
+    with pytest.raises(InputError, match="recorded no training curve"):
+        training_curves(records)
+
+
+@pytest.mark.parametrize(("present", "colour"), [(2.0, POSITIVE), (-2.0, NEGATIVE)])
+def test_the_sweep_marks_the_present_strength_in_the_colour_of_its_sign(present: float, colour: str) -> None:
+    figure = steering_sweep([4.0, 0.0, -4.0], [0.4, 0.0, 0.3], present=present, target=0.2)
+    assert list(figure.data[0].x) == [-4.0, 0.0, 4.0], "sorted, or the line would double back"
+    assert list(figure.data[0].y) == [0.3, 0.0, 0.4]
+    line, target = figure.layout.shapes
+    assert (line.x0, line.line.color) == (present, colour)
+    assert target.y0 == 0.2
+
+
+def test_a_sweep_of_unequal_lists_is_refused() -> None:
+    with pytest.raises(InputError, match="there are 2 and 1"):
+        steering_sweep([0.0, 1.0], [0.0])
