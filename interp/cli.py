@@ -1,0 +1,343 @@
+"""The command line: ``interp VERB``. Every verb is a dataclass, its fields are the options, their docstrings the help.
+
+Wrong input ends with one or two plain sentences on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from interp.capture import CaptureConfig, capture
+from interp.corpora import Corpus, text_files
+from interp.decomposers import registry
+from interp.demo.flow import PYTHON_LABELS, DemoConfig, DemoResult, python_corpus, python_task, run_demo
+from interp.errors import InputError
+from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.fitting import DecomposerConfig
+from interp.index import IndexConfig, build_index
+from interp.models import load_model
+from interp.prompting import (
+    SteeringRequest,
+    SteeringResult,
+    compare_continuations,
+    neutral_tokens,
+    steering_record,
+)
+from interp.runs import Run, find_runs, resolve_run, train_run
+from interp.steering import Steerer, write_steering_record
+from interp.store import ActivationStore
+
+DESCRIPTION = "Look inside a language model: capture activations, learn features, judge, browse and steer with them."
+
+if TYPE_CHECKING:
+    Methods = DecomposerConfig
+else:  # one subcommand a registered decomposer
+    Methods = Union[
+        tuple(Annotated[method.config_type, tyro.conf.subcommand(kind)] for kind, method in sorted(registry.items()))
+    ]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole flow on the bundled model, then the dashboard."""
+
+    config: DemoConfig
+    workspace: Path = Path("activations")
+    """Folder for the stores and runs; what is there already is not done again."""
+    dashboard: bool = True
+    """Open the dashboard at the end."""
+    port: int = 8501
+    """Port of the dashboard on 127.0.0.1."""
+
+    def run(self) -> None:
+        result = run_demo(self.workspace, self.config)
+        print(metrics_table(result.runs))
+        print(_steering_lines(result.runs))
+        print(_step_lines(result))
+        if self.dashboard:
+            Dashboard(self.workspace, self.port).run()
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Run a model over text and keep its activations in a store."""
+
+    config: CaptureConfig
+    out: Path
+    """Folder of the store; an interrupted capture goes on there."""
+    model: str = "demo"
+    """"demo", a Hugging Face model folder, or a hub name."""
+    text: tuple[str, ...] = ("stdlib",)
+    """Text files or folders; or stdlib (the standard library), stdlib:held-out, stdlib:tests."""
+
+    def run(self) -> None:
+        store = capture(load_model(self.model), corpus_of(self.text), self.config, self.out)
+        print(f"{store.n_rows:,} tokens at {', '.join(store.sites)} in {self.out}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn features from one site of a store."""
+
+    method: Methods
+    store: Path
+    """Folder of the store."""
+    site: str
+    """Hook point, such as blocks.2.mlp.hook_post."""
+    name: str
+    """Name of the run."""
+
+    def run(self) -> None:
+        run = train_run(ActivationStore(self.store), self.site, self.method, self.name)
+        last = run.training_curve()[-1]
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
+        print(f"{run.path}  {figures}  {run.facts['seconds']} s")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Precompute what the dashboard shows of runs."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs in the workspace."""
+    config: IndexConfig = field(default_factory=IndexConfig)
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        for run in _runs(self.runs, self.workspace):
+            print(build_index(run, config=self.config, model=load_model(run.model_id)))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge runs: reconstruction, the model's loss with it, concepts, steering; a table, and metrics.json in each run."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs in the workspace."""
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+    store: Path | None = None
+    """Store to judge on: text the runs have not seen. By default the one named like theirs with -held-out added."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+    json: bool = False
+    """Print the table as JSON alone."""
+
+    def run(self) -> None:
+        runs = _runs(self.runs, self.workspace)
+        for run in runs:
+            store = _judging_store(run, self.store)
+            task = python_task(run) if PYTHON_LABELS.name in store.label_sets else None
+            evaluate_run(run, model=load_model(run.model_id), store=store, config=self.config, steering=task)
+        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Continue a prompt with and without a feature written into the model, side by side."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    prompt: str
+    """Text to go on from; \\\\n stands for a new line."""
+    feature: int | None = None
+    """Number of the feature."""
+    concept: str | None = None
+    """In place of --feature: the feature that detects this concept best, by the run's metrics.json."""
+    strength: float | None = None
+    """In multiples of the feature's maximum on its store; negative suppresses."""
+    kl: float | None = None
+    """In place of --strength: the effect on neutral text to aim for, in nats per token; 0.2 is strong but fluent."""
+    samples: int = 4
+    """Continuations."""
+    tokens: int = 48
+    """Tokens per continuation."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the likeliest token."""
+    seed: int = 0
+    """Seed of the sampling noise, the same for both sides."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        run = resolve_run(self.run_name, self.workspace)
+        feature, sign = self._feature(run)
+        steerer = Steerer.from_run(load_model(run.model_id), run)
+        neutral = neutral_tokens(run)
+        strength = self._strength(steerer, feature, sign, neutral)
+        request = SteeringRequest(
+            prompt=self.prompt.replace("\\n", "\n"),
+            strengths={feature: strength},
+            n_samples=self.samples,
+            n_tokens=self.tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+        result = compare_continuations(steerer, request, neutral)
+        write_steering_record(run, steering_record(request, result))
+        print(_side_by_side(feature, strength, result))
+
+    def _feature(self, run: Run) -> tuple[int, int]:
+        if (self.feature is None) == (self.concept is None):
+            raise InputError("name what to steer by either --feature NUMBER or --concept NAME")
+        if self.feature is not None:
+            n = run.decomposer().n_features
+            if not 0 <= self.feature < n:
+                raise InputError(f"no feature {self.feature}; this run has 0-{n - 1}")
+            return self.feature, 1
+        concepts = (read_metrics(run)["concepts"] or {}).get("concepts", [])
+        for found in concepts:
+            if found["concept"] == self.concept:
+                return int(found["feature"]), int(found["sign"])
+        known = ", ".join(found["concept"] for found in concepts) or "none"
+        raise InputError(f"the metrics of '{run.name}' say nothing of the concept '{self.concept}'; they know {known}")
+
+    def _strength(self, steerer: Steerer, feature: int, sign: int, neutral: Any) -> float:
+        if (self.strength is None) == (self.kl is None):
+            raise InputError("say how strongly by either --strength X or --kl NATS")
+        if self.strength is not None:
+            return sign * self.strength
+        assert self.kl is not None
+        return steerer.strength_for_kl(feature, self.kl, tokens=neutral, sign=sign).strength
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in a store or a run, and whether it is whole."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of a store or a run."""
+    json: bool = False
+    """Print JSON alone."""
+
+    def run(self) -> None:
+        facts = _run_facts(self.path) if (self.path / "run.json").exists() else _store_facts(self.path)
+        if self.json:
+            print(json.dumps(facts, indent=1))
+        else:
+            print("\n".join(f"{key:<14}{value}" for key, value in facts.items()))
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Serve the dashboard on 127.0.0.1."""
+
+    workspace: tyro.conf.Positional[Path] = Path("activations")
+    """Folder of stores."""
+    port: int = 8501
+    """Port to listen on."""
+    open_browser: bool = True
+    """Open it in the browser."""
+
+    def run(self) -> None:
+        from app.server import serve  # deferred: Streamlit takes a second to import, and no other verb needs it
+
+        print(f"the dashboard is at http://127.0.0.1:{self.port} (Ctrl+C ends it)")
+        serve(self.workspace, port=self.port, open_browser=self.open_browser)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the ``interp`` command."""
+    verbs = (Demo, Capture, Train, Index, Evaluate, Steer, Info, Dashboard)
+    commands: Any = Union[tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in verbs)]
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
+    try:
+        tyro.cli(commands, prog="interp", description=DESCRIPTION, args=argv, config=options).run()
+    except InputError as error:
+        print(f"interp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def corpus_of(words: tuple[str, ...]) -> Corpus:
+    """What ``--text`` means: the standard library by its keyword, or files and folders. Python text is labelled."""
+    if words and words[0].split(":")[0] == "stdlib":
+        split = words[0].partition(":")[2] or "train"
+        if len(words) > 1 or split not in ("train", "held-out", "tests"):
+            raise InputError(f"'{' '.join(words)}' names no text; use stdlib, stdlib:held-out or stdlib:tests, alone")
+        return python_corpus(split)
+    if not words:
+        raise InputError("no text was named; give files or folders with --text, or stdlib")
+    is_python = all(word.endswith(".py") for word in words)
+    return Corpus(" ".join(words), text_files(words), PYTHON_LABELS if is_python else None)
+
+
+def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:
+    if not given:
+        raise InputError("no run was named; give run folders or names")
+    return [resolve_run(name, workspace) for name in given]
+
+
+def _judging_store(run: Run, given: Path | None) -> ActivationStore:
+    if given is not None:
+        return ActivationStore(given)
+    held_out = run.store_path.with_name(run.store_path.resolve().name + "-held-out")
+    if not held_out.exists():
+        raise InputError(
+            f"there is no held-out store '{held_out}' to judge '{run.name}' on; capture one, or name another with --store "
+            f"(the run's own, {run.store_path}, judges it on what it has seen)"
+        )
+    return ActivationStore(held_out)
+
+
+def _store_facts(path: Path) -> dict[str, Any]:
+    store = ActivationStore(path)
+    size = sum(file.stat().st_size for file in (path / "shards").iterdir())
+    return {
+        "store": str(path),
+        "model": f"{store.manifest.model_id} ({store.manifest.model_fingerprint})",
+        "text": store.manifest.corpus,
+        "tokens": store.n_rows,
+        "sequences": f"{store.n_sequences} of {store.n_ctx} tokens",
+        "sites": dict(store.sites),
+        "dtype": store.manifest.dtype,
+        "labels": {name: len(labels) for name, labels in store.label_sets.items()},
+        "megabytes": round(size / 1e6, 1),
+        "identity": store.identity,
+        "runs": [run.name for run in find_runs(path.parent) if run.store_path.resolve() == path.resolve()],
+    }
+
+
+def _run_facts(path: Path) -> dict[str, Any]:
+    run = Run.load(path)
+    run.decomposer()
+    done = {"index": run.index_path.exists(), "metrics": run.metrics() is not None}
+    return {"run": str(path), "identity": run.identity, **run.facts, **done}
+
+
+def _side_by_side(feature: int, strength: float, result: SteeringResult) -> str:
+    head = f"feature {feature} at {strength:+.2f} x its maximum: KL {result.kl:.3f} nats per token on neutral text, "
+    lines = [head + f"perplexity x {result.perplexity_ratio:.2f}"]
+    for i, (baseline, steered) in enumerate(zip(result.baseline, result.steered, strict=True), start=1):
+        lines += [f"--- {i} baseline", baseline.rstrip(), f"--- {i} steered", steered.rstrip()]
+    return "\n".join(lines)
+
+
+def _steering_lines(runs: list[Run]) -> str:
+    lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 32 samples:"]
+    for run in runs:
+        for effect in (read_metrics(run)["steering"] or {}).get("effects", []):
+            low, high = effect["interval"]
+            lines.append(
+                f"{run.name:<14}{effect['concept']:<22}feature {effect['feature']:>5}  {effect['baseline_share']:>6.1%} -> "
+                f"{effect['steered_share']:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect['fluency']:.2f}"
+            )
+    return "\n".join(lines)
+
+
+def _step_lines(result: DemoResult) -> str:
+    return "\n".join(
+        ["", *(f"{s.name:<34}{s.wall_seconds:>7.1f} s wall {s.cpu_seconds:>7.1f} s CPU" for s in result.steps)]
+    )
+
+
+if __name__ == "__main__":
+    main()

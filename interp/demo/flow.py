@@ -1,0 +1,139 @@
+"""The whole flow on the bundled model: capture, train, index, evaluate, steer. Run again, it goes on from what is there.
+
+Every step is one call of the same public function that the command line and the notebooks use; this is the recipe to copy
+for another model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.capture import CaptureConfig, capture
+from interp.corpora import Corpus, LabelSet, standard_library
+from interp.decomposers.baselines import PCAConfig
+from interp.decomposers.sae import SAEConfig
+from interp.decomposers.semi_nmf import SemiNMFConfig
+from interp.demo.python_labels import CONCEPTS, NAMES, label_tokens, share_of_text
+from interp.evaluation.steering_effect import SteeringConfig, SteeringTask
+from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.table import METRICS_FILE, read_metrics
+from interp.fitting import DecomposerConfig
+from interp.index import FeatureIndex, build_index, is_stale
+from interp.models import load_model
+from interp.progress import progress
+from interp.prompting import neutral_tokens
+from interp.runs import Run, train_run
+from interp.store import ActivationStore
+
+PYTHON_LABELS = LabelSet("python", NAMES, label_tokens)
+"""What every token of Python text is, by its own tokenizer; see ``python_labels``."""
+
+MLP, RESIDUAL, ATTENTION = "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"
+
+RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
+    ("mlp-semi-nmf", MLP, SemiNMFConfig()),
+    ("mlp-sae", MLP, SAEConfig()),
+    ("mlp-pca", MLP, PCAConfig()),
+    ("resid-sae", RESIDUAL, SAEConfig()),
+    ("attn-sae", ATTENTION, SAEConfig()),
+)
+"""(name, site, decomposer) of every run of the demo."""
+
+PROMPTS = (
+    "import os\nimport sys\n\n",
+    "def read_table(path):\n    rows = []\n",
+    "class Counter:\n    def __init__(self):\n        self.total = 0\n",
+    "for name in sorted(names):\n    value = table[name]\n",
+)
+"""What steered text goes on from: each ends where a new statement, comment or string may begin."""
+
+STEERED = ("comment", "string", "docstring", "import_statement")
+"""Concepts that the demo steers towards."""
+
+WRITTEN = tuple(name for name in CONCEPTS if name not in ("line_end", "indentation"))
+"""Concepts that a text can have a share of: blanks have none by definition."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Amounts of the demo."""
+
+    tokens: int = 120_000
+    """Tokens the decomposers learn from (standard library, held-out modules left out)."""
+    held_out_tokens: int = 100_000
+    """Tokens of held-out modules that everything is judged on."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of the flow took."""
+
+    name: str
+    wall_seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the flow left on disk and what it took."""
+
+    runs: list[Run]
+    steps: list[Step]
+
+
+def python_corpus(split: str = "train") -> Corpus:
+    """The standard library's text with Python labels; ``split`` as in ``interp.corpora.standard_library``."""
+    name = "stdlib" if split == "train" else f"stdlib:{split}"
+    return Corpus(name, standard_library(split), PYTHON_LABELS)
+
+
+def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
+    """Do every step that has not been done yet in ``workspace``."""
+    steps: list[Step] = []
+    with _timed("load model", steps):
+        model = load_model("demo")
+    sites = CaptureConfig(sites=(MLP, RESIDUAL, ATTENTION), tokens=config.tokens)
+    held_out_sites = CaptureConfig(sites=sites.sites, tokens=config.held_out_tokens)
+    with _timed("capture", steps):
+        store = capture(model, python_corpus("train"), sites, workspace / "demo")
+        held_out = capture(model, python_corpus("held-out"), held_out_sites, workspace / "demo-held-out")
+    runs = []
+    for name, site, method in RECIPE:
+        with _timed(f"train {name}", steps):
+            runs.append(train_run(store, site, method, name))
+    with _timed("index", steps):
+        for run in progress(runs, total=len(runs), what="index", unit="run"):
+            if not run.index_path.exists() or is_stale(FeatureIndex(run.index_path), run):
+                build_index(run, model=model)
+    for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
+        with _timed(f"evaluate and steer {run.name}", steps):
+            if not _is_judged(run, held_out):
+                task = python_task(run, STEERED)
+                evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
+    return DemoResult(runs, steps)
+
+
+def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN) -> SteeringTask:
+    """Steering towards ``concepts`` judged by Python's own tokenizer; the effect is matched on 1024 tokens of the store."""
+    return SteeringTask(
+        prompts=PROMPTS,
+        judge=share_of_text,
+        neutral=neutral_tokens(run, n_sequences=16, n_tokens=64),
+        config=SteeringConfig(),
+        concepts=concepts,
+    )
+
+
+def _is_judged(run: Run, store: ActivationStore) -> bool:
+    return (run.path / METRICS_FILE).exists() and read_metrics(run)["store_identity"] == store.identity
+
+
+@contextmanager
+def _timed(name: str, steps: list[Step]) -> Iterator[None]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    steps.append(Step(name, time.perf_counter() - wall, time.process_time() - cpu))

@@ -1,0 +1,156 @@
+"""The command line as a person meets it: what it prints, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+
+from interp.cli import corpus_of, main
+from interp.errors import InputError
+
+SITE = "blocks.1.hook_resid_post"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Runs a command that must be refused; what it said on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(argv))
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.fixture(scope="session")
+def workspace(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the tiny model and one run, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("cli") / "activations"
+    base = ["--model", str(tiny_model_folder), "--sites", SITE, "--tokens", "600"]
+    main(["capture", *base, "--text", "stdlib", "--out", str(folder / "tiny")])
+    main(["capture", *base, "--text", "stdlib:held-out", "--out", str(folder / "tiny-held-out")])
+    options = ["--n-features", "24", "--k", "4", "--tokens", "2000", "--batch", "100"]
+    main(["train", "sae", "--store", str(folder / "tiny"), "--site", SITE, "--name", "first", *options])
+    return folder
+
+
+def test_capture_train_index_info(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["index", "first", "--workspace", str(workspace)])
+    assert capsys.readouterr().out.strip() == str(workspace / "tiny" / "runs" / "first" / "index.h5")
+    main(["info", str(workspace / "tiny"), "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tokens"] == 600
+    assert facts["runs"] == ["first"]
+    main(["info", str(workspace / "tiny" / "runs" / "first"), "--json"])
+    assert json.loads(capsys.readouterr().out)["config"]["k"] == 4
+
+
+def test_evaluate_prints_json_alone(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "first", "--workspace", str(workspace), "--n-sequences", "4", "--n-steered", "0", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["run"] == "first"
+    assert row["l0"] <= 4
+    assert row["is_held_out"] is True
+
+
+def test_steer_shows_both_texts_and_keeps_them(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "steer",
+        "first",
+        "--workspace",
+        str(workspace),
+        "--prompt",
+        "import os\\n",
+        "--tokens",
+        "6",
+        "--samples",
+        "2",
+    ]
+    feature = _a_live_feature(workspace / "tiny" / "runs" / "first", capsys)
+    main([*words, "--feature", str(feature), "--strength", "3"])
+    printed = capsys.readouterr().out
+    assert printed.count("baseline") == printed.count("steered") == 2
+    record = (workspace / "tiny" / "runs" / "first" / "steering.jsonl").read_text().splitlines()[-1]
+    assert json.loads(record)["prompt"] == "import os\n"
+
+
+def _a_live_feature(run: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    if not (run / "index.h5").exists():
+        main(["index", str(run)])
+        capsys.readouterr()
+    with h5py.File(run / "index.h5") as file:
+        return int(file["features/n_fire"][()].argmax())
+
+
+def test_unknown_hook_point(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["capture", "--model", str(tiny_model_folder), "--out", str(tmp_path / "s"), "--tokens", "100"]
+    said = refused(capsys, *words, "--sites", "blocks.1.hook_resid_pst")
+    assert "no hook point 'blocks.1.hook_resid_pst'" in said
+    assert "did you mean 'blocks.1.hook_resid_post'" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_model_folder_without_tokenizer(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_model_folder / name).read_bytes())
+    said = refused(capsys, "capture", "--model", str(tmp_path), "--sites", SITE, "--out", str(tmp_path / "s"))
+    assert "has no tokenizer" in said
+
+
+def test_empty_text(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    words = ["--text", str(tmp_path / "empty.txt"), "--sites", SITE, "--out", str(tmp_path / "s")]
+    said = refused(capsys, "capture", "--model", str(tiny_model_folder), *words)
+    assert "holds 0 tokens, but 120,000 were asked for" in said
+
+
+def test_feature_out_of_range(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["steer", "first", "--workspace", str(workspace), "--prompt", "x", "--strength", "1"]
+    assert "no feature 99999; this run has 0-23" in refused(capsys, *words, "--feature", "99999")
+
+
+def test_unknown_run_and_store(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'first'" in refused(capsys, "index", "frist", "--workspace", str(workspace))
+    assert "is no activation store" in refused(capsys, "info", str(tmp_path))
+
+
+def test_truncated_run_and_store(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "tiny"
+    for path in (workspace / "tiny").rglob("*"):
+        if path.is_file():
+            (copy / path.relative_to(workspace / "tiny")).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path.relative_to(workspace / "tiny")).write_bytes(path.read_bytes())
+    weights = copy / "runs" / "first" / "decomposer.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    assert "is damaged" in refused(capsys, "info", str(copy / "runs" / "first"))
+    shard = copy / "shards" / "000000.h5"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    words = ["train", "pca", "--store", str(copy), "--site", SITE, "--name", "p", "--n-features", "4"]
+    assert "damaged" in refused(capsys, *words)
+
+
+def test_other_schema_version(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((workspace / "tiny" / "store.json").read_text())
+    (tmp_path / "store.json").write_text(json.dumps(record | {"version": 99}))
+    assert "version 99, this program reads interp-activation-store version 1" in refused(capsys, "info", str(tmp_path))
+
+
+def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "sae", "--n-featurs", "3"])
+    assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["capture-all"])
+    assert stopped.value.code == 2
+
+
+def test_what_text_means() -> None:
+    assert corpus_of(("stdlib",)).label_set is not None
+    assert corpus_of(("notes.txt",)).label_set is None
+    with pytest.raises(InputError, match="stdlib:held-out or stdlib:tests"):
+        corpus_of(("stdlib:everything",))

@@ -1,0 +1,100 @@
+"""Imports only go down: the layers of the README's table, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS: list[list[str]] = [
+    ["errors", "records", "progress", "metrics", "sites", "moments", "manifest"],
+    ["store", "models", "corpora"],
+    ["capture", "fitting", "training", "decomposers"],
+    ["runs", "index", "relations", "labels", "steering"],
+    ["evaluation", "prompting", "figures"],
+    ["demo"],
+    ["app"],
+    ["cli", "__main__"],
+]
+"""Modules of interp/ (and app/), lowest layer first; within a layer imports may go either way but not in a circle."""
+
+ALLOWED_DEFERRED = {("cli", "app"), ("runs", "store"), ("runs", "decomposers"), ("app", "models"), ("app", "index")}
+"""Imports inside a function: a slow package that most uses do not need."""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "app" if parts[0] == "app" else parts[1]
+
+
+def sources() -> list[Path]:
+    files = [*(ROOT / "interp").rglob("*.py"), *(ROOT / "app").rglob("*.py")]
+    return [path for path in files if path != ROOT / "interp" / "__init__.py"]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules of the project that ``tree`` imports, by their name in ``LAYERS``."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {
+        "app" if n.split(".")[0] == "app" else n.split(".")[1] for n in names if re.match(r"(interp\.|app(\.|$))", n)
+    }
+
+
+def layer(module: str) -> int:
+    return next(i for i, names in enumerate(LAYERS) if module in names)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_go_down(path: Path) -> None:
+    module = module_of(path)
+    for other in imported(ast.parse(path.read_text())) - {module}:
+        assert layer(other) <= layer(module), f"{module} (layer {layer(module)}) imports {other} (layer {layer(other)})"
+
+
+def test_every_module_has_a_layer() -> None:
+    modules = {module_of(path) for path in sources()}
+    assert modules == {name for names in LAYERS for name in names}
+
+
+def test_no_two_modules_import_each_other() -> None:
+    edges = {(module_of(path), other) for path in sources() for other in imported(ast.parse(path.read_text()))}
+    circles = {(a, b) for a, b in edges if a < b and (b, a) in edges}
+    assert not circles
+
+
+def test_functions_import_only_what_is_slow() -> None:
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                deferred = {(module_of(path), other) for other in imported(node) - {module_of(path)}}
+                assert deferred <= ALLOWED_DEFERRED, f"{path.name}: {node.name}"
+
+
+def test_the_app_computes_nothing() -> None:
+    forbidden = {"h5py", "torch", "scipy", "sklearn"}
+    for path in (ROOT / "app").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        roots = {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+        roots |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        assert not roots & forbidden, path
+
+
+def test_nothing_is_pickled() -> None:
+    for path in sources():
+        text = path.read_text()
+        assert not re.search(r"import pickle|torch\.load\(|torch\.save\(|allow_pickle=True", text), path
+
+
+def test_the_readme_tables_the_same_layers() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", (ROOT / "README.md").read_text(), flags=re.M)
+    table = {int(number): set(re.findall(r"`(\w+)`", modules)) for number, modules in rows}
+    assert table == {i: set(names) - {"__main__"} for i, names in enumerate(LAYERS)}
