@@ -20,6 +20,8 @@ from torch import Tensor
 
 from interp.errors import InputError, unknown_name
 from interp.fitting import DecomposerConfig, Recorder
+from interp.metrics import fvu
+from interp.moments import Moments
 from interp.store import ActivationSource
 
 SCHEMA = "interp-decomposer"
@@ -104,8 +106,20 @@ class LinearDecomposer(Decomposer):
 
     def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
         """sum |x - x^|^2 / sum |x - mean(x)|^2 over the given rows."""
-        residual = (x - self.decode(self.encode(x))).double().square().sum()
-        return float(residual / (x - x.mean(0)).double().square().sum())
+        return fvu(x, self.decode(self.encode(x)))
+
+
+def moments_to_learn(source: ActivationSource) -> Moments:
+    """Moments of a source that there is something to learn from.
+
+    Raises InputError for rows that are all the same, and for values that are not finite.
+    """
+    moments = source.moments()
+    if moments.mean_norm == 0:
+        raise InputError("every activation is zero; there is nothing to learn at this hook point")
+    if moments.total_variance <= 1e-12 * moments.mean_norm**2:
+        raise InputError(f"all {len(source)} rows are the same; capture more text, or choose another hook point")
+    return moments
 
 
 registry: dict[str, type[Decomposer]] = {}
@@ -116,6 +130,7 @@ D = TypeVar("D", bound=type[Decomposer])
 
 def register(cls: D) -> D:
     """Class decorator that makes a method known by its ``kind``."""
+    assert cls.kind not in registry, f"two methods are called {cls.kind}"
     registry[cls.kind] = cls
     return cls
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.base import LinearDecomposer, register
+from interp.decomposers.base import LinearDecomposer, moments_to_learn, register
 from interp.errors import InputError
 from interp.fitting import DecomposerConfig, Recorder
 from interp.store import ActivationSource
@@ -24,7 +25,11 @@ class PCAConfig(DecomposerConfig):
 
 @register
 class PCA(LinearDecomposer):
-    """The leading eigenvectors of the covariance; codes are signed projections of the centred row."""
+    """The leading eigenvectors of the covariance; codes are signed projections of the centred row.
+
+    Each is turned so that its entry of largest magnitude is positive: an eigenvector has no sign of its own, and this one
+    is the same on every machine.
+    """
 
     kind = "pca"
     config_type = PCAConfig
@@ -32,17 +37,29 @@ class PCA(LinearDecomposer):
 
     @classmethod
     def fit(cls, source: ActivationSource, config: PCAConfig, recorder: Recorder | None = None) -> PCA:
-        """Exact, from the source's moments."""
+        """Exact, from the source's moments.
+
+        Raises InputError when there are more components than dimensions that the rows can differ in.
+        """
+        rank = min(source.d_in, len(source) - 1)
         if config.n_features > source.d_in:
             raise InputError(f"{config.n_features} components were asked for, but the site is {source.d_in} wide")
-        moments = source.moments()
-        vectors = torch.from_numpy(moments.spectrum[1][: config.n_features].copy()).float()
-        pca = cls(config, {"W_dec": vectors, "b_dec": torch.from_numpy(moments.mean).float()})
+        moments = moments_to_learn(source)
+        if config.n_features > rank:
+            raise InputError(
+                f"{config.n_features} components were asked for, but {len(source)} rows differ in at most {rank} dimensions"
+            )
+        values, vectors = moments.spectrum
+        vectors = vectors[: config.n_features]
+        largest = np.abs(vectors).argmax(1)
+        vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
         if recorder:
-            values = moments.spectrum[0]
             fvu = float(1 - values[: config.n_features].sum() / values.sum())
             recorder.log({"step": 1, "tokens": len(source), "loss": fvu * moments.total_variance, "fvu": fvu})
-        return pca
+        return cls(
+            config,
+            {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()},
+        )
 
     @property
     def W_dec(self) -> Float[Tensor, "n_features d_in"]:
