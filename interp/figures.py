@@ -1,4 +1,4 @@
-"""Plotly figures that the dashboard and the notebooks share: training curves and steering sweeps.
+"""What the dashboard and the notebooks draw: training curves and steering sweeps with plotly, contexts as HTML.
 
 Positive is orange and negative sky blue throughout (Okabe and Ito, https://jfly.uni-koeln.de/color/), which every type
 of colour vision tells apart. Figures carry no theme of their own: transparent paper, so that a light or dark page shows
@@ -7,6 +7,7 @@ through, and lines of mid lightness that stand out on both.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,33 @@ def steering_sweep(
     figure.update_xaxes(title_text="strength, × max activation")
     figure.update_yaxes(title_text="KL, nats per token")
     return _plain(figure, height=260)
+
+
+def contexts_html(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Examples of ``FeatureIndex.examples`` as HTML for a notebook: tokens shaded by their activation, strongest bold.
+
+    Shares of the largest activation on view set the strength of the colour. Every token is escaped.
+    """
+    largest = max((max(example["activations"], default=0.0) for example in examples), default=0.0) or 1.0
+    lines = []
+    for example in examples:
+        tokens = "".join(
+            _token_html(text, activation / largest, is_centre=i == example["centre"])
+            for i, (text, activation) in enumerate(zip(example["tokens"], example["activations"], strict=True))
+        )
+        lines.append(
+            f"<div><small>{example['value']:.2f} · {html.escape(example['document'])}</small><pre>{tokens}</pre></div>"
+        )
+    return "".join(lines)
+
+
+def _token_html(text: str, share: float, *, is_centre: bool) -> str:
+    shown = html.escape(text)
+    if share <= 0:
+        return shown
+    red, green, blue = (int(POSITIVE[i : i + 2], 16) for i in (1, 3, 5))
+    style = f"background:rgba({red},{green},{blue},{0.15 + 0.85 * share:.2f})"
+    return f'<span style="{style}">{f"<b>{shown}</b>" if is_centre else shown}</span>'
 
 
 def _finite(value: float | None) -> float | None:

@@ -233,7 +233,7 @@ def test_the_runs_page_shows_every_run_and_the_curve(served: DashboardWorkspace)
     table = page.dataframe[0].value
     assert list(table["run"]) == ["tiny/pca", "tiny/sae"]
     assert list(table["index"]) == ["none", "fresh"]
-    assert 0 < table["FVU"][1] < 1
+    assert table["FVU"].isna().all()  # nobody has evaluated them
 
 
 def test_without_the_model_prompt_and_steer_say_why_and_features_works(

@@ -29,9 +29,14 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def workspace(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the tiny model and one run, made by the commands themselves."""
     folder = tmp_path_factory.mktemp("cli") / "activations"
-    base = ["--model", str(tiny_model_folder), "--sites", SITE, "--tokens", "600"]
-    main(["capture", *base, "--text", "stdlib", "--out", str(folder / "tiny")])
-    main(["capture", *base, "--text", "stdlib:held-out", "--out", str(folder / "tiny-held-out")])
+    base = ["capture", "--model", str(tiny_model_folder), "--sites", SITE]
+    main([*base, "--tokens", "600", "--text", "stdlib", "--out", str(folder / "tiny")])
+    sources = [
+        str(path)
+        for path in sorted((Path(__file__).parent.parent / "interp").glob("*.py"))
+        if path.stat().st_size < 3000
+    ]
+    main([*base, "--tokens", "4000", "--text", *sources, "--out", str(folder / "tiny-held-out")])
     options = ["--n-features", "24", "--k", "4", "--tokens", "2000", "--batch", "100"]
     main(["train", "sae", "--store", str(folder / "tiny"), "--site", SITE, "--name", "first", *options])
     return folder
@@ -130,7 +135,7 @@ def test_truncated_run_and_store(workspace: Path, tmp_path: Path, capsys: pytest
     assert "is damaged" in refused(capsys, "info", str(copy / "runs" / "first"))
     shard = copy / "shards" / "000000.h5"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    words = ["train", "pca", "--store", str(copy), "--site", SITE, "--name", "p", "--n-features", "4"]
+    words = ["train", "sae", "--store", str(copy), "--site", SITE, "--name", "p", "--tokens", "2000", "--batch", "100"]
     assert "damaged" in refused(capsys, *words)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from interp.errors import InputError
-from interp.figures import NEGATIVE, POSITIVE, steering_sweep, training_curves
+from interp.figures import NEGATIVE, POSITIVE, contexts_html, steering_sweep, training_curves
 
 RECORDS = [
     {"step": 1, "tokens": 1024, "loss": 3.0, "fvu": 0.9, "l0": 32.0},
@@ -52,3 +52,19 @@ def test_the_sweep_marks_the_present_strength_in_the_colour_of_its_sign(present:
 def test_a_sweep_of_unequal_lists_is_refused() -> None:
     with pytest.raises(InputError, match="there are 2 and 1"):
         steering_sweep([0.0, 1.0], [0.0])
+
+
+def test_contexts_are_escaped_and_shaded_by_activation() -> None:
+    example = {
+        "value": 2.0,
+        "document": "<a>.py",
+        "tokens": ["<b>", " x", " y"],
+        "activations": [0.0, 1.0, 2.0],
+        "centre": 2,
+    }
+    shown = contexts_html([example])
+    assert "&lt;b&gt;" in shown
+    assert "&lt;a&gt;.py" in shown
+    assert '0.57)"> x</span>' in shown  # 0.15 + 0.85 / 2
+    assert '1.00)"><b> y</b></span>' in shown
+    assert "<span" not in contexts_html([example | {"activations": [0.0, 0.0, 0.0]}])

@@ -62,11 +62,12 @@ def evaluate_run(
             "give the model it was captured from"
         )
     decomposer, source = run.decomposer(), store.site(run.site)
-    report = _concepts(run, store, config.concepts)
+    report, reason = _concepts(run, store, config.concepts)
     facts = _provenance(run, model=model, store=store, config=config) | {
         "reconstruction": evaluate_reconstruction(decomposer, source),
         "spliced": None,
         "concepts": report.as_dict() if report else None,
+        "concepts_left_out": reason,
         "steering": None,
     }
     if isinstance(decomposer, LinearDecomposer):
@@ -104,18 +105,23 @@ def _n_shared_documents(run: Run, store: ActivationStore) -> int | None:
         return None
 
 
-def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> ConceptReport | None:
+def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[ConceptReport | None, str | None]:
+    """The report, or why there is none: reconstruction and the spliced loss can be judged without labels."""
     if config.label_set not in store.label_sets:
-        return None
+        return None, f"the store has no labels '{config.label_set}'"
     positions, (_, document) = store.positions(), store.documents()
-    return evaluate_concepts(
-        run.decomposer(),
-        store.site(run.site),
-        labels=store.labels(config.label_set),
-        names=store.label_sets[config.label_set],
-        documents=document[positions[:, 0], positions[:, 1]],
-        config=config,
-    )
+    try:
+        report = evaluate_concepts(
+            run.decomposer(),
+            store.site(run.site),
+            labels=store.labels(config.label_set),
+            names=store.label_sets[config.label_set],
+            documents=document[positions[:, 0], positions[:, 1]],
+            config=config,
+        )
+    except InputError as error:
+        return None, str(error)
+    return report, None
 
 
 def _steering(run: Run, model: LanguageModel, *, report: ConceptReport, task: SteeringTask, n: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def metrics_table(runs: Sequence[Run]) -> str:
     cells = [list(COLUMNS.values()), *([_cell(row[key]) for key in COLUMNS] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines += [f"{row['run']}: no concepts, {row['concepts_left_out']}." for row in rows if row["concepts_left_out"]]
     if len({row["store_identity"] for row in rows if row["store_identity"]}) > 1:
         lines.append("The runs were judged on different stores, so their figures are not comparable.")
     return "\n".join(lines)
@@ -73,6 +74,7 @@ def _row(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
         "null_steering": parts["steering"].get("mean_null_difference"),
         "is_held_out": metrics.get("is_held_out"),
         "store_identity": metrics.get("store_identity"),
+        "concepts_left_out": metrics.get("concepts_left_out"),
     }
 
 

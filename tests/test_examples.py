@@ -1,0 +1,31 @@
+"""The notebooks run from top to bottom, in a folder of their own, and end in what they promise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_runs(notebook: Path, tmp_path: Path) -> None:
+    shutil.copy(notebook, tmp_path)
+    cells = nbformat.read(notebook, as_version=4)
+    NotebookClient(cells, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = next(cell for cell in reversed(cells.cells) if cell.cell_type == "code")
+    assert last.outputs, "the last cell shows nothing"
+
+
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_is_committed_with_outputs(notebook: Path) -> None:
+    code = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any(cell.outputs for cell in code)
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
