@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,8 @@ def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: st
     """Write the activations of ``corpus`` at ``config.sites`` to the store ``out`` and open it.
 
     An interrupted capture goes on after its last whole shard; a finished one is opened as it is. Raises InputError for
-    unknown hook points, too little text, values that do not fit, or a folder that holds something else.
+    unknown hook points, too little text, values that do not fit, or a folder that holds something else; a store that
+    was begun by this call and has no whole shard yet is then removed.
     """
     sites = [model.site(name) for name in resolve_names(config.sites, model.hook_names)]
     n_ctx = config.n_ctx or model.n_ctx
@@ -64,7 +64,7 @@ def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: st
     )
     with StoreWriter(Path(out), _manifest(model, corpus, config, sites, n_ctx)) as writer:
         if not writer.is_complete:
-            todo = islice(blocks, writer.n_shards_done, None)
+            todo = writer.skip_done(blocks)
             amount = config.sequences_per_shard * (n_ctx - 1)
             total = max(0, config.tokens - writer.n_shards_done * amount)
             for block in progress(todo, total=total, what="capture", unit="tok", amount=amount):

@@ -5,6 +5,7 @@ Wrong input ends with one or two plain sentences on stderr and exit code 2.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import dataclass, field
@@ -16,13 +17,23 @@ import tyro
 from interp.capture import CaptureConfig, capture
 from interp.corpora import Corpus, text_files
 from interp.decomposers import registry
-from interp.demo.flow import PYTHON_LABELS, DemoConfig, DemoResult, python_corpus, python_task, run_demo
+from interp.demo.flow import (
+    PYTHON_LABELS,
+    DemoConfig,
+    DemoResult,
+    python_corpus,
+    python_task,
+    run_demo,
+    written_share,
+)
+from interp.demo.python_labels import CONCEPTS
 from interp.errors import InputError
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
 from interp.fitting import DecomposerConfig
 from interp.index import IndexConfig, build_index
 from interp.models import load_model
+from interp.progress import progress
 from interp.prompting import (
     SteeringRequest,
     SteeringResult,
@@ -112,8 +123,9 @@ class Index:
     """Where runs are looked up by name."""
 
     def run(self) -> None:
+        load = functools.cache(load_model)
         for run in _runs(self.runs, self.workspace):
-            print(build_index(run, config=self.config, model=load_model(run.model_id)))
+            print(build_index(run, config=self.config, model=load(run.model_id)))
 
 
 @dataclass(frozen=True)
@@ -131,11 +143,11 @@ class Evaluate:
     """Print the table as JSON alone."""
 
     def run(self) -> None:
-        runs = _runs(self.runs, self.workspace)
-        for run in runs:
+        runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
+        for run in progress(runs, total=len(runs), what="evaluate", unit="run"):
             store = _judging_store(run, self.store)
             task = python_task(run) if PYTHON_LABELS.name in store.label_sets else None
-            evaluate_run(run, model=load_model(run.model_id), store=store, config=self.config, steering=task)
+            evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
         print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
 
 
@@ -183,6 +195,13 @@ class Steer:
         result = compare_continuations(steerer, request, neutral)
         write_steering_record(run, steering_record(request, result))
         print(_side_by_side(feature, strength, result))
+        if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
+            print(f"The target of {self.kl:g} nats per token was not reached; what you see is the nearest.")
+        if self.concept in CONCEPTS:
+            before, after = (
+                written_share(request.prompt, texts, self.concept) for texts in (result.baseline, result.steered)
+            )
+            print(f"{self.concept}: {before:.1%} of the characters written without, {after:.1%} with the feature")
 
     def _feature(self, run: Run) -> tuple[int, int]:
         if (self.feature is None) == (self.concept is None):

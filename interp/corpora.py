@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int, UInt8
 from interp.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 HELD_OUT_MODULES = (
@@ -119,7 +120,7 @@ def _read_utf8(path: Path) -> str:
 
 
 def text_files(paths: Iterable[str | Path]) -> Iterator[Document]:
-    """One document per UTF-8 text file; a folder means every file below it that is text, in a fixed order.
+    """One document per UTF-8 text file; a folder means every text file below it that is not hidden, in a fixed order.
 
     Raises InputError for a path that does not exist, and for a named file that is not UTF-8 text.
     """
@@ -132,9 +133,11 @@ def text_files(paths: Iterable[str | Path]) -> Iterator[Document]:
                 raise InputError(f"'{path}' is not UTF-8 text; convert it first")
             yield Document(str(path), text)
             continue
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and not any(n.startswith(".") for n in p.parts)):
-            if text := _read_utf8(file):
-                yield Document(str(file.relative_to(path)), text)
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            is_hidden = any(part.startswith(".") for part in name.parts)
+            if not is_hidden and file.is_file() and (text := _read_utf8(file)):
+                yield Document(str(name), text)
 
 
 def pack(
@@ -148,15 +151,17 @@ def pack(
     width = n_ctx - 1
     pending: list[_Stream] = []
     names: dict[int, str] = {}
-    n_left = n_tokens
+    n_left, n_pending = n_tokens, 0
     for number, (document, stream) in enumerate(_tokenised(corpus, tokenizer, bos_id)):
         names[number] = document.name
         stream.document[:] = number
         pending.append(stream)
-        while sum(len(s.tokens) for s in pending) >= block * width:
+        n_pending += len(stream.tokens)
+        while n_pending >= block * width:
             joined = _join(pending)
             packed = _cut(joined[: block * width], n_ctx, bos_id, n_left, names)
             pending = [joined[block * width :]]
+            n_pending -= block * width
             n_left -= int(packed.is_row.sum())
             yield packed
             if n_left == 0:
@@ -186,36 +191,49 @@ class _Stream:
 
 
 def _join(streams: list[_Stream]) -> _Stream:
+    if len(streams) == 1:  # what is left of a long document is cut again and again, and need not be copied each time
+        return streams[0]
     fields = ("tokens", "document", "offset", "labels")
     return _Stream(*(np.concatenate([getattr(stream, field) for stream in streams]) for field in fields))
 
 
 def _tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int) -> Iterator[tuple[Document, _Stream]]:
-    """Each document that is not empty with its tokens and labels, a separator after them."""
+    """Each document that is not empty with its tokens and labels, a separator after them.
+
+    A separator written out in the text, such as ``<|endoftext|>``, is a separator too.
+    """
     label_set = corpus.label_set
+    exact = _with_exact_spans(tokenizer)
     documents = (document for document in corpus.documents if document.text)
     while batch := list(islice(documents, 16)):
-        encoded = tokenizer(
-            [document.text for document in batch],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        for document, ids, spans in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            span = np.asarray(spans, dtype=np.int32).reshape(-1, 2)
-            labels = np.zeros((len(ids), 0), dtype=np.uint8)
+        encoded = exact.encode_batch([document.text for document in batch], add_special_tokens=False)
+        for document, encoding in zip(batch, encoded, strict=True):
+            span = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+            labels = np.zeros((len(span), 0), dtype=np.uint8)
             if label_set is not None:
                 labels = label_set.label_tokens(document.text, span)
             end = np.zeros((1, labels.shape[1]), dtype=np.uint8)
-            tokens = np.asarray([*ids, bos_id], dtype=np.int32)
-            offset = np.append(span[:, 0], -1).astype(np.int32)
+            tokens = np.asarray([*encoding.ids, bos_id], dtype=np.int32)
+            offset = np.where(tokens == bos_id, -1, np.append(span[:, 0], -1)).astype(np.int32)
             yield document, _Stream(tokens, np.zeros_like(tokens), offset, np.concatenate([labels, end]))
+
+
+def _with_exact_spans(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """The same tokenizer, but spans are all of a token: some (Pythia's) leave its blanks out, and some cut long text."""
+    from tokenizers import Tokenizer, processors  # deferred: slow
+
+    exact = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    exact.post_processor = processors.ByteLevel(trim_offsets=False)
+    exact.no_truncation()
+    exact.no_padding()
+    return exact
 
 
 def _cut(stream: _Stream, n_ctx: int, bos_id: int, n_rows: int, names: dict[int, str]) -> Sequences:
     """A stream as whole sequences that mark at most ``n_rows`` tokens as rows; what is past them is dropped."""
     is_text = stream.offset >= 0
-    last = int(np.searchsorted(np.cumsum(is_text), min(n_rows, int(is_text.sum())))) + 1
+    held = np.cumsum(is_text)
+    last = int(np.searchsorted(held, n_rows)) + 1 if held[-1] >= n_rows else len(is_text)
     n_seq = -(-last // (n_ctx - 1))
 
     def shaped(values: np.ndarray, first: int, fill: int) -> np.ndarray:

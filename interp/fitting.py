@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from interp.errors import InputError
 
+CHECKPOINT = "checkpoint.safetensors"
+"""What an interrupted training goes on from; lies in the run folder until the training has finished."""
+
 
 @dataclass(frozen=True)
 class DecomposerConfig:
@@ -21,6 +24,8 @@ class DecomposerConfig:
     def __post_init__(self) -> None:
         if self.n_features < 1:
             raise InputError(f"the number of features is {self.n_features}; it must be 1 or more")
+        if self.seed < 0:
+            raise InputError(f"the seed is {self.seed}; it must be 0 or more")
 
 
 @runtime_checkable

@@ -90,5 +90,8 @@ class Manifest:
         if set(record) != known:
             odd = ", ".join(sorted(set(record) ^ known))
             raise InputError(f"'{folder / FILE_NAME}' has missing or unknown keys ({odd}); capture the store again")
-        record["shards"] = tuple(Shard(**shard) for shard in record["shards"])
+        try:
+            record["shards"] = tuple(Shard(**shard) for shard in record["shards"])
+        except TypeError:
+            raise InputError(f"'{folder / FILE_NAME}' is damaged: its list of shards is odd; make it again") from None
         return Manifest(**record)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
@@ -81,18 +82,23 @@ class LanguageModel:
     @torch.no_grad()
     def _width(self, name: str) -> int:
         shapes: list[torch.Size] = []
-        tokens = torch.full((1, 2), self.bos_id, device=self.device)
-        self.bridge.run_with_hooks(tokens, fwd_hooks=[(name, lambda activation, hook: shapes.append(activation.shape))])
+        expected = (2, min(13, self.n_ctx))  # no model has 13 heads, so [batch, head, ...] does not pass for rows
+        tokens = torch.full(expected, self.bos_id, device=self.device)
+        hooks = [(name, lambda activation, hook: shapes.append(activation.shape))]
+        try:
+            self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+        except ValueError as error:  # TransformerLens refuses hook points that are off by default
+            raise InputError(f"the hook point '{name}' cannot be used ({error}); choose another one") from None
         if not shapes:
             raise InputError(
                 f"the hook point '{name}' never fired in a forward pass of '{self.id}'; choose another one"
             )
-        batch, position, *width = shapes[0]
-        if (batch, position) != (1, 2):
+        if shapes[0][:2] != expected:
             raise InputError(
-                f"the hook point '{name}' holds {tuple(shapes[0])}, not one row a token; choose another one"
+                f"the hook point '{name}' holds an array of shape {tuple(shapes[0])} for {expected[0]} sequences of "
+                f"{expected[1]} tokens, not one row a token; choose another one"
             )
-        return int(torch.Size(width).numel())
+        return int(shapes[0][2:].numel())
 
     def encode(self, text: str) -> Int[Tensor, " n_tokens"]:
         """Token ids of ``text`` with the beginning-of-sequence token first and no other special token."""
@@ -101,7 +107,9 @@ class LanguageModel:
 
     def decode(self, ids: Int[Tensor, " n_tokens"] | Sequence[int]) -> str:
         """The text of ``ids``, special tokens left out."""
-        return str(self.tokenizer.decode(torch.as_tensor(ids).tolist(), skip_special_tokens=True))
+        ids = torch.as_tensor(ids).tolist()
+        # Cleaning up would take blanks before full stops out, which were in the text.
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token_strings(self) -> list[str]:
         """The text of every token of the vocabulary alone; bytes that are no whole character are shown as ``\\xNN``."""
@@ -188,8 +196,8 @@ def _boot(source: str, name: str, device: str) -> Any:
 
         try:
             return TransformerBridge.boot_transformers(source, device=device)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"the model '{name}' cannot be loaded: {reason}") from error
 
 
@@ -211,11 +219,14 @@ def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def _printable(tokenizer: PreTrainedTokenizerFast, index: int) -> str:
-    text = str(tokenizer.decode([index]))
+    text = str(tokenizer.decode([index], clean_up_tokenization_spaces=False))
+    token = tokenizer.convert_ids_to_tokens(index) or ""
+    if token.startswith("▁"):  # SentencePiece: decoding one token alone would drop its leading blank
+        return token.replace("▁", " ")
     if "�" not in text:
         return text
-    token = tokenizer.convert_ids_to_tokens(index)
-    return "".join(c if c.isascii() else f"\\x{_BYTE_OF.get(c, ord(c)):02x}" for c in token or "")
+    codes = [_BYTE_OF.get(c, ord(c)) for c in token]
+    return "".join(chr(code) if 32 <= code < 127 else f"\\x{code:02x}" for code in codes)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -24,7 +24,7 @@ class Moments:
 
     n: int
     """Rows seen."""
-    mean: Float[np.ndarray, d]
+    mean: Float[np.ndarray, " d"]
     """Mean row, float64."""
     covariance: Float[np.ndarray, "d d"]
     """Population covariance (divided by n), float64."""
@@ -37,15 +37,15 @@ class Moments:
         return float(np.trace(self.covariance))
 
     @cached_property
-    def spectrum(self) -> tuple[Float[np.ndarray, d], Float[np.ndarray, "d d"]]:
+    def spectrum(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
         """(eigenvalues, eigenvectors as rows) of the covariance, largest first."""
         values, vectors = np.linalg.eigh(self.covariance)
         return np.maximum(values[::-1], 0.0), vectors[:, ::-1].T.copy()
 
     def rank_for_variance(self, share: float) -> int:
         """Smallest number of principal directions that hold ``share`` of the variance."""
-        values = self.spectrum[0]
-        return int(np.searchsorted(np.cumsum(values), share * values.sum()) + 1)
+        held = np.cumsum(self.spectrum[0])
+        return int(np.searchsorted(held, share * held[-1]) + 1)
 
 
 def moments_of(chunks: Iterable[Float[Tensor, "_ d"]]) -> Moments:

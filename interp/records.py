@@ -27,7 +27,7 @@ def read_json(path: Path, schema: str, version: int, absent: str) -> dict[str, A
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(absent) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"'{path}' is damaged: it is not valid JSON; make it again") from None

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -21,16 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError, unknown_name
+from interp.fitting import CHECKPOINT, DecomposerConfig
 from interp.records import read_json, write_json
 
 if TYPE_CHECKING:
     from interp.decomposers import Decomposer
-    from interp.fitting import DecomposerConfig
     from interp.store import ActivationStore
 
 SCHEMA = "interp-run"
 VERSION = 1
 RECORD, DECOMPOSER, CURVE = "run.json", "decomposer.safetensors", "train.jsonl"
+_REQUEST = {"kind", "site", "d_in", "config", "store_name", "store_identity", "model_id", "model_fingerprint"}
+_OUTCOME = {"versions", "seconds", "complete"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Run:
         """Raises InputError when there is no run, its training did not finish, or it is of another schema version."""
         path = Path(path)
         absent = f"'{path}' is no run; make one with interp train, or list those there are with interp info STORE"
-        facts = read_json(path / RECORD, SCHEMA, VERSION, absent)
+        facts = _read_record(path, absent)
         if not facts["complete"]:
             raise InputError(
                 f"the training of '{path}' was interrupted; run the same interp train command again to finish it"
@@ -75,7 +78,7 @@ class Run:
     @property
     def store_path(self) -> Path:
         """The store the run lies in."""
-        return self.path.parent.parent
+        return self.path.resolve().parent.parent
 
     @property
     def store_identity(self) -> str:
@@ -97,9 +100,16 @@ class Run:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the trained weights."""
-        with (self.path / DECOMPOSER).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        """A hash of the trained weights and their options."""
+        path = self.path / DECOMPOSER
+        with path.open("rb") as file:
+            header = file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
+            # The keys of a safetensors header come in no fixed order, so the bytes of equal weights may differ there.
+            with suppress(ValueError):
+                header = json.dumps(json.loads(header), sort_keys=True).encode()
+            digest = hashlib.sha256(header)
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def store(self) -> ActivationStore:
         """The store the run was trained on. Raises InputError when its content has changed since."""
@@ -147,7 +157,8 @@ def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name:
     """Train a decomposer on one site of a store and keep it as the run ``name``.
 
     The method is the one that ``config`` belongs to. A finished run of the same request is opened as it is, an interrupted one
-    goes on. Raises InputError for another request under the same name, and whatever the decomposer refuses.
+    goes on. Raises InputError for another request under the same name, and whatever the decomposer refuses; a run that was
+    begun by this call and has no checkpoint yet is then removed.
     """
     from interp.decomposers import kind_of  # deferred: imports torch
 
@@ -156,38 +167,61 @@ def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name:
     method = kind_of(config)
     source = store.site(site)
     path = store.path / "runs" / name
-    facts: dict[str, Any] = {
-        "kind": method.kind,
-        "site": site,
-        "d_in": source.d_in,
-        "config": asdict(config),
-        "store_name": store.name,
-        "store_identity": store.identity,
-        "model_id": store.manifest.model_id,
-        "model_fingerprint": store.manifest.model_fingerprint,
-    }
-    if (path / RECORD).exists():
-        present = read_json(path / RECORD, SCHEMA, VERSION, "")
-        if differs := [key for key in facts if present.get(key) != facts[key]]:
+    facts = _request(store, site, method.kind, config)
+    is_new = not (path / RECORD).exists()
+    if not is_new:
+        present = _read_record(path, "")
+        if differs := [key for key in facts if present[key] != facts[key]]:
             raise InputError(
                 f"'{path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
             )
         if present["complete"]:
             return Run(path, present)
     path.mkdir(parents=True, exist_ok=True)
-    _write_record(
-        path, {**facts, "versions": {p: version(p) for p in ("torch", "numpy")}, "seconds": None, "complete": False}
-    )
+    facts["versions"] = {package: version(package) for package in ("torch", "numpy")}
+    _write_record(path, {**facts, "seconds": None, "complete": False})
     started = time.monotonic()
-    method.fit(source, config, FileRecorder(path)).save(path / DECOMPOSER)
-    facts |= {"versions": {p: version(p) for p in ("torch", "numpy")}, "seconds": round(time.monotonic() - started, 1)}
-    _write_record(path, {**facts, "complete": True})
-    (path / "checkpoint.safetensors").unlink(missing_ok=True)
+    try:
+        method.fit(source, config, FileRecorder(path)).save(path / DECOMPOSER)
+    except InputError:
+        if is_new and not (path / CHECKPOINT).exists():  # a checkpoint is work that a better option may save
+            _remove(path)
+        raise
+    _write_record(path, {**facts, "seconds": round(time.monotonic() - started, 1), "complete": True})
+    (path / CHECKPOINT).unlink(missing_ok=True)
     return Run.load(path)
+
+
+def _request(store: ActivationStore, site: str, kind: str, config: DecomposerConfig) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "site": site,
+        "d_in": store.sites[site],
+        "config": json.loads(json.dumps(asdict(config))),  # as it will be read back: tuples become lists
+        "store_name": store.name,
+        "store_identity": store.identity,
+        "model_id": store.manifest.model_id,
+        "model_fingerprint": store.manifest.model_fingerprint,
+    }
+
+
+def _read_record(path: Path, absent: str) -> dict[str, Any]:
+    facts = read_json(path / RECORD, SCHEMA, VERSION, absent)
+    if missing := sorted((_REQUEST | _OUTCOME) - set(facts)):
+        raise InputError(f"'{path / RECORD}' is damaged: it lacks {', '.join(missing)}; train the run again")
+    return facts
 
 
 def _write_record(path: Path, facts: dict[str, Any]) -> None:
     write_json(path / RECORD, {"schema": SCHEMA, "version": VERSION, **facts})
+
+
+def _remove(path: Path) -> None:
+    """Take away what a refused training wrote, so that the name is free for a better request."""
+    for name in (RECORD, CURVE, CHECKPOINT):
+        (path / name).unlink(missing_ok=True)
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 class FileRecorder:
@@ -213,16 +247,14 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def resolve_run(given: str | Path, workspace: str | Path = "activations") -> Run:
     """The run a person means: a folder, or the name of a run in the workspace.
 
-    Raises InputError when there is none, or when several stores have a run of that name.
+    Raises InputError when there is none, when it is unfinished, or when several stores have a run of that name.
     """
-    if Path(given).is_dir() or "/" in str(given):
+    if (Path(given) / RECORD).exists() or "/" in str(given):
         return Run.load(given)
-    runs = find_runs(workspace)
-    matches = [run for run in runs if run.name == str(given)]
+    paths = [path.parent for path in sorted(Path(workspace).glob(f"*/runs/*/{RECORD}"))]
+    matches = [path for path in paths if path.name == str(given)]
     if len(matches) > 1:
-        raise InputError(
-            f"several stores have a run '{given}': {', '.join(str(run.path) for run in matches)}; give the folder"
-        )
+        raise InputError(f"several stores have a run '{given}': {', '.join(map(str, matches))}; give the folder")
     if not matches:
-        raise unknown_name("run", str(given), [run.name for run in runs], f"the workspace '{workspace}'")
-    return matches[0]
+        raise unknown_name("run", str(given), [path.name for path in paths], f"the workspace '{workspace}'")
+    return Run.load(matches[0])

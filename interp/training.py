@@ -15,12 +15,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.fitting import DecomposerConfig, Recorder
+from interp.fitting import CHECKPOINT, DecomposerConfig, Recorder
 from interp.progress import progress
 from interp.store import ActivationSource
 
@@ -44,8 +44,10 @@ class GradientConfig(DecomposerConfig):
         super().__post_init__()
         if self.batch < 1 or self.tokens < self.batch:
             raise InputError(f"{self.tokens} tokens in batches of {self.batch} make no step; give more tokens")
-        if self.lr <= 0 or not 0 <= self.warmup + self.cooldown <= 1:
-            raise InputError("the learning rate must be above 0, warmup and cooldown together at most 1")
+        if self.lr <= 0 or min(self.warmup, self.cooldown) < 0 or self.warmup + self.cooldown > 1:
+            raise InputError(
+                "the learning rate must be above 0, warmup and cooldown shares that are together at most 1"
+            )
 
     @property
     def steps(self) -> int:
@@ -84,7 +86,6 @@ class Trainee(Protocol):
         ...
 
 
-CHECKPOINT = "checkpoint.safetensors"
 N_RECORDS = 50
 """Records and checkpoints per training, at most."""
 
@@ -144,7 +145,10 @@ def unpack_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict
         kind, *rest = name.split(".", 3)
         if kind == "optimizer":
             optimizer = optimizers[int(rest[0])]
-            optimizer.state[optimizer.param_groups[0]["params"][int(rest[1])]][rest[2]] = value
+            parameter = optimizer.param_groups[0]["params"][int(rest[1])]
+            if value.shape == parameter.shape:  # the fused kernel walks memory, so strides must be the parameter's
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            optimizer.state[parameter][rest[2]] = value
 
 
 def save_checkpoint(
@@ -170,14 +174,17 @@ def load_checkpoint(
 ) -> int:
     """Put the last checkpoint back; the step to go on from, 0 where there is none.
 
-    Raises InputError when the checkpoint belongs to other options.
+    Raises InputError when the checkpoint belongs to other options, or is damaged.
     """
     if folder is None or not (folder / CHECKPOINT).exists():
         return 0
-    with safe_open(folder / CHECKPOINT, framework="pt") as file:
-        header = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if json.loads(header["config"]) != asdict(config):
+    try:
+        with safe_open(folder / CHECKPOINT, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"'{folder / CHECKPOINT}' is damaged ({error}); delete it to train from the start") from None
+    if header["config"] != json.dumps(asdict(config)):
         raise InputError(f"'{folder}' holds a checkpoint of other options; choose another --name or delete that folder")
     with torch.no_grad():
         for name, tensor in trainee.parameters.items():

@@ -35,7 +35,7 @@ from interp.evaluation.steering_effect import (
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
 from interp.index import build_index
-from interp.models import LanguageModel, load_model
+from interp.models import LanguageModel
 from interp.runs import Run, train_run
 from interp.steering import Steerer
 from interp.store import ActivationStore
@@ -98,23 +98,8 @@ class Quadratic(Decomposer):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A random GPT-2 of two layers whose predictions differ, with one token a byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    end = "<|endoftext|>"
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={end: 0} | {c: i for i, c in enumerate(letters, start=1)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 48, "vocab_size": len(letters) + 1}
-    network = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.2, bos_token_id=0, eos_token_id=0))
-    network.save_pretrained(folder)
-    return load_model(str(folder), device="cpu")
+def model(byte_model: LanguageModel) -> LanguageModel:
+    return byte_model
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
+from interp.models import LanguageModel
 from interp.steering import Steerer, edit_activations, read_steering_records, write_steering_record
 from interp.steering import steerer as steerer_module
 from interp.steering.search import STRENGTH_GRID, search_strengths
@@ -23,23 +22,8 @@ SITES = ("blocks.1.hook_resid_post", "blocks.0.mlp.hook_post", "blocks.1.attn.ho
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A GPT-2 of two layers with random weights, large enough that its predictions differ, and a byte-like tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("model")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<|endoftext|>": 0} | {letter: i for i, letter in enumerate(alphabet, start=1)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 48, "vocab_size": len(vocabulary)}
-    network = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.2, bos_token_id=0, eos_token_id=0))
-    network.save_pretrained(folder)
-    return load_model(str(folder), device="cpu")
+def model(byte_model: LanguageModel) -> LanguageModel:
+    return byte_model
 
 
 def steerer_at(model: LanguageModel, site: str, n: int = 6) -> Steerer:

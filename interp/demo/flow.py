@@ -7,10 +7,12 @@ for another model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from interp.capture import CaptureConfig, capture
 from interp.corpora import Corpus, LabelSet, standard_library
@@ -126,6 +128,11 @@ def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN) -> SteeringTask:
         config=SteeringConfig(),
         concepts=concepts,
     )
+
+
+def written_share(prompt: str, texts: Sequence[str], concept: str) -> float:
+    """Share (0 to 1) of the non-blank characters of continuations of ``prompt`` that are ``concept``, mean over texts."""
+    return float(np.mean([share_of_text(prompt + text, start=len(prompt))[concept] for text in texts]))
 
 
 def _is_judged(run: Run, store: ActivationStore) -> bool:

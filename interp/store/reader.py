@@ -181,6 +181,10 @@ class SiteSource:
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""
+        return self._moments
+
+    @cached_property
+    def _moments(self) -> Moments:
         path = self.store.path / "moments" / f"{self.name}.h5"
         cached = _read_moments(path, self.store.identity)
         if cached is None:

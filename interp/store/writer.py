@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 
 from interp.corpora import Sequences
 from interp.errors import InputError
-from interp.manifest import Manifest, Shard
+from interp.manifest import FILE_NAME, Manifest, Shard
 
 SHARD_SCHEMA = "interp-activation-shard"
 
@@ -31,24 +33,42 @@ class ShardContent:
 class StoreWriter:
     """Appends shards to the store in ``folder``; a context manager. The caller never waits for the disk.
 
-    Opening an unfinished store of the same request goes on after its last whole shard (``n_sequences_done``); one of
-    another request is refused.
+    Opening an unfinished store of the same request goes on after its last whole shard (``n_shards_done``); one of
+    another request is refused. A new store whose first shard is refused (InputError) is removed again; whole shards are kept.
     """
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder = folder
+        self._is_new = not (folder / FILE_NAME).exists()
         self._manifest = _open(folder, manifest)
+        self.n_shards_done = len(self._manifest.shards)
+        """Whole shards that were there when the writer opened."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._writing: Future[None] | None = None
 
     @property
-    def n_shards_done(self) -> int:
-        """Whole shards that were there when the writer opened."""
-        return len(self._manifest.shards)
-
-    @property
     def is_complete(self) -> bool:
         return self._manifest.complete
+
+    def skip_done(self, blocks: Iterator[Sequences]) -> Iterator[Sequences]:
+        """What is left of ``blocks`` (one a shard) after the shards that were there when the writer opened.
+
+        Raises InputError when those shards hold other tokens: going on would mix two texts in one store.
+        """
+        for shard in self._manifest.shards:
+            path = self.folder / "shards" / shard.file
+            try:
+                with h5py.File(path, "r") as file:
+                    stored = file["tokens"][()]
+            except OSError as error:
+                raise InputError(f"'{path}' is damaged ({error}); delete the store and capture it again") from None
+            block = next(blocks, None)
+            if block is None or not np.array_equal(block.tokens, stored):
+                raise InputError(
+                    f"the text '{self._manifest.corpus}' has changed since the capture of '{self.folder}' was "
+                    "interrupted; choose another --out or delete that folder"
+                )
+        return blocks
 
     def append(self, content: ShardContent) -> None:
         """Hand one shard to the background thread, once the one before it is written. Raises what that one raised."""
@@ -69,6 +89,8 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True)
+        if self._is_new and isinstance(error, InputError) and not self._manifest.shards:
+            shutil.rmtree(self.folder)
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -89,8 +111,8 @@ class StoreWriter:
 
 
 def _open(folder: Path, manifest: Manifest) -> Manifest:
-    if not (folder / "store.json").exists():
-        if folder.exists() and any(folder.iterdir()):
+    if not (folder / FILE_NAME).exists():
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
             raise InputError(f"'{folder}' is not empty and holds no store; choose another --out")
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         manifest.write(folder)

@@ -1,0 +1,173 @@
+"""Models, text and stores that many test files share: tiny, random, made on the spot, without network.
+
+Nothing of ``interp`` is imported before a fixture runs: this file is read before jaxtyping's pytest plugin has put its
+checks into the package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from interp.corpora import Corpus
+    from interp.models import LanguageModel
+    from interp.store import ActivationStore
+
+torch.set_num_threads(1)  # the models are so small that threads only cost
+
+END = "<|endoftext|>"
+TEXT = """
+def read_{name}(path, limit={number}):
+    rows = [line.split(",") for line in open(path) if "{name}" in line]
+    return rows[:limit]
+
+
+class {name}Error(ValueError):  # déjà vu, naïve – 日本
+    limit = {number}
+"""
+NAMES = ("users", "prices", "tokens", "layers", "cities", "orders")
+FAMILIES = ("gpt2", "llama", "gpt-neox", "gemma2", "qwen2")
+
+
+def documents() -> dict[str, str]:
+    """Texts of about 120 tokens, by name; one of them is empty."""
+    texts = {f"{name}.py": TEXT.format(name=name, number=i) for i, name in enumerate(NAMES * 4)}
+    texts |= {f"{name}_{i}.py": TEXT.format(name=name, number=i) for i in range(4) for name in NAMES}
+    return {"empty.py": "", **texts}
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens, which like Pythia's leaves blanks out of the spans it reports."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(documents().values(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
+
+
+def _network(family: str, d_vocab: int) -> Any:
+    """A random transformer of ``family``: 2 layers, d_model 32, d_mlp 64, n_ctx 32, and weights large enough to matter."""
+    import transformers
+
+    ids = {"vocab_size": d_vocab, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"max_position_embeddings": 32}
+    grouped = {"num_key_value_heads": 2, **shape, **ids}
+    torch.manual_seed(0)
+    match family:
+        case "gpt2":
+            size = {"n_positions": 32, "n_embd": 32, "n_inner": 64, "n_layer": 2, "n_head": 4}
+            return transformers.GPT2LMHeadModel(transformers.GPT2Config(**size, **ids))
+        case "llama":
+            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**grouped))
+        case "gpt-neox":
+            return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**shape, **ids))
+        case "gemma2":
+            heads = {"head_dim": 8, "query_pre_attn_scalar": 8, "pad_token_id": 0}
+            return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**grouped, **heads))
+        case _:
+            return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**grouped))
+
+
+def save_model(folder: Path, family: str, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A model folder as ``save_pretrained`` leaves it; norm weights and biases are random, not ones and zeros."""
+    network = _network(family, len(tokenizer))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A random GPT-2 of two layers, d_model 32, d_mlp 64, n_ctx 32, in Hugging Face format. Not to be changed."""
+    return save_model(tmp_path_factory.mktemp("gpt2"), "gpt2", tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder: Path) -> LanguageModel:
+    """The model in ``tiny_model_folder``. Not to be changed."""
+    from interp.models import load_model
+
+    return load_model(str(tiny_model_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def byte_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A random GPT-2 of two layers, n_ctx 48, whose predictions differ, with one token a byte. Not to be changed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from interp.models import load_model
+
+    folder = tmp_path_factory.mktemp("bytes")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={END: 0} | {c: i for i, c in enumerate(letters, start=1)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 48, "vocab_size": len(letters) + 1}
+    network = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.2, bos_token_id=0, eos_token_id=0))
+    network.save_pretrained(folder)
+    return load_model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def any_model(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> LanguageModel:
+    """A tiny random model of each architecture family in turn. Not to be changed."""
+    from interp.models import load_model
+
+    folder = save_model(tmp_path_factory.mktemp(request.param), request.param, tiny_tokenizer)
+    return load_model(str(folder), device="cpu")
+
+
+def _label_tokens(text: str, spans: np.ndarray) -> np.ndarray:
+    """Of each token: does it hold a vowel, is it blank, on which line does it begin."""
+    pieces = [text[first:last] for first, last in spans]
+    has_vowel = [any(vowel in piece for vowel in "aeiou") for piece in pieces]
+    is_blank = [piece.isspace() for piece in pieces]
+    line = [text[:first].count("\n") for first, _ in spans]
+    return np.stack([np.asarray(column, dtype=np.uint8) for column in (has_vowel, is_blank, line)], axis=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> Corpus:
+    """Some 5000 tokens of made-up Python, labelled."""
+    from interp.corpora import Corpus, Document, LabelSet
+
+    labels = LabelSet("letters", ("has_vowel", "is_blank", "line_depth"), _label_tokens)
+    return Corpus("made up", [Document(name, text) for name, text in documents().items()], labels)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: LanguageModel, tiny_corpus: Corpus
+) -> ActivationStore:
+    """1500 tokens of ``tiny_corpus`` at three sites of ``tiny_model``, in four shards. Not to be changed."""
+    from interp.capture import CaptureConfig, capture
+
+    sites = ("blocks.*.hook_resid_post", "blocks.1.mlp.hook_post")
+    config = CaptureConfig(sites=sites, tokens=1500, batch=8, sequences_per_shard=16)
+    return capture(tiny_model, tiny_corpus, config, tmp_path_factory.mktemp("activations") / "tiny")

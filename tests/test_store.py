@@ -1,0 +1,347 @@
+"""The store on disk: what is read is what was written, by any route; what is damaged or unfinished is said to be so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from interp.corpora import Sequences
+from interp.errors import InputError
+from interp.manifest import Manifest
+from interp.moments import moments_of
+from interp.store import ActivationStore, ArraySource, ShardContent, StoreWriter
+from interp.store import reader as reader_module
+
+SITE, NARROW = "blocks.0.mlp.hook_post", "blocks.0.hook_resid_post"
+N_CTX, D_IN, N_PER_SHARD = 9, 6, 4
+MANIFEST = Manifest(
+    model_id="m", model_fingerprint="f", tokenizer_fingerprint="t", corpus="made up", n_tokens=0, n_ctx=N_CTX, bos_id=0,
+    sites={SITE: D_IN, NARROW: 2}, dtype="float32", label_sets={"kinds": ["odd", "line_depth"]},
+    sequences_per_shard=N_PER_SHARD, versions={"torch": "2"},
+)  # fmt: skip
+
+
+class Written:
+    """The arrays of a store of three shards: 11 sequences, a separator in every second one, the last one cut short."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.tokens = rng.integers(1, 50, (11, N_CTX)).astype(np.int32)
+        self.tokens[:, 0] = self.tokens[::2, 5] = 0
+        self.is_row = self.tokens > 0
+        self.is_row[-1, 4:] = False
+        self.document = np.repeat(np.arange(11, dtype=np.int32) // 2, N_CTX).reshape(11, N_CTX)
+        self.offset = rng.integers(0, 900, (11, N_CTX)).astype(np.int32)
+        self.labels = rng.integers(0, 9, (11, N_CTX, 2)).astype(np.uint8)
+        self.n_rows = int(self.is_row.sum())
+        self.activations = {
+            SITE: rng.normal(size=(self.n_rows, D_IN)).astype(np.float32),
+            NARROW: rng.normal(size=(self.n_rows, 2)).astype(np.float32),
+        }
+
+    def shards(self) -> list[ShardContent]:
+        found, row = [], 0
+        for first in range(0, 11, N_PER_SHARD):
+            part = slice(first, first + N_PER_SHARD)
+            numbers = np.unique(self.document[part])
+            sequences = Sequences(
+                tokens=self.tokens[part],
+                document=self.document[part],
+                offset=self.offset[part],
+                is_row=self.is_row[part],
+                labels=self.labels[part],
+                document_names={int(number): f"é{number}.py" for number in numbers},
+            )
+            n = int(self.is_row[part].sum())
+            found.append(ShardContent(sequences, {k: v[row : row + n] for k, v in self.activations.items()}))
+            row += n
+        return found
+
+
+def write(folder: Path, written: Written, **changed: Any) -> ActivationStore:
+    manifest = replace(MANIFEST, n_tokens=written.n_rows, **changed)
+    with StoreWriter(folder, manifest) as writer:
+        for shard in written.shards():
+            writer.append(shard)
+        writer.finish()
+    return ActivationStore(folder)
+
+
+@pytest.fixture(scope="module")
+def written() -> Written:
+    return Written()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, written: Written) -> ActivationStore:
+    return write(tmp_path_factory.mktemp("activations") / "small", written)
+
+
+@pytest.fixture
+def copy(store: ActivationStore, tmp_path: Path) -> Path:
+    """The store's folder, to be damaged."""
+    return Path(shutil.copytree(store.path, tmp_path / "copy"))
+
+
+def change_manifest(folder: Path, **changed: Any) -> None:
+    record = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(record | changed))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_arrays_come_back_as_they_were_written(store: ActivationStore, written: Written) -> None:
+    assert (store.n_rows, store.n_sequences, store.n_ctx) == (written.n_rows, 11, N_CTX)
+    assert store.name == "small"
+    assert store.sites == {SITE: D_IN, NARROW: 2}
+    np.testing.assert_array_equal(store.tokens(), written.tokens)
+    np.testing.assert_array_equal(store.positions(), np.argwhere(written.is_row))
+    np.testing.assert_array_equal(store.labels("kinds"), written.labels[written.is_row])
+    names, document = store.documents()
+    assert names == [f"é{number}.py" for number in range(6)]
+    np.testing.assert_array_equal(document, written.document)
+
+
+@pytest.mark.parametrize("size", [1, 7, 26, 1000])
+def test_rows_and_chunks_equal_the_arrays_across_shards(store: ActivationStore, written: Written, size: int) -> None:
+    source, expected = store.site(SITE), torch.from_numpy(written.activations[SITE])
+    assert (len(source), source.d_in) == tuple(expected.shape)
+    chunks = list(source.chunks(size))
+    assert all(len(chunk) == size for chunk in chunks[:-1])
+    assert torch.equal(torch.cat(chunks), expected)
+    indices = np.random.default_rng(1).integers(0, len(source), 50)
+    assert torch.equal(source.rows(indices), expected[indices])
+    assert source.rows(np.zeros(0, np.int64)).shape == (0, D_IN)
+    with pytest.raises(IndexError):
+        source.rows(np.asarray([len(source)]))
+    with pytest.raises(IndexError):
+        source.rows(np.asarray([-1]))
+
+
+def test_float16_values_are_the_rounded_ones_and_come_as_float32(tmp_path: Path, written: Written) -> None:
+    chunk = next(write(tmp_path / "half", written, dtype="float16").site(SITE).chunks())
+    assert chunk.dtype == torch.float32
+    np.testing.assert_array_equal(chunk.numpy(), written.activations[SITE].astype(np.float16).astype(np.float32))
+
+
+def test_store_h5_shows_whole_arrays_to_h5py_alone(
+    store: ActivationStore, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(store.path, tmp_path / "moved")  # links are relative: a store may be moved
+    monkeypatch.chdir(tmp_path)
+    with h5py.File(moved / "store.h5", "r") as file:
+        for site, values in written.activations.items():
+            np.testing.assert_array_equal(file[f"sites/{site}"][()], values)
+        np.testing.assert_array_equal(file["tokens"][()], written.tokens)
+        np.testing.assert_array_equal(file["token_offset"][()], written.offset)
+        np.testing.assert_array_equal(file["token_document"][()], written.document)
+        np.testing.assert_array_equal(file["labels/kinds"][()], written.labels[written.is_row])
+        rows = np.argwhere(written.is_row)
+        np.testing.assert_array_equal(file["rows"][()], np.stack([rows[:, 0] % N_PER_SHARD, rows[:, 1]], axis=1))
+
+
+def test_equal_content_is_equal_bytes_and_other_content_another_identity(
+    store: ActivationStore, written: Written, tmp_path: Path
+) -> None:
+    again = write(tmp_path / "again", Written())
+    assert again.identity == store.identity
+    for shard in store.manifest.shards:
+        assert (again.path / "shards" / shard.file).read_bytes() == (store.path / "shards" / shard.file).read_bytes()
+    other = Written()
+    other.activations[NARROW][0, 0] += 1
+    assert write(tmp_path / "other", other).identity != store.identity
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+@pytest.fixture(params=["store", "array"])
+def source(request: pytest.FixtureRequest, store: ActivationStore, written: Written) -> Any:
+    return store.site(SITE) if request.param == "store" else ArraySource(written.activations[SITE])
+
+
+def row_numbers(batch: torch.Tensor, written: Written) -> list[int]:
+    """Which rows a batch holds; every row of the fixture is different."""
+    matches = (batch[:, None] == torch.from_numpy(written.activations[SITE])[None]).all(2)
+    assert (matches.sum(1) == 1).all()
+    return matches.int().argmax(1).tolist()
+
+
+def test_every_epoch_is_another_permutation_without_repeats(source: Any, written: Written) -> None:
+    n, size = written.n_rows, 8
+    per_epoch = n // size
+    batches = source.batches(size, seed=3)
+    epochs = [[i for batch in islice(batches, per_epoch) for i in row_numbers(batch, written)] for _ in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == per_epoch * size
+    assert epochs[0] != epochs[1] != epochs[2]
+    whole = [i for batch in islice(source.batches(1, seed=3), n) for i in row_numbers(batch, written)]
+    assert sorted(whole) == list(range(n))
+
+
+@pytest.mark.parametrize("start", [0, 1, 8, 9, 10, 25])
+def test_batches_go_on_exactly_where_they_were_left(source: Any, start: int) -> None:
+    expected = list(islice(source.batches(8, seed=1), start, start + 5))
+    found = list(islice(source.batches(8, seed=1, start=start), 5))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_the_order_depends_on_the_seed_alone_and_a_batch_fits_the_source(source: Any, written: Written) -> None:
+    first, again, other = (next(source.batches(8, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    with pytest.raises(InputError, match=rf"a batch of 999 rows .* the source holds {written.n_rows}; use a smaller"):
+        next(source.batches(999, seed=0))
+
+
+def test_an_array_without_rows_is_refused() -> None:
+    with pytest.raises(InputError, match=r"activations are a matrix of rows, but this one has shape \(0, 3\)"):
+        ArraySource(np.zeros((0, 3), np.float32))
+
+
+# ------------------------------------------------------------------------------------------------------------- moments
+
+
+def test_moments_are_kept_and_thrown_away_with_the_content(
+    copy: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_computed = 0
+
+    def counted(chunks: Any) -> Any:
+        nonlocal n_computed
+        n_computed += 1
+        return moments_of(chunks)
+
+    monkeypatch.setattr(reader_module, "moments_of", counted)
+    source = ActivationStore(copy).site(SITE)
+    first, x = source.moments(), written.activations[SITE].astype(np.float64)
+    np.testing.assert_allclose(first.covariance, np.cov(x, rowvar=False, bias=True), atol=1e-12)
+    kept = ActivationStore(copy).site(SITE).moments()
+    assert n_computed == 1
+    np.testing.assert_array_equal(kept.mean, first.mean)
+    np.testing.assert_array_equal(kept.covariance, first.covariance)
+    assert (kept.n, kept.mean_norm) == (first.n, first.mean_norm)
+    shards = json.loads((copy / "store.json").read_text())["shards"]
+    change_manifest(copy, shards=[{**shard, "sha256": "0" * 64} for shard in shards])
+    ActivationStore(copy).site(SITE).moments()
+    assert n_computed == 2
+
+
+# -------------------------------------------------------------------------------------------------- damaged and unknown
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"version": 2}, r"is interp-activation-store version 2, this program reads interp-activation-store version 1"),
+        ({"schema": "other"}, r"is other version 1, this program reads interp-activation-store"),
+        ({"surprise": 1}, r"has missing or unknown keys \(surprise\); capture the store again"),
+        ({"shards": [{"name": "000000.h5"}]}, r"is damaged: its list of shards is odd"),
+        (
+            {"complete": False, "n_tokens": 5000},
+            r"was interrupted after 78 of 5,000 tokens; run the same interp capture",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(copy: Path, changed: dict[str, Any], message: str) -> None:
+    change_manifest(copy, **changed)
+    with pytest.raises(InputError, match=message):
+        ActivationStore(copy)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_a_manifest_that_is_no_json_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "store.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"store.json' is damaged: it is not valid JSON; make it again"):
+        ActivationStore(copy)
+
+
+def test_what_is_no_store_is_refused(copy: Path, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere", copy / "store.json"):
+        with pytest.raises(InputError, match=r"is no activation store; make one with interp capture"):
+            ActivationStore(path)
+
+
+def test_a_missing_or_truncated_shard_is_named(copy: Path) -> None:
+    shard = copy / "shards" / "000001.h5"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    store = ActivationStore(copy)
+    with pytest.raises(InputError, match=r"000001.h5' is damaged .*delete the store and capture it again"):
+        next(store.site(SITE).chunks())
+    with pytest.raises(InputError, match=r"000001.h5' is damaged"):
+        store.tokens()
+    shard.unlink()
+    with pytest.raises(InputError, match=r"lacks its shard 000001.h5; restore the file or capture the store again"):
+        ActivationStore(copy)
+
+
+def test_a_shard_of_another_store_is_noticed(copy: Path) -> None:
+    shutil.copy(copy / "shards" / "000002.h5", copy / "shards" / "000001.h5")
+    with pytest.raises(InputError, match=r"000001.h5' holds \(18, 6\) values at .* not the 30 rows its store lists"):
+        next(ActivationStore(copy).site(SITE).chunks())
+
+
+def test_unknown_names_are_refused_with_the_near_ones(store: ActivationStore) -> None:
+    with pytest.raises(
+        InputError, match=r"no hook point 'blocks.0.mlp.hook_pst' in the store .*did you mean 'blocks.0"
+    ):
+        store.site("blocks.0.mlp.hook_pst")
+    with pytest.raises(InputError, match=r"no label set 'kind' in the store .*did you mean 'kinds'"):
+        store.labels("kind")
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (70000.0, r"the value 70000 at sequence 1 of the shard, position 3, does not fit float16; use --dtype float32"),
+        (float("nan"), r"the value nan at sequence 1 of the shard, position 3, is not a number the model should make"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_site_sequence_and_position(
+    tmp_path: Path, value: float, message: str
+) -> None:
+    odd = Written()
+    row = np.flatnonzero((np.argwhere(odd.is_row) == [1, 3]).all(1))[0]
+    odd.activations[SITE][row, 2] = value
+    with pytest.raises(InputError, match=f"{SITE}: {message}"):
+        write(tmp_path / "odd", odd, dtype="float16")
+    assert not (tmp_path / "odd").exists()  # nothing half-written is left behind
+
+
+def test_whole_shards_are_kept_when_a_later_one_is_refused(tmp_path: Path) -> None:
+    odd = Written()
+    odd.activations[SITE][-1] = float("inf")
+    with pytest.raises(InputError, match="the value inf at sequence 2 of the shard, position 3, is not a number"):
+        write(tmp_path / "odd", odd)
+    assert Manifest.read(tmp_path / "odd").n_sequences == 2 * N_PER_SHARD
+    with pytest.raises(InputError, match=r"was interrupted after 60 of 78 tokens"):
+        ActivationStore(tmp_path / "odd")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, written: Written) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+        with pytest.raises(InputError, match="is not empty and holds no store; choose another --out"):
+            write(folder, written)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_store_of_another_request_is_refused_and_left_alone(copy: Path, written: Written) -> None:
+    with pytest.raises(InputError, match=r"holds another capture \(dtype: float32 there, float16 asked\)"):
+        write(copy, written, dtype="float16")
+    assert ActivationStore(copy).n_rows == written.n_rows
