@@ -330,7 +330,8 @@ d_mlp 1024, n_ctx 256, byte-level BPE of 4096 tokens, {parameters:,} parameters,
 | | |
 |---|---|
 | data | Python files of the standard library, its tests, and the packages the project installs, no file twice |
-| held out | the standard-library modules {held_out_modules}; their tests; files with over 5 % of their long lines |
+| held out | the standard-library modules {held_out_modules} |
+| also left out | their tests, and files of which over 5 % of the long lines are theirs |
 | trained on | {tokens:,} tokens, one epoch, {steps:,} steps of {batch} sequences |
 | held-out loss | {loss:.3f} nats per token, {bits:.3f} bits per character ({characters:.2f} characters per token) |
 | licence | the weights are MIT, as the project; the text it learned from is under its own free licences |
