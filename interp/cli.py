@@ -162,7 +162,8 @@ class Steer:
     feature: int | None = None
     """Number of the feature."""
     concept: str | None = None
-    """In place of --feature: the feature that detects this concept best, by the run's metrics.json."""
+    """In place of --feature: the best feature of this concept by the run's metrics.json: the one chosen for steering
+    where interp evaluate steered it, else the one that detects it best."""
     strength: float | None = None
     """In multiples of the feature's maximum on its store; negative suppresses."""
     kl: float | None = None
@@ -211,7 +212,11 @@ class Steer:
             if not 0 <= self.feature < n:
                 raise InputError(f"no feature {self.feature}; this run has 0-{n - 1}")
             return self.feature, 1
-        concepts = (read_metrics(run)["concepts"] or {}).get("concepts", [])
+        metrics = read_metrics(run)
+        for steered in (metrics["steering"] or {}).get("effects", []):
+            if steered["concept"] == self.concept:
+                return int(steered["feature"]), -1 if steered["strength"] < 0 else 1
+        concepts = (metrics["concepts"] or {}).get("concepts", [])
         for found in concepts:
             if found["concept"] == self.concept:
                 return int(found["feature"]), int(found["sign"])

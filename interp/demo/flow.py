@@ -53,7 +53,7 @@ PROMPTS = (
 )
 """What steered text goes on from: each ends where a new statement, comment or string may begin."""
 
-STEERED = ("comment", "string", "docstring", "import_statement")
+STEERED = ("comment", "string")
 """Concepts that the demo steers towards."""
 
 WRITTEN = tuple(name for name in CONCEPTS if name not in ("line_end", "indentation"))
@@ -66,7 +66,7 @@ class DemoConfig:
 
     tokens: int = 120_000
     """Tokens the decomposers learn from (standard library, held-out modules left out)."""
-    held_out_tokens: int = 100_000
+    held_out_tokens: int = 60_000
     """Tokens of held-out modules that everything is judged on."""
 
 
@@ -120,11 +120,11 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
 
 
 def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN) -> SteeringTask:
-    """Steering towards ``concepts`` judged by Python's own tokenizer; the effect is matched on 1024 tokens of the store."""
+    """Steering towards ``concepts`` judged by Python's own tokenizer; the effect is matched on 512 tokens of the store."""
     return SteeringTask(
         prompts=PROMPTS,
         judge=share_of_text,
-        neutral=neutral_tokens(run, n_sequences=16, n_tokens=64),
+        neutral=neutral_tokens(run, n_sequences=8, n_tokens=64),
         config=SteeringConfig(),
         concepts=concepts,
     )

@@ -35,6 +35,9 @@ from interp.evaluation.selection import (
 from interp.metrics import auroc, average_precision, best_threshold_f1, bootstrap_interval, f1_at
 from interp.store import ActivationSource
 
+N_BEST = 8
+"""Features named for each concept, the chosen one first."""
+
 
 @dataclass(frozen=True)
 class ConceptConfig:
@@ -76,6 +79,8 @@ class ConceptResult:
     """Best single coordinate of the activation, chosen on select."""
     diff_means_auroc: float
     """Difference of class means fitted on select: a supervised reference."""
+    best_features: tuple[tuple[int, int], ...] = ()
+    """(feature, sign) of the ``N_BEST`` best on select, the chosen one first: whoever steers may choose among them."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,14 @@ def _detect(
             null_auroc=_auroc(random.test[c], test[:, c]),
             neuron_auroc=_auroc(neuron.test[c], test[:, c]),
             diff_means_auroc=_auroc(means[:, c], test[:, c]),
+            best_features=_best(chosen.association[c], signed=own.signed),
         )
+
+
+def _best(association: Float[np.ndarray, " n_features"], *, signed: bool) -> tuple[tuple[int, int], ...]:
+    strength = np.abs(association) if signed else association
+    features = np.argsort(-strength, kind="stable")[:N_BEST]
+    return tuple((int(f), -1 if signed and association[f] < 0 else 1) for f in features)
 
 
 def _correlate(

@@ -63,6 +63,8 @@ class Choice:
     signs: Int[np.ndarray, " n_labels"]
     select: Float[np.ndarray, "n_labels n_select"]
     test: Float[np.ndarray, "n_labels n_test"]
+    association: Float[np.ndarray, "n_labels n_features"]
+    """Of every candidate, on select."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,14 @@ def choose(data: LabelledRows, candidates: Candidates, columns: list[int], assoc
     best = np.full(len(columns), -np.inf)
     features, signs = np.zeros(len(columns), dtype=np.int64), np.ones(len(columns), dtype=np.int64)
     kept = np.zeros((len(columns), n_select), dtype=np.float32)
+    association_of = np.zeros((len(columns), candidates.n_features), dtype=np.float32)
     per_block = max(1, _VALUES_HELD // max(1, n_select))
     for first in range(0, candidates.n_features, per_block):
         block = np.arange(first, min(first + per_block, candidates.n_features))
         scores = data.scores(SELECT, candidates, block)
         for at in range(0, len(block), _COLUMNS_RANKED):
             found = association(scores[:, at : at + _COLUMNS_RANKED], labels)
+            association_of[:, block[at : at + _COLUMNS_RANKED]] = found
             strength = np.abs(found) if candidates.signed else found
             top = strength.argmax(1)
             for c in np.flatnonzero(strength.max(1) > best):
@@ -151,7 +155,7 @@ def choose(data: LabelledRows, candidates: Candidates, columns: list[int], assoc
                 signs[c] = -1 if found[c, top[c]] < 0 and candidates.signed else 1
                 kept[c] = signs[c] * scores[:, at + top[c]]
     test = data.scores(TEST, candidates, features).T * signs[:, None] if columns else np.zeros((0, 0))
-    return Choice(features, signs, kept, test)
+    return Choice(features, signs, kept, test, association_of)
 
 
 def auroc_about_half(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ A target effect that cannot be reached is reported with what was reached. The ju
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,7 @@ from interp.errors import InputError, unknown_name
 from interp.metrics import bootstrap_interval, distinct_n
 from interp.steering import Steerer, StrengthSearch
 
+_TRIAL_SEED = 10_007  # far from the seeds of judging, which count up from the config's
 _ROWS_PER_PASS = 64  # texts written at once: the per-step overhead is spread, the key-value cache stays small
 
 
@@ -51,6 +52,9 @@ class SteeringConfig:
     """Sampling temperature."""
     seed: int = 0
     """Seed of the sampling noise, the random directions and the bootstrap."""
+    n_candidates: int = 4
+    """Features tried per concept, on texts of another seed; the one with the best score is judged. A random direction,
+    the null, is chosen among as many."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,19 @@ def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: Steerin
         _compare(choice, search, texts, baseline, task)
         for choice, search, texts in zip(choices, found, written, strict=True)
     ]
+
+
+def choose_steerers(steerer: Steerer, candidates: Sequence[Sequence[Choice]], *, task: SteeringTask) -> list[Choice]:
+    """Of each concept's candidates the one whose steering scores best on short texts of a seed that judging does not use.
+
+    What detects a concept best is often what follows from it: a feature of prose is on in every comment, and writes
+    docstrings. Which candidate writes the concept only trying tells.
+    """
+    short = replace(task.config, n_samples=2, n_tokens=32, seed=task.config.seed + _TRIAL_SEED)
+    flat = [choice for group in candidates for choice in group]
+    effects = steer_concepts(steerer, flat, task=replace(task, config=short))
+    scores = dict(zip(flat, (effect.score for effect in effects), strict=True))
+    return [max(group, key=lambda choice: scores[choice]) for group in candidates]
 
 
 def random_directions_like(steerer: Steerer, n: int, *, seed: int) -> Steerer:

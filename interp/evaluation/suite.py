@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,13 @@ from interp.decomposers import LinearDecomposer
 from interp.errors import InputError, unknown_name
 from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
-from interp.evaluation.steering_effect import Choice, SteeringTask, random_directions_like, steer_concepts
+from interp.evaluation.steering_effect import (
+    Choice,
+    SteeringTask,
+    choose_steerers,
+    random_directions_like,
+    steer_concepts,
+)
 from interp.evaluation.table import METRICS_FILE, SCHEMA, VERSION
 from interp.records import write_json
 from interp.steering import Steerer
@@ -128,13 +135,16 @@ def _steering(run: Run, model: LanguageModel, *, report: ConceptReport, task: St
     """Steering of the concepts detected best over the null, each beside a random direction of the same effect."""
     steerer = Steerer.from_run(model, run)
     seen = report.concepts if task.concepts is None else [c for c in report.concepts if c.concept in task.concepts]
-    usable = [c for c in seen if not steerer.is_dead[c.feature]]
-    best = sorted(usable, key=lambda c: c.null_auroc - c.auroc)[:n]
-    if not best:
+    ranked = sorted(seen, key=lambda c: c.null_auroc - c.auroc)
+    groups = [[Choice(c.concept, f, sign) for f, sign in c.best_features if not steerer.is_dead[f]] for c in ranked]
+    groups = [group[: task.config.n_candidates] for group in groups if group][:n]
+    if not groups:
         return {"reason": "no concept the judge can see has a feature that fires", "effects": [], "null": []}
-    effects = steer_concepts(steerer, [Choice(c.concept, c.feature, c.sign) for c in best], task=task)
-    random = random_directions_like(steerer, len(best), seed=task.config.seed)
-    null = steer_concepts(random, [Choice(c.concept, i) for i, c in enumerate(best)], task=task)
+    effects = steer_concepts(steerer, choose_steerers(steerer, groups, task=task), task=task)
+    random = random_directions_like(steerer, sum(map(len, groups)), seed=task.config.seed)
+    numbers = count()
+    null_groups = [[Choice(choice.concept, next(numbers)) for choice in group] for group in groups]
+    null = steer_concepts(random, choose_steerers(random, null_groups, task=task), task=task)
     return {
         "config": asdict(task.config),
         "n_prompts": len(task.prompts),
