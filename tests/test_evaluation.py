@@ -28,6 +28,7 @@ from interp.evaluation.steering_effect import (
     Choice,
     SteeringConfig,
     SteeringTask,
+    choose_steerers,
     random_directions_like,
     steer_concept,
     steer_concepts,
@@ -426,6 +427,14 @@ def test_random_directions_reach_the_same_effect_without_the_letter(
     assert (
         np.mean([e.difference for e in effects]) < steer_concept(letter_steerer, 0, concept="a", task=task).difference
     )
+
+
+def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
+    letter_steerer: Steerer, task: SteeringTask
+) -> None:
+    """Neither the order of the candidates nor their number decides, and judging draws other texts than the trial."""
+    groups = [[Choice("a", 2), Choice("a", 0)], [Choice("a", 2)]]
+    assert choose_steerers(letter_steerer, groups, task=task) == [Choice("a", 0), Choice("a", 2)]
 
 
 def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:

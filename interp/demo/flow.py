@@ -37,8 +37,8 @@ PYTHON_LABELS = LabelSet("python", NAMES, label_tokens)
 MLP, RESIDUAL, ATTENTION = "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"
 
 RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
-    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=20)),  # 60 passes: FVU .382 for .393, three times the time
-    ("mlp-sae", MLP, SAEConfig(tokens=1_000_000)),
+    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=15)),  # 60 passes: FVU .382 for .397, four times the time
+    ("mlp-sae", MLP, SAEConfig(tokens=600_000)),
     ("mlp-pca", MLP, PCAConfig()),
     ("resid-sae", RESIDUAL, SAEConfig(tokens=1_000_000)),
     ("attn-sae", ATTENTION, SAEConfig(tokens=1_000_000)),
@@ -54,7 +54,10 @@ PROMPTS = (
 """What steered text goes on from: each ends where a new statement, comment or string may begin."""
 
 STEERED = ("comment", "string")
-"""Concepts that the demo steers towards."""
+"""Concepts that the demo steers towards,"""
+
+STEERED_RUNS = ("mlp-semi-nmf", "resid-sae")
+"""with the features of these runs: trying and judging them takes most of a run's evaluation."""
 
 WRITTEN = tuple(name for name in CONCEPTS if name not in ("line_end", "indentation"))
 """Concepts that a text can have a share of: blanks have none by definition."""
@@ -114,7 +117,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_judged(run, held_out):
-                task = python_task(run, STEERED)
+                task = python_task(run, STEERED) if run.name in STEERED_RUNS else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
 
