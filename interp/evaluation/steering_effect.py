@@ -52,8 +52,8 @@ class SteeringConfig:
     """Sampling temperature."""
     seed: int = 0
     """Seed of the sampling noise, the random directions and the bootstrap."""
-    n_candidates: int = 4
-    """Features tried per concept, on texts of another seed; the one with the best score is judged. A random direction,
+    n_candidates: int = 6
+    """Features tried per concept, on texts of another seed; the one that adds most is judged. A random direction,
     the null, is chosen among as many."""
 
 
@@ -142,16 +142,16 @@ def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: Steerin
 
 
 def choose_steerers(steerer: Steerer, candidates: Sequence[Sequence[Choice]], *, task: SteeringTask) -> list[Choice]:
-    """Of each concept's candidates the one whose steering scores best on short texts of a seed that judging does not use.
+    """Of each concept's candidates the one that adds most of its concept to short texts of a seed that judging does not use.
 
     What detects a concept best is often what follows from it: a feature of prose is on in every comment, and writes
     docstrings. Which candidate writes the concept only trying tells.
     """
-    short = replace(task.config, n_samples=2, n_tokens=32, seed=task.config.seed + _TRIAL_SEED)
+    short = replace(task.config, n_samples=4, n_tokens=48, seed=task.config.seed + _TRIAL_SEED)
     flat = [choice for group in candidates for choice in group]
     effects = steer_concepts(steerer, flat, task=replace(task, config=short))
-    scores = dict(zip(flat, (effect.score for effect in effects), strict=True))
-    return [max(group, key=lambda choice: scores[choice]) for group in candidates]
+    gain = dict(zip(flat, (effect.difference for effect in effects), strict=True))
+    return [max(group, key=lambda choice: gain[choice]) for group in candidates]
 
 
 def random_directions_like(steerer: Steerer, n: int, *, seed: int) -> Steerer:
