@@ -346,7 +346,7 @@ def _side_by_side(feature: int, strength: float, result: SteeringResult) -> str:
 
 
 def _steering_lines(runs: list[Run]) -> str:
-    lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 32 samples:"]
+    lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 64 samples:"]
     for run in runs:
         for effect in (read_metrics(run)["steering"] or {}).get("effects", []):
             low, high = effect["interval"]

@@ -26,7 +26,7 @@ from interp.metrics import bootstrap_interval, distinct_n
 from interp.steering import Steerer, StrengthSearch
 
 _TRIAL_SEED = 10_007  # far from the seeds of judging, which count up from the config's
-_ROWS_PER_PASS = 64  # texts written at once: the per-step overhead is spread, the key-value cache stays small
+_ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, the key-value cache stays small
 
 
 @runtime_checkable
@@ -44,9 +44,9 @@ class SteeringConfig:
 
     target_kl: float = 0.2
     """Effect on neutral text in nats per token; from about 0.6 on a model's fluency breaks."""
-    n_samples: int = 8
-    """Texts per prompt."""
-    n_tokens: int = 64
+    n_samples: int = 16
+    """Texts per prompt: how much of a text is a comment varies so much that 32 texts in all left a baseline of .10 at .23."""
+    n_tokens: int = 48
     """Tokens per text."""
     temperature: float = 1.0
     """Sampling temperature."""
