@@ -142,12 +142,13 @@ def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: Steerin
 
 
 def choose_steerers(steerer: Steerer, candidates: Sequence[Sequence[Choice]], *, task: SteeringTask) -> list[Choice]:
-    """Of each concept's candidates the one that adds most of its concept to short texts of a seed that judging does not use.
+    """Of each concept's candidates the one that adds most of its concept to a few texts of a seed that judging does not use.
 
     What detects a concept best is often what follows from it: a feature of prose is on in every comment, and writes
     docstrings. Which candidate writes the concept only trying tells.
     """
-    short = replace(task.config, n_samples=4, n_tokens=48, seed=task.config.seed + _TRIAL_SEED)
+    n_samples, seed = min(4, task.config.n_samples), task.config.seed + _TRIAL_SEED
+    short = replace(task.config, n_samples=n_samples, seed=seed)
     flat = [choice for group in candidates for choice in group]
     effects = steer_concepts(steerer, flat, task=replace(task, config=short))
     gain = dict(zip(flat, (effect.difference for effect in effects), strict=True))
