@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from interp.errors import InputError, unknown_name
+from interp.errors import unknown_feature, unknown_name
 from interp.index import FeatureIndex
 
 Order = Literal["importance", "density", "max", "label"]
@@ -103,7 +103,7 @@ def check_feature(index: FeatureIndex, feature: str) -> int:
     """The feature's number. Raises InputError for one that the run does not have, or that is no number."""
     number = int(feature) if feature.isascii() and feature.isdigit() and len(feature) < 10 else -1
     if not 0 <= number < index.n_features:
-        raise InputError(f"no feature {feature}; this run has 0-{index.n_features - 1}")
+        raise unknown_feature(feature, index.n_features)
     return number
 
 

@@ -27,9 +27,9 @@ from interp.demo.flow import (
     written_share,
 )
 from interp.demo.python_labels import CONCEPTS
-from interp.errors import InputError
+from interp.errors import InputError, unknown_feature
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
-from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.evaluation.table import METRICS_FILE, metrics_rows, metrics_table, read_metrics
 from interp.fitting import DecomposerConfig
 from interp.index import IndexConfig, build_index
 from interp.models import load_model
@@ -210,7 +210,7 @@ class Steer:
         if self.feature is not None:
             n = run.decomposer().n_features
             if not 0 <= self.feature < n:
-                raise InputError(f"no feature {self.feature}; this run has 0-{n - 1}")
+                raise unknown_feature(self.feature, n)
             return self.feature, 1
         metrics = read_metrics(run)
         for steered in (metrics["steering"] or {}).get("effects", []):
@@ -333,7 +333,7 @@ def _store_facts(path: Path) -> dict[str, Any]:
 def _run_facts(path: Path) -> dict[str, Any]:
     run = Run.load(path)
     run.decomposer()
-    done = {"index": run.index_path.exists(), "metrics": run.metrics() is not None}
+    done = {"index": run.index_path.exists(), "metrics": (run.path / METRICS_FILE).exists()}
     return {"run": str(path), "identity": run.identity, **run.facts, **done}
 
 

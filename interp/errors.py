@@ -27,3 +27,8 @@ def unknown_name(kind: str, given: str, known: Iterable[str], where: str) -> Inp
         shown = ", ".join(f"'{name}'" for name in names[:8]) + (", ..." if len(names) > 8 else "")
         advice = f"it has {shown}." if names else "it has none."
     return InputError(f"no {kind} '{given}' in {where}; {advice}")
+
+
+def unknown_feature(given: object, n_features: int) -> InputError:
+    """The error for a feature number that a run of ``n_features`` does not have."""
+    return InputError(f"no feature {given}; this run has 0-{n_features - 1}")

@@ -136,11 +136,6 @@ class Run:
         """The records of the training, in order."""
         return _read_lines(self.path / CURVE)
 
-    def metrics(self) -> dict[str, Any] | None:
-        """What ``interp evaluate`` found, or None before it has run."""
-        path = self.path / "metrics.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
 
 def find_runs(workspace: str | Path) -> list[Run]:
     """Every finished run below a workspace (a folder of stores), by store and name. Damaged ones are left out."""

@@ -66,7 +66,7 @@ def test_a_run_says_what_it_is_and_loads_what_was_fitted(store: ActivationStore)
     curve = run.training_curve()
     assert [record["step"] for record in curve] == list(range(1, 31))
     assert curve[-1]["fvu"] < curve[0]["fvu"]
-    assert run.metrics() is None
+    assert not (run.path / "metrics.json").exists()
     assert not list(run.path.glob("checkpoint*"))
     assert not list(run.path.glob("*.partial"))
 

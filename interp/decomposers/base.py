@@ -84,17 +84,20 @@ class Decomposer(ABC):
 
 
 class LinearDecomposer(Decomposer):
-    """A decomposer whose reconstruction is linear in the codes: ``x^ = z W_dec + b_dec``."""
+    """A decomposer whose reconstruction is linear in the codes: ``x^ = z W_dec + b_dec``.
+
+    Both are tensors of these names, unless a method keeps them otherwise.
+    """
 
     @property
-    @abstractmethod
     def W_dec(self) -> Float[Tensor, "n_features d_in"]:
         """What one unit of each code adds to the reconstruction."""
+        return self.tensors["W_dec"]
 
     @property
-    @abstractmethod
     def b_dec(self) -> Float[Tensor, " d_in"]:
         """The reconstruction of a row whose codes are all zero."""
+        return self.tensors["b_dec"]
 
     def decode(self, z: Float[Tensor, "n n_features"]) -> Float[Tensor, "n d_in"]:
         """Reconstruction from codes."""

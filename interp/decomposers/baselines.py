@@ -61,13 +61,5 @@ class PCA(LinearDecomposer):
             {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()},
         )
 
-    @property
-    def W_dec(self) -> Float[Tensor, "n_features d_in"]:
-        return self.tensors["W_dec"]
-
-    @property
-    def b_dec(self) -> Float[Tensor, " d_in"]:
-        return self.tensors["b_dec"]
-
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return (x - self.b_dec) @ self.W_dec.T

@@ -55,14 +55,6 @@ class SAE(LinearDecomposer):
     config_type = SAEConfig
     config: SAEConfig
 
-    @property
-    def W_dec(self) -> Float[Tensor, "n_features d_in"]:
-        return self.tensors["W_dec"]
-
-    @property
-    def b_dec(self) -> Float[Tensor, " d_in"]:
-        return self.tensors["b_dec"]
-
     @classmethod
     def fit(cls, source: ActivationSource, config: SAEConfig, recorder: Recorder | None = None) -> SAE:
         """Train by gradient descent; see ``interp.training.train``."""

@@ -133,8 +133,8 @@ def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: Steerin
     if not task.prompts:
         raise InputError("there is no prompt to write from; give at least one")
     found = _strengths(steerer, choices, task)
-    baseline = _write(steerer, [{}], task)[0]
-    written = _write(steerer, [{} if steerer.is_dead[s.feature] else {s.feature: s.strength} for s in found], task)
+    steered: list[dict[int, float]] = [{} if steerer.is_dead[s.feature] else {s.feature: s.strength} for s in found]
+    baseline, *written = _write(steerer, [{}, *steered], task)
     return [
         _compare(choice, search, texts, baseline, task)
         for choice, search, texts in zip(choices, found, written, strict=True)

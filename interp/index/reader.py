@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from interp.errors import InputError, unknown_name
+from interp.errors import InputError, unknown_feature, unknown_name
 from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, open_index
 from interp.manifest import Manifest
 from interp.runs import Run
@@ -158,7 +158,7 @@ class FeatureIndex:
 
     def _check(self, f: int) -> None:
         if not 0 <= f < self.n_features:
-            raise InputError(f"no feature {f}; this run has 0-{self.n_features - 1}")
+            raise unknown_feature(f, self.n_features)
 
     def _ids_and_values(self, name: str, f: int) -> list[list[Any]] | None:
         if f"{name}_id" not in self._features:
