@@ -27,6 +27,7 @@ from interp.demo.flow import (
     written_share,
 )
 from interp.demo.python_labels import CONCEPTS
+from interp.distributed import joined
 from interp.errors import InputError, unknown_feature
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import METRICS_FILE, metrics_rows, metrics_table, read_metrics
@@ -273,7 +274,9 @@ def main(argv: list[str] | None = None) -> None:
     commands: Any = Union[tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in verbs)]
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
     try:
-        tyro.cli(commands, prog="interp", description=DESCRIPTION, args=argv, config=options).run()
+        verb = tyro.cli(commands, prog="interp", description=DESCRIPTION, args=argv, config=options)
+        with joined():
+            verb.run()
     except InputError as error:
         print(f"interp: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[list[str]] = [
-    ["errors", "records", "progress", "metrics", "sites", "moments", "manifest"],
+    ["errors", "records", "progress", "metrics", "sites", "moments", "manifest", "distributed"],
     ["store", "models", "corpora"],
     ["capture", "fitting", "training", "decomposers"],
     ["runs", "index", "relations", "labels", "steering"],
