@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from interp.errors import InputError
 from interp.records import read_json, write_json
 
 SCHEMA = "interp-activation-store"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "store.json"
 
 
@@ -22,8 +22,24 @@ class Shard:
     """Name inside ``shards/``."""
     n_rows: int
     n_sequences: int
+    n_bytes: int
+    """Size of the file."""
     sha256: str
     """Of the file's bytes."""
+
+    @property
+    def number(self) -> int:
+        """Place in the store, from 0."""
+        return int(self.file.removesuffix(".h5"))
+
+    def is_whole(self, store: Path) -> bool:
+        """Whether the file is there in its full size."""
+        path = store / "shards" / self.file
+        return path.exists() and path.stat().st_size == self.n_bytes
+
+
+_PROGRESS = {"versions", "seconds", "checks", "shards", "complete"}
+"""Fields that say how a capture went, not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +63,17 @@ class Manifest:
     label_sets: dict[str, list[str]]
     """Label set to the names of its columns."""
     sequences_per_shard: int
+    """Sequences in every shard but the last."""
     versions: dict[str, str]
     """Package versions at capture."""
+    compressed: bool = False
+    """Whether the site arrays are chunked and compressed (Blosc2, zstd)."""
+    seconds: float = 0.0
+    """Wall time the capture took so far."""
+    checks: dict[str, float] = field(default_factory=dict)
+    """Identities between hook points, tried on the first batch, to their relative errors."""
     shards: tuple[Shard, ...] = ()
+    """Whole shards, in order; while several processes write, some in between may be missing yet."""
     complete: bool = False
 
     @property
@@ -66,14 +90,15 @@ class Manifest:
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
 
     def same_request(self, other: Manifest) -> list[str]:
-        """The fields in which two manifests ask for different content, versions and progress left out."""
-        progress = {"versions", "shards", "complete"}
+        """The fields in which two manifests ask for different content."""
         return [
-            f.name for f in fields(self) if f.name not in progress and getattr(self, f.name) != getattr(other, f.name)
+            f.name for f in fields(self) if f.name not in _PROGRESS and getattr(self, f.name) != getattr(other, f.name)
         ]
 
     def with_shard(self, shard: Shard) -> Manifest:
-        return replace(self, shards=(*self.shards, shard))
+        """The same with one more whole shard, or with another file in the place of an old one."""
+        others = (old for old in self.shards if old.file != shard.file)
+        return replace(self, shards=tuple(sorted((*others, shard), key=lambda shard: shard.number)))
 
     def write(self, folder: Path) -> None:
         """Replace ``store.json`` in one step."""

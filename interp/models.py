@@ -74,31 +74,46 @@ class LanguageModel:
         return list(self.bridge.hook_dict)
 
     def site(self, name: str) -> HookSite:
-        """The hook point ``name`` with its layer and width. Raises InputError for a name the model does not have."""
-        if name not in self.bridge.hook_dict:
-            raise unknown_name("hook point", name, self.hook_names, f"the model '{self.id}'")
-        return HookSite(name, layer_of(name, self.n_layers), self._width(name))
+        """The hook point ``name``; see ``sites``."""
+        return self.sites([name])[0]
+
+    def sites(self, names: Sequence[str]) -> list[HookSite]:
+        """Hook points with their layers and widths, measured by one short forward pass.
+
+        Raises InputError for a name the model does not have, and for a hook point that is off, never fires, or does not hold
+        one row a token.
+        """
+        for name in names:
+            if name not in self.bridge.hook_dict:
+                raise unknown_name("hook point", name, self.hook_names, f"the model '{self.id}'")
+        widths = self._widths(names)
+        return [HookSite(name, layer_of(name, self.n_layers), widths[name]) for name in names]
 
     @torch.no_grad()
-    def _width(self, name: str) -> int:
-        shapes: list[torch.Size] = []
+    def _widths(self, names: Sequence[str]) -> dict[str, int]:
+        shapes: dict[str, torch.Size] = {}
         expected = (2, min(13, self.n_ctx))  # no model has 13 heads, so [batch, head, ...] does not pass for rows
         tokens = torch.full(expected, self.bos_id, device=self.device)
-        hooks = [(name, lambda activation, hook: shapes.append(activation.shape))]
+
+        def measure(name: str) -> Any:
+            return lambda activation, hook: shapes.__setitem__(name, activation.shape)
+
         try:
-            self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+            self.bridge.run_with_hooks(tokens, fwd_hooks=[(name, measure(name)) for name in names])
         except ValueError as error:  # TransformerLens refuses hook points that are off by default
-            raise InputError(f"the hook point '{name}' cannot be used ({error}); choose another one") from None
-        if not shapes:
-            raise InputError(
-                f"the hook point '{name}' never fired in a forward pass of '{self.id}'; choose another one"
-            )
-        if shapes[0][:2] != expected:
-            raise InputError(
-                f"the hook point '{name}' holds an array of shape {tuple(shapes[0])} for {expected[0]} sequences of "
-                f"{expected[1]} tokens, not one row a token; choose another one"
-            )
-        return int(shapes[0][2:].numel())
+            listed = ", ".join(f"'{name}'" for name in names)
+            raise InputError(f"{listed} cannot be used ({error}); choose another one") from None
+        for name in names:
+            if name not in shapes:
+                raise InputError(
+                    f"the hook point '{name}' never fired in a forward pass of '{self.id}'; choose another one"
+                )
+            if shapes[name][:2] != expected:
+                raise InputError(
+                    f"the hook point '{name}' holds an array of shape {tuple(shapes[name])} for {expected[0]} sequences "
+                    f"of {expected[1]} tokens, not one row a token; choose another one"
+                )
+        return {name: int(shape[2:].numel()) for name, shape in shapes.items()}
 
     def encode(self, text: str) -> Int[Tensor, " n_tokens"]:
         """Token ids of ``text`` with the beginning-of-sequence token first and no other special token."""

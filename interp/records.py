@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
+from interp.files import write_whole
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file under a temporary name, sync it and rename it, so that a reader sees the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write a JSON file in one step."""
+    write_whole(path, json.dumps(record, indent=1).encode())
 
 
 def read_json(path: Path, schema: str, version: int, absent: str) -> dict[str, Any]:

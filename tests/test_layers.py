@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[list[str]] = [
-    ["errors", "records", "progress", "metrics", "sites", "moments", "manifest", "distributed"],
+    ["errors", "records", "progress", "metrics", "sites", "moments", "manifest", "distributed", "files", "prefetch"],
     ["store", "models", "corpora"],
     ["capture", "fitting", "training", "decomposers"],
     ["runs", "index", "relations", "labels", "steering"],

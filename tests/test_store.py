@@ -134,6 +134,18 @@ def test_float16_values_are_the_rounded_ones_and_come_as_float32(tmp_path: Path,
     np.testing.assert_array_equal(chunk.numpy(), written.activations[SITE].astype(np.float16).astype(np.float32))
 
 
+def test_a_compressed_store_is_smaller_and_reads_the_same(tmp_path: Path, written: Written) -> None:
+    smooth = Written()
+    smooth.activations[SITE] = np.repeat(smooth.activations[SITE][:1], written.n_rows, axis=0)
+    plain, small = write(tmp_path / "plain", smooth), write(tmp_path / "small", smooth, compressed=True)
+    for site in plain.sites:
+        assert torch.equal(torch.cat(list(small.site(site).chunks(7))), torch.cat(list(plain.site(site).chunks(7))))
+    with h5py.File(small.path / "shards" / "000000.h5", "r") as file:
+        assert file[f"sites/{SITE}"].id.get_storage_size() < file[f"sites/{SITE}"].nbytes
+    with h5py.File(small.path / "store.h5", "r") as file:
+        np.testing.assert_array_equal(file[f"sites/{SITE}"][()], smooth.activations[SITE])
+
+
 def test_store_h5_shows_whole_arrays_to_h5py_alone(
     store: ActivationStore, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,8 +158,7 @@ def test_store_h5_shows_whole_arrays_to_h5py_alone(
         np.testing.assert_array_equal(file["token_offset"][()], written.offset)
         np.testing.assert_array_equal(file["token_document"][()], written.document)
         np.testing.assert_array_equal(file["labels/kinds"][()], written.labels[written.is_row])
-        rows = np.argwhere(written.is_row)
-        np.testing.assert_array_equal(file["rows"][()], np.stack([rows[:, 0] % N_PER_SHARD, rows[:, 1]], axis=1))
+        np.testing.assert_array_equal(file["rows"][()], np.argwhere(written.is_row))
 
 
 def test_equal_content_is_equal_bytes_and_other_content_another_identity(
@@ -243,8 +254,8 @@ def test_moments_are_kept_and_thrown_away_with_the_content(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"version": 2}, r"is interp-activation-store version 2, this program reads interp-activation-store version 1"),
-        ({"schema": "other"}, r"is other version 1, this program reads interp-activation-store"),
+        ({"version": 1}, r"is interp-activation-store version 1, this program reads interp-activation-store version 2"),
+        ({"schema": "other"}, r"is other version 2, this program reads interp-activation-store"),
         ({"surprise": 1}, r"has missing or unknown keys \(surprise\); capture the store again"),
         ({"shards": [{"name": "000000.h5"}]}, r"is damaged: its list of shards is odd"),
         (
@@ -275,20 +286,61 @@ def test_what_is_no_store_is_refused(copy: Path, tmp_path: Path) -> None:
 def test_a_missing_or_truncated_shard_is_named(copy: Path) -> None:
     shard = copy / "shards" / "000001.h5"
     content = shard.read_bytes()
+    advice = (
+        r"000001.h5' is missing or cut short; delete it if it is there and run the same interp capture command again"
+    )
     shard.write_bytes(content[: len(content) // 2])
-    store = ActivationStore(copy)
-    with pytest.raises(InputError, match=r"000001.h5' is damaged .*delete the store and capture it again"):
-        next(store.site(SITE).chunks())
-    with pytest.raises(InputError, match=r"000001.h5' is damaged"):
-        store.tokens()
-    shard.unlink()
-    with pytest.raises(InputError, match=r"lacks its shard 000001.h5; restore the file or capture the store again"):
+    with pytest.raises(InputError, match=advice):
         ActivationStore(copy)
+    shard.unlink()
+    with pytest.raises(InputError, match=advice):
+        ActivationStore(copy)
+
+
+def test_a_damaged_shard_is_named_by_whoever_reads_it(copy: Path) -> None:
+    shard = copy / "shards" / "000001.h5"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    store = ActivationStore(copy)
+    for read in (store.tokens, lambda: next(store.site(SITE).chunks())):
+        with pytest.raises(
+            InputError, match=r"000001.h5' cannot be read \(.*run the same interp capture command again"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.6, 0.99])
+def test_one_flipped_bit_anywhere_is_found(copy: Path, at: float) -> None:
+    assert ActivationStore(copy).verify() == []
+    shard = copy / "shards" / "000002.h5"
+    content = bytearray(shard.read_bytes())
+    content[int(at * len(content))] ^= 16
+    shard.write_bytes(content)
+    assert ActivationStore(copy).verify() == ["000002.h5"]
+
+
+def test_what_is_missing_or_damaged_is_written_again_by_the_same_request(
+    copy: Path, store: ActivationStore, written: Written
+) -> None:
+    (copy / "shards" / "000000.h5").unlink()
+    (copy / "shards" / "000002.h5").write_bytes(b"short")
+    manifest = replace(MANIFEST, n_tokens=written.n_rows)
+    with StoreWriter(copy, manifest) as writer:
+        assert not writer.is_complete
+        shards = written.shards()
+        for number, block in writer.todo(iter([shard.sequences for shard in shards])):
+            assert number in (0, 2)
+            assert block is shards[number].sequences
+            writer.append(shards[number], number)
+        writer.finish()
+    assert ActivationStore(copy).verify() == []
+    assert ActivationStore(copy).identity == store.identity
 
 
 def test_a_shard_of_another_store_is_noticed(copy: Path) -> None:
     shutil.copy(copy / "shards" / "000002.h5", copy / "shards" / "000001.h5")
-    with pytest.raises(InputError, match=r"000001.h5' holds \(18, 6\) values at .* not the 30 rows its store lists"):
+    shards = json.loads((copy / "store.json").read_text())["shards"]
+    change_manifest(copy, shards=[shards[0], {**shards[1], "n_bytes": shards[2]["n_bytes"]}, shards[2]])
+    with pytest.raises(InputError, match=r"000001.h5' holds \(18, 6\) values at .* not 30 rows"):
         next(ActivationStore(copy).site(SITE).chunks())
 
 
@@ -307,25 +359,32 @@ def test_unknown_names_are_refused_with_the_near_ones(store: ActivationStore) ->
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (70000.0, r"the value 70000 at sequence 1 of the shard, position 3, does not fit float16; use --dtype float32"),
-        (float("nan"), r"the value nan at sequence 1 of the shard, position 3, is not a number the model should make"),
+        (
+            70000.0,
+            "the value 70000 at sequence 5, position 3, does not fit float16, whose largest .* use --dtype float32",
+        ),
+        (float("nan"), "the value nan at sequence 5, position 3, is not a finite number; look at what the model makes"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_site_sequence_and_position(
     tmp_path: Path, value: float, message: str
 ) -> None:
     odd = Written()
-    row = np.flatnonzero((np.argwhere(odd.is_row) == [1, 3]).all(1))[0]
+    row = np.flatnonzero((np.argwhere(odd.is_row) == [5, 3]).all(1))[0]
     odd.activations[SITE][row, 2] = value
     with pytest.raises(InputError, match=f"{SITE}: {message}"):
         write(tmp_path / "odd", odd, dtype="float16")
-    assert not (tmp_path / "odd").exists()  # nothing half-written is left behind
+    assert Manifest.read(tmp_path / "odd").n_sequences == N_PER_SHARD  # what was whole before is kept
+    odd.activations[SITE][0, 0] = value
+    with pytest.raises(InputError, match="at sequence 0, position 1"):
+        write(tmp_path / "at once", odd, dtype="float16")
+    assert not (tmp_path / "at once").exists()  # nothing half-written is left behind
 
 
 def test_whole_shards_are_kept_when_a_later_one_is_refused(tmp_path: Path) -> None:
     odd = Written()
     odd.activations[SITE][-1] = float("inf")
-    with pytest.raises(InputError, match="the value inf at sequence 2 of the shard, position 3, is not a number"):
+    with pytest.raises(InputError, match="the value inf at sequence 10, position 3, is not a finite number"):
         write(tmp_path / "odd", odd)
     assert Manifest.read(tmp_path / "odd").n_sequences == 2 * N_PER_SHARD
     with pytest.raises(InputError, match=r"was interrupted after 60 of 78 tokens"):
@@ -345,3 +404,54 @@ def test_a_store_of_another_request_is_refused_and_left_alone(copy: Path, writte
     with pytest.raises(InputError, match=r"holds another capture \(dtype: float32 there, float16 asked\)"):
         write(copy, written, dtype="float16")
     assert ActivationStore(copy).n_rows == written.n_rows
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path, written: Written) -> None:
+    manifest = replace(MANIFEST, n_tokens=written.n_rows)
+    with StoreWriter(tmp_path / "store", manifest) as writer:
+        writer.append(written.shards()[0])
+        with pytest.raises(
+            InputError, match=r"another process is writing the store '.*store'; wait until it has ended"
+        ):
+            StoreWriter(tmp_path / "store", manifest)
+    with StoreWriter(tmp_path / "store", manifest) as writer:
+        for shard in written.shards()[1:]:
+            writer.append(shard)
+        writer.finish()
+    assert ActivationStore(tmp_path / "store").n_rows == written.n_rows
+
+
+def test_what_is_whole_can_be_read_while_a_writer_appends(tmp_path: Path, written: Written) -> None:
+    folder, shards = tmp_path / "store", written.shards()
+    with StoreWriter(folder, replace(MANIFEST, n_tokens=written.n_rows)) as writer:
+        writer.append(shards[0])
+        writer.append(shards[2], 2)  # as when another process is still busy with the second
+        while Manifest.read(folder).n_sequences < 7:
+            pass
+        with pytest.raises(InputError, match=r"was interrupted after 48 of 78 tokens"):
+            ActivationStore(folder)
+        early = ActivationStore(folder, allow_unfinished=True)
+        whole = np.delete(np.arange(11), np.arange(4, 8))
+        np.testing.assert_array_equal(early.tokens(), written.tokens[whole])
+        np.testing.assert_array_equal(early.positions(), np.argwhere(written.is_row[whole]))
+        rows = torch.cat(list(early.site(SITE).chunks()))
+        expected = np.concatenate([shards[0].activations[SITE], shards[2].activations[SITE]])
+        np.testing.assert_array_equal(rows.numpy(), expected)
+
+
+def test_a_writer_killed_before_its_first_manifest_does_not_block_the_folder(tmp_path: Path, written: Written) -> None:
+    folder = tmp_path / "store"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "store.json.partial").write_text("{")
+    (folder / "writer.lock").touch()
+    assert write(folder, written).n_rows == written.n_rows
+
+
+def test_a_shard_without_any_row_is_a_shard(tmp_path: Path, written: Written) -> None:
+    empty = Written()
+    empty.is_row[4:8] = False
+    empty.n_rows = int(empty.is_row.sum())
+    empty.activations = {site: values[: empty.n_rows] for site, values in empty.activations.items()}
+    store = write(tmp_path / "store", empty)
+    assert [shard.n_rows for shard in store.manifest.shards] == [30, 0, 18]
+    assert torch.equal(torch.cat(list(store.site(SITE).chunks(9))), torch.from_numpy(empty.activations[SITE]))

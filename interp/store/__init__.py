@@ -2,8 +2,9 @@
 
 from interp.manifest import Manifest, Shard
 from interp.store.reader import ActivationStore, SiteSource
+from interp.store.shard import ShardContent
 from interp.store.source import ActivationSource, ArraySource
-from interp.store.writer import ShardContent, StoreWriter
+from interp.store.writer import StoreWriter
 
 __all__ = [
     "ActivationSource",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,31 +15,33 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
+from interp.files import write_whole
 from interp.manifest import Manifest, Shard
 from interp.moments import Moments, moments_of
+from interp.prefetch import prefetched
+from interp.progress import progress
 from interp.store.source import shuffled_indices
 
 
 class ActivationStore:
-    """A store on disk, opened for reading.
+    """A store on disk, opened for reading: what is whole at the time, while a capture may go on.
 
-    Raises InputError when the folder is no store, is unfinished, or lacks one of its shards.
+    Raises InputError when the folder is no store, when one of its shards is missing or cut short, and, unless
+    ``allow_unfinished``, when its capture has not ended.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, allow_unfinished: bool = False):
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        if not self.manifest.complete:
+        if not (self.manifest.complete or allow_unfinished):
             done, asked = self.manifest.n_rows, self.manifest.n_tokens
             raise InputError(
                 f"the capture of '{self.path}' was interrupted after {done:,} of {asked:,} tokens; "
                 "run the same interp capture command again to finish it"
             )
         for shard in self.manifest.shards:
-            if not (self.path / "shards" / shard.file).exists():
-                raise InputError(
-                    f"'{self.path}' lacks its shard {shard.file}; restore the file or capture the store again"
-                )
+            if not shard.is_whole(self.path):
+                raise self._damaged(shard, "is missing or cut short")
 
     @property
     def name(self) -> str:
@@ -79,12 +83,11 @@ class ActivationStore:
         return self._whole("tokens")
 
     def positions(self) -> Int[np.ndarray, "n_rows 2"]:
-        """(sequence, position) of each row, sequences counted over the whole store."""
-        parts, first = [], 0
-        for shard in self.manifest.shards:
-            parts.append(self._read(shard, "rows") + np.asarray([first, 0], dtype=np.int32))
-            first += shard.n_sequences
-        return np.concatenate(parts)
+        """(sequence, position) of each row, sequences counted as in ``tokens``."""
+        rows = self._whole("rows")
+        if not self.manifest.complete:  # shards may be missing in between: count the sequences that are there
+            _, rows[:, 0] = np.unique(rows[:, 0], return_inverse=True)
+        return rows
 
     def documents(self) -> tuple[list[str], Int[np.ndarray, "n_seq n_ctx"]]:
         """(names, document number of each token); a number indexes ``names``."""
@@ -102,19 +105,41 @@ class ActivationStore:
             raise unknown_name("label set", label_set, self.label_sets, f"the store '{self.path}'")
         return self._whole(f"labels/{label_set}")
 
+    def verify(self) -> list[str]:
+        """Read every byte again; the files of the shards that are not what was written."""
+        shards = self.manifest.shards
+        return [
+            shard.file
+            for shard in progress(shards, total=len(shards), what="verify", unit="shard")
+            if _sha256(self.path / "shards" / shard.file) != shard.sha256
+        ]
+
     def _whole(self, name: str) -> np.ndarray:
         return np.concatenate([self._read(shard, name) for shard in self.manifest.shards])
 
     def _read(self, shard: Shard, name: str) -> np.ndarray:
         with self._open(shard) as file:
-            return np.asarray(file[name][()])
+            try:
+                return np.asarray(file[name][()])
+            except (OSError, KeyError, RuntimeError) as error:
+                raise self._damaged(shard, f"cannot be read ({error})") from None
 
     def _open(self, shard: Shard) -> h5py.File:
-        path = self.path / "shards" / shard.file
         try:
-            return h5py.File(path, "r")
+            return h5py.File(self.path / "shards" / shard.file, "r")
         except OSError as error:
-            raise InputError(f"'{path}' is damaged ({error}); delete the store and capture it again") from None
+            raise self._damaged(shard, f"cannot be read ({error})") from None
+
+    def _damaged(self, shard: Shard, what: str) -> InputError:
+        return InputError(
+            f"'{self.path / 'shards' / shard.file}' {what}; delete it if it is there and run the same interp capture "
+            "command again, which makes that shard anew"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SiteSource:
@@ -140,14 +165,19 @@ class SiteSource:
     def _map(self, shard: Shard) -> np.ndarray:
         path = self.store.path / "shards" / shard.file
         with self.store._open(shard) as file:
-            dataset = file[f"sites/{self.name}"]
+            try:
+                dataset = file[f"sites/{self.name}"]
+            except (KeyError, RuntimeError) as error:
+                raise self.store._damaged(shard, f"cannot be read ({error})") from None
+            if dataset.shape != (shard.n_rows, self.d_in):
+                raise self.store._damaged(
+                    shard, f"holds {dataset.shape} values at {self.name}, not {shard.n_rows} rows"
+                )
+            if not shard.n_rows:
+                return np.empty(dataset.shape, dtype=dataset.dtype)
+            if dataset.chunks:
+                return _unpacked(dataset)
             offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
-        if shape != (shard.n_rows, self.d_in) or offset is None:
-            raise InputError(
-                f"'{path}' holds {shape} values at {self.name}, not the {shard.n_rows} rows its store lists"
-            )
-        if path.stat().st_size < offset + shape[0] * shape[1] * dtype.itemsize:
-            raise InputError(f"'{path}' is cut short; delete the store and capture it again")
         return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
 
     def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
@@ -176,21 +206,41 @@ class SiteSource:
         return torch.from_numpy(out)
 
     def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        """Endless shuffled batches; see ``ActivationSource.batches``."""
-        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
+        """Endless shuffled batches, read one ahead; see ``ActivationSource.batches``."""
+        indices = shuffled_indices(len(self), size, seed=seed, start=start)
+        return prefetched((self.rows(batch) for batch in indices), depth=1)
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""
         return self._moments
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether the moments are in the store already."""
+        return _read_moments(self._moments_path, self.store.identity) is not None
+
+    @property
+    def _moments_path(self) -> Path:
+        return self.store.path / "moments" / f"{self.name}.h5"
+
     @cached_property
     def _moments(self) -> Moments:
-        path = self.store.path / "moments" / f"{self.name}.h5"
-        cached = _read_moments(path, self.store.identity)
+        cached = _read_moments(self._moments_path, self.store.identity)
         if cached is None:
             cached = moments_of(self.chunks())
-            _write_moments(path, self.store.identity, cached)
+            _write_moments(self._moments_path, self.store.identity, cached)
         return cached
+
+
+def _unpacked(dataset: h5py.Dataset) -> np.ndarray:
+    """A compressed dataset as an array mapped from a temporary file that vanishes with the last use of it."""
+    import hdf5plugin  # noqa: F401  deferred: loads the filters of a dozen libraries
+
+    with tempfile.TemporaryFile() as file:
+        file.truncate(dataset.size * dataset.dtype.itemsize)
+        array = np.memmap(file, mode="r+", dtype=dataset.dtype, shape=dataset.shape)
+        dataset.read_direct(array)
+    return array
 
 
 def _read_moments(path: Path, identity: str) -> Moments | None:
@@ -200,14 +250,18 @@ def _read_moments(path: Path, identity: str) -> Moments | None:
         if file.attrs["identity"] != identity:
             return None
         n, norm = int(file.attrs["n"]), float(file.attrs["mean_norm"])
-        return Moments(n=n, mean=file["mean"][()], covariance=file["covariance"][()], mean_norm=norm)
+        moments = Moments(n=n, mean=file["mean"][()], covariance=file["covariance"][()], mean_norm=norm)
+        moments.__dict__["spectrum"] = (file["eigenvalues"][()], file["eigenvectors"][()])  # the cached property
+    return moments
 
 
 def _write_moments(path: Path, identity: str, moments: Moments) -> None:
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
+    with h5py.File("moments", "w", driver="core", backing_store=False, libver="v110") as file:
         file.attrs.update({"identity": identity, "n": moments.n, "mean_norm": moments.mean_norm})
         file["mean"] = moments.mean
         file["covariance"] = moments.covariance
-    partial.replace(path)
+        file["eigenvalues"], file["eigenvectors"] = moments.spectrum
+        file.flush()
+        image = bytes(file.id.get_file_image())
+    write_whole(path, image)

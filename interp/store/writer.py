@@ -1,86 +1,110 @@
-"""Writing a store, shard by shard: one background thread, each shard renamed into place only when it is whole."""
+"""Writing a store, shard by shard: one background thread, each shard renamed into place only when it is whole.
+
+One job writes a store at a time; its processes, where ``torchrun`` started several, each write every n-th missing shard.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import h5py
 import numpy as np
+from filelock import FileLock, Timeout
 
 from interp.corpora import Sequences
+from interp.distributed import world
 from interp.errors import InputError
+from interp.files import refused_writes, write_whole
 from interp.manifest import FILE_NAME, Manifest, Shard
+from interp.store.shard import ShardContent, shard_file
 
-SHARD_SCHEMA = "interp-activation-shard"
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """What goes into one shard; ``activations`` rows follow ``sequences.is_row`` in order."""
-
-    sequences: Sequences
-    activations: dict[str, np.ndarray]
-    """Hook point to [n_rows, width], any float dtype."""
+_WRITER_LOCK, _MANIFEST_LOCK = "writer.lock", "manifest.lock"
+_OWN_FILES = {_WRITER_LOCK, _MANIFEST_LOCK, FILE_NAME + ".partial", "shards"}
+"""What a writer that was killed before its first manifest leaves behind."""
 
 
 class StoreWriter:
-    """Appends shards to the store in ``folder``; a context manager. The caller never waits for the disk.
+    """Appends shards to the store in ``folder``; a context manager.
 
-    Opening an unfinished store of the same request goes on after its last whole shard (``n_shards_done``); one of
-    another request is refused. A new store whose first shard is refused (InputError) is removed again; whole shards are kept.
+    The caller waits for the disk only when that is two whole shards behind. Opening an unfinished store of the same
+    request goes on with its missing shards; a store of another request, and one that another job writes to, are refused
+    (InputError). A new store whose first shard is refused is removed again; whole shards are kept.
     """
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder = folder
+        self._world = world()
+        self._lock = FileLock(folder / _WRITER_LOCK, timeout=0, thread_local=False)
+        self._manifest_lock = FileLock(folder / _MANIFEST_LOCK, thread_local=False)
         self._is_new = not (folder / FILE_NAME).exists()
-        self._manifest = _open(folder, manifest)
-        self.n_shards_done = len(self._manifest.shards)
-        """Whole shards that were there when the writer opened."""
+        with self._refused_writes():
+            if self._world.is_first:
+                self._open(manifest)
+            self._world.wait()
+            self._manifest = Manifest.read(folder)
+        self._numbers = self._missing()
+        self._since = time.monotonic()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
-        self._writing: Future[None] | None = None
+        self._writing: list[Future[None]] = []
 
     @property
     def is_complete(self) -> bool:
+        """Whether there is nothing left to write."""
         return self._manifest.complete
 
-    def skip_done(self, blocks: Iterator[Sequences]) -> Iterator[Sequences]:
-        """What is left of ``blocks`` (one a shard) after the shards that were there when the writer opened.
+    @property
+    def n_rows_done(self) -> int:
+        """Rows in the whole shards that were there when the writer opened."""
+        return self._manifest.n_rows
 
-        Raises InputError when those shards hold other tokens: going on would mix two texts in one store.
+    def todo(self, blocks: Iterator[Sequences]) -> Iterator[tuple[int, Sequences]]:
+        """(shard number, block) of the ``blocks`` (one a shard) that this process is to append.
+
+        Raises InputError when a shard that is whole holds other tokens than its block: going on would mix two texts.
         """
-        for shard in self._manifest.shards:
-            path = self.folder / "shards" / shard.file
-            try:
-                with h5py.File(path, "r") as file:
-                    stored = file["tokens"][()]
-            except OSError as error:
-                raise InputError(f"'{path}' is damaged ({error}); delete the store and capture it again") from None
-            block = next(blocks, None)
-            if block is None or not np.array_equal(block.tokens, stored):
-                raise InputError(
-                    f"the text '{self._manifest.corpus}' has changed since the capture of '{self.folder}' was "
-                    "interrupted; choose another --out or delete that folder"
-                )
-        return blocks
+        done = {shard.number: shard for shard in self._manifest.shards}
+        n_missing = 0
+        for number, block in enumerate(blocks):
+            if number in done:
+                self._check_same_text(done.pop(number), block)
+            else:
+                if n_missing % self._world.size == self._world.rank:
+                    yield number, block
+                n_missing += 1
+        for shard in done.values():
+            self._check_same_text(shard, None)
 
-    def append(self, content: ShardContent) -> None:
-        """Hand one shard to the background thread, once the one before it is written. Raises what that one raised."""
-        self._wait()
-        self._writing = self._pool.submit(self._write, content)
+    def append(self, content: ShardContent, number: int | None = None) -> None:
+        """Hand over shard ``number``, by default the first that is missing. Raises what writing an earlier one raised."""
+        while len(self._writing) > 1 or (self._writing and self._writing[0].done()):
+            self._writing.pop(0).result()
+        if number is None:
+            number = next(self._numbers)
+        self._writing.append(self._pool.submit(self._write, content, number))
+
+    def note_checks(self, checks: dict[str, float]) -> None:
+        """Keep the errors of a capture's self-check in the manifest."""
+        if self._world.is_first:
+            self._update(lambda manifest: replace(manifest, checks=checks))
 
     def finish(self) -> None:
-        """Wait for the last shard, mark the store complete, and link the shards into ``store.h5``."""
-        self._wait()
-        self._manifest = replace(self._manifest, complete=True)
-        write_virtual(self.folder, self._manifest)
-        self._manifest.write(self.folder)
+        """Wait for the last shards of all processes, link the shards into ``store.h5``, mark the store complete."""
+        while self._writing:
+            self._writing.pop(0).result()
+        self._world.wait()
+        if self._world.is_first:
+            with self._refused_writes():
+                write_virtual(self.folder, Manifest.read(self.folder))
+            self._update(lambda manifest: replace(manifest, complete=True))
+        self._world.wait()
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -88,105 +112,101 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)
-        if self._is_new and isinstance(error, InputError) and not self._manifest.shards:
-            shutil.rmtree(self.folder)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        is_empty = self._world.size == 1 and not self._manifest.shards
+        if self._is_new and is_empty and isinstance(error, InputError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
 
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
-
-    def _write(self, content: ShardContent) -> None:
-        name = f"{len(self._manifest.shards):06d}.h5"
-        partial = self.folder / "shards" / (name + ".partial")
-        write_shard(partial, content, self._manifest)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        partial.replace(partial.with_suffix(""))
-        rows = content.sequences.is_row
-        self._manifest = self._manifest.with_shard(Shard(name, int(rows.sum()), len(rows), digest))
-        self._manifest.write(self.folder)
-
-
-def _open(folder: Path, manifest: Manifest) -> Manifest:
-    if not (folder / FILE_NAME).exists():
-        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+    def _open(self, request: Manifest) -> None:
+        """Take the store for this job; make it, or drop what is missing or cut short from its list of shards."""
+        folder = self.folder
+        if self._is_new and (folder.is_file() or (folder.exists() and _names(folder) - _OWN_FILES)):
             raise InputError(f"'{folder}' is not empty and holds no store; choose another --out")
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        manifest.write(folder)
-        return manifest
-    present = Manifest.read(folder)
-    if differs := present.same_request(manifest):
-        what = "; ".join(f"{name}: {getattr(present, name)} there, {getattr(manifest, name)} asked" for name in differs)
-        raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
-    return present
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"another process is writing the store '{folder}'; wait until it has ended or choose another --out"
+            ) from None
+        if self._is_new:
+            request.write(folder)
+            return
+        present = Manifest.read(folder)
+        if differs := present.same_request(request):
+            what = "; ".join(
+                f"{name}: {getattr(present, name)} there, {getattr(request, name)} asked" for name in differs
+            )
+            raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
+        whole = tuple(shard for shard in present.shards if shard.is_whole(folder))
+        if whole != present.shards:
+            replace(present, shards=whole, complete=False).write(folder)
+
+    def _missing(self) -> Iterator[int]:
+        done, number = {shard.number for shard in self._manifest.shards}, 0
+        while True:
+            if number not in done:
+                yield number
+            number += 1
+
+    def _check_same_text(self, shard: Shard, block: Sequences | None) -> None:
+        path = self.folder / "shards" / shard.file
+        try:
+            with h5py.File(path, "r") as file:
+                stored = file["tokens"][()]
+        except OSError as error:
+            raise InputError(f"'{path}' is damaged ({error}); delete it and capture again to make it anew") from None
+        if block is None or not np.array_equal(block.tokens, stored):
+            raise InputError(
+                f"the text '{self._manifest.corpus}' has changed since the capture of '{self.folder}' was "
+                "interrupted; choose another --out or delete that folder"
+            )
+
+    def _write(self, content: ShardContent, number: int) -> None:
+        image = shard_file(content, self._manifest, number)
+        name, is_row = f"{number:06d}.h5", content.sequences.is_row
+        with self._refused_writes():
+            write_whole(self.folder / "shards" / name, image)
+        shard = Shard(name, int(is_row.sum()), len(is_row), len(image), hashlib.sha256(image).hexdigest())
+        self._update(lambda manifest: manifest.with_shard(shard))
+
+    def _update(self, change: Callable[[Manifest], Manifest]) -> None:
+        """Replace the manifest; processes take turns."""
+        with self._refused_writes(), self._manifest_lock:
+            manifest = change(Manifest.read(self.folder))
+            if self._world.is_first:
+                now = time.monotonic()
+                manifest = replace(manifest, seconds=round(manifest.seconds + now - self._since, 3))
+                self._since = now
+            manifest.write(self.folder)
+            self._manifest = manifest
+
+    def _refused_writes(self) -> AbstractContextManager[None]:
+        n = len(self._manifest.shards) if hasattr(self, "_manifest") else 0
+        return refused_writes(self.folder, f"the whole shards there are kept ({n})")
 
 
-def write_shard(path: Path, content: ShardContent, manifest: Manifest) -> None:
-    """Write one shard file. Equal content gives equal bytes.
-
-    Raises InputError naming site, sequence and position when a value does not fit the store's dtype.
-    """
-    seqs = content.sequences
-    rows = np.argwhere(seqs.is_row).astype(np.int32)
-    with h5py.File(path, "w", libver="v110", track_order=True) as file:
-        file.attrs["schema"] = SHARD_SCHEMA
-        file.attrs["version"] = 1
-        arrays: dict[str, np.ndarray] = {
-            "tokens": seqs.tokens.astype(np.int32),
-            "token_document": seqs.document.astype(np.int32),
-            "token_offset": seqs.offset.astype(np.int32),
-            "rows": rows,
-        }
-        for label_set in manifest.label_sets:
-            arrays[f"labels/{label_set}"] = seqs.labels[seqs.is_row]
-        for site in manifest.sites:
-            arrays[f"sites/{site}"] = _checked(content.activations[site], site, rows, manifest.dtype)
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, track_times=False)
-        numbers = sorted(seqs.document_names)
-        file.create_dataset("documents/number", data=np.asarray(numbers, dtype=np.int32), track_times=False)
-        names = [seqs.document_names[number] for number in numbers]
-        file.create_dataset("documents/name", data=names, dtype=h5py.string_dtype(), track_times=False)
-
-
-def _checked(values: np.ndarray, site: str, rows: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(values, dtype=dtype)
-    if not np.isfinite(stored).all():
-        row, column = np.argwhere(~np.isfinite(stored))[0]
-        value = values[row, column]
-        advice = (
-            "does not fit float16; use --dtype float32"
-            if np.isfinite(value)
-            else "is not a number the model should make"
-        )
-        sequence, position = rows[row]
-        raise InputError(
-            f"{site}: the value {value:g} at sequence {sequence} of the shard, position {position}, {advice}"
-        )
-    return stored
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def write_virtual(folder: Path, manifest: Manifest) -> None:
     """``store.h5``: every array of the shards as one virtual dataset, for any HDF5 tool."""
-    partial = folder / "store.h5.partial"
-    with h5py.File(partial, "w", libver="v110") as file:
-        first = h5py.File(folder / "shards" / manifest.shards[0].file, "r")
-        with first:
-            names = ["tokens", "token_document", "token_offset", "rows"]
-            names += [f"{group}/{name}" for group in ("labels", "sites") if group in first for name in first[group]]
-            shapes = {name: (first[name].shape[1:], first[name].dtype) for name in names}
+    with h5py.File(folder / "shards" / manifest.shards[0].file, "r") as first:
+        names = ["tokens", "token_document", "token_offset", "rows"]
+        names += [f"{group}/{name}" for group in ("labels", "sites") if group in first for name in first[group]]
+        shapes = {name: (first[name].shape[1:], first[name].dtype) for name in names}
+    with h5py.File("store", "w", driver="core", backing_store=False, libver="v110") as file:
         for name, (tail, dtype) in shapes.items():
             per_row = name == "rows" or name.startswith(("labels/", "sites/"))
             lengths = [shard.n_rows if per_row else shard.n_sequences for shard in manifest.shards]
             layout = h5py.VirtualLayout(shape=(sum(lengths), *tail), dtype=dtype)
             at = 0
             for shard, length in zip(manifest.shards, lengths, strict=True):
-                source = h5py.VirtualSource(f"shards/{shard.file}", name, shape=(length, *tail))
-                layout[at : at + length] = source
+                layout[at : at + length] = h5py.VirtualSource(f"shards/{shard.file}", name, shape=(length, *tail))
                 at += length
             file.create_virtual_dataset(name, layout)
-    partial.replace(folder / "store.h5")
+        file.flush()
+        image = bytes(file.id.get_file_image())
+    write_whole(folder / "store.h5", image)
