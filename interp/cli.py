@@ -27,10 +27,11 @@ from interp.demo.flow import (
     written_share,
 )
 from interp.demo.python_labels import CONCEPTS
-from interp.distributed import joined
+from interp.distributed import joined, world
 from interp.errors import InputError, unknown_feature
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
-from interp.evaluation.table import METRICS_FILE, metrics_rows, metrics_table, read_metrics
+from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.facts import facts_table, run_facts, store_facts
 from interp.fitting import DecomposerConfig
 from interp.index import IndexConfig, build_index
 from interp.models import load_model
@@ -42,7 +43,7 @@ from interp.prompting import (
     neutral_tokens,
     steering_record,
 )
-from interp.runs import Run, find_runs, resolve_run, train_run
+from interp.runs import Run, resolve_run, train_run
 from interp.steering import Steerer, write_steering_record
 from interp.store import ActivationStore
 
@@ -91,7 +92,8 @@ class Capture:
 
     def run(self) -> None:
         store = capture(load_model(self.model), corpus_of(self.text), self.config, self.out)
-        print(f"{store.n_rows:,} tokens at {', '.join(store.sites)} in {self.out}")
+        if world().is_first:
+            print(facts_table(store_facts(store.path, spectra=False)))
 
 
 @dataclass(frozen=True)
@@ -239,15 +241,21 @@ class Info:
 
     path: tyro.conf.Positional[Path]
     """Folder of a store or a run."""
+    verify: bool = False
+    """Read a store's every byte again and compare the checksums."""
+    spectra: bool = False
+    """Compute the spectra of a store's sites where they are not there yet: a pass over all activations."""
     json: bool = False
     """Print JSON alone."""
 
     def run(self) -> None:
-        facts = _run_facts(self.path) if (self.path / "run.json").exists() else _store_facts(self.path)
-        if self.json:
-            print(json.dumps(facts, indent=1))
+        if (self.path / "run.json").exists():
+            facts = run_facts(self.path)
         else:
-            print("\n".join(f"{key:<14}{value}" for key, value in facts.items()))
+            facts = store_facts(self.path, spectra=self.spectra)
+            if self.verify:
+                facts["verified"] = _verified(self.path)
+        print(json.dumps(facts, indent=1) if self.json else facts_table(facts))
 
 
 @dataclass(frozen=True)
@@ -315,29 +323,14 @@ def _judging_store(run: Run, given: Path | None) -> ActivationStore:
     return ActivationStore(held_out)
 
 
-def _store_facts(path: Path) -> dict[str, Any]:
-    store = ActivationStore(path)
-    size = sum(file.stat().st_size for file in (path / "shards").iterdir())
-    return {
-        "store": str(path),
-        "model": f"{store.manifest.model_id} ({store.manifest.model_fingerprint})",
-        "text": store.manifest.corpus,
-        "tokens": store.n_rows,
-        "sequences": f"{store.n_sequences} of {store.n_ctx} tokens",
-        "sites": dict(store.sites),
-        "dtype": store.manifest.dtype,
-        "labels": {name: len(labels) for name, labels in store.label_sets.items()},
-        "megabytes": round(size / 1e6, 1),
-        "identity": store.identity,
-        "runs": [run.name for run in find_runs(path.parent) if run.store_path.resolve() == path.resolve()],
-    }
-
-
-def _run_facts(path: Path) -> dict[str, Any]:
-    run = Run.load(path)
-    run.decomposer()
-    done = {"index": run.index_path.exists(), "metrics": (run.path / METRICS_FILE).exists()}
-    return {"run": str(path), "identity": run.identity, **run.facts, **done}
+def _verified(path: Path) -> str:
+    store = ActivationStore(path, allow_unfinished=True)
+    if damaged := store.verify():
+        raise InputError(
+            f"'{path}' is damaged: {', '.join(damaged)} of {len(store.manifest.shards)} shards are not what was written; "
+            "delete those files and run the same interp capture command again, which makes them anew"
+        )
+    return "every byte is what was written"
 
 
 def _side_by_side(feature: int, strength: float, result: SteeringResult) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
 from interp.cli import corpus_of, main
 from interp.errors import InputError
+from interp.store import ActivationStore
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -49,8 +52,41 @@ def test_capture_train_index_info(workspace: Path, capsys: pytest.CaptureFixture
     facts = json.loads(capsys.readouterr().out)
     assert facts["tokens"] == 600
     assert facts["runs"] == ["first"]
+    assert facts["state"] == "complete"
+    assert facts["checks"][f"{SITE.split('.h')[0]}: resid_post = resid_pre + attn_out + mlp_out"] < "1.0e-05"
     main(["info", str(workspace / "tiny" / "runs" / "first"), "--json"])
     assert json.loads(capsys.readouterr().out)["config"]["k"] == 4
+
+
+def test_info_computes_spectra_and_rereads_checksums(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(workspace / "tiny", tmp_path / "tiny")
+    main(["info", str(copy), "--spectra", "--verify", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["verified"] == "every byte is what was written"
+    shares = facts["spectra"][SITE]["share of variance by rank"]
+    assert list(shares) == ["1", "2", "4", "8", "16"]
+    assert 0 < shares["1"] <= shares["16"] < 1
+    x = torch.cat(list(ActivationStore(copy).site(SITE).chunks())).double()
+    values = torch.linalg.svdvals(x - x.mean(0)) ** 2
+    assert shares["8"] == pytest.approx(float(values[:8].sum() / values.sum()), abs=1e-3)
+    shard = copy / "shards" / "000000.h5"
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    said = refused(capsys, "info", str(copy), "--verify")
+    assert "000000.h5 of 1 shards are not what was written; delete those files and run the same interp capture" in said
+
+
+def test_info_shows_how_far_an_unfinished_capture_is(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(workspace / "tiny", tmp_path / "tiny")
+    record = json.loads((copy / "store.json").read_text())
+    (copy / "store.json").write_text(json.dumps(record | {"complete": False, "n_tokens": 1000}))
+    main(["info", str(copy)])
+    assert "unfinished, 600 of 1,000 tokens" in capsys.readouterr().out
 
 
 def test_evaluate_prints_json_alone(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,13 +172,13 @@ def test_truncated_run_and_store(workspace: Path, tmp_path: Path, capsys: pytest
     shard = copy / "shards" / "000000.h5"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     words = ["train", "sae", "--store", str(copy), "--site", SITE, "--name", "p", "--tokens", "2000", "--batch", "100"]
-    assert "damaged" in refused(capsys, *words)
+    assert "000000.h5' is missing or cut short; delete it" in refused(capsys, *words)
 
 
 def test_other_schema_version(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((workspace / "tiny" / "store.json").read_text())
     (tmp_path / "store.json").write_text(json.dumps(record | {"version": 99}))
-    assert "version 99, this program reads interp-activation-store version 1" in refused(capsys, "info", str(tmp_path))
+    assert "version 99, this program reads interp-activation-store version 2" in refused(capsys, "info", str(tmp_path))
 
 
 def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:

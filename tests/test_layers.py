@@ -15,7 +15,7 @@ LAYERS: list[list[str]] = [
     ["store", "models", "corpora"],
     ["capture", "fitting", "training", "decomposers"],
     ["runs", "index", "relations", "labels", "steering"],
-    ["evaluation", "prompting", "figures"],
+    ["evaluation", "prompting", "figures", "facts"],
     ["demo"],
     ["app"],
     ["cli", "__main__"],

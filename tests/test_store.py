@@ -374,7 +374,7 @@ def test_a_value_that_does_not_fit_is_refused_by_site_sequence_and_position(
     odd.activations[SITE][row, 2] = value
     with pytest.raises(InputError, match=f"{SITE}: {message}"):
         write(tmp_path / "odd", odd, dtype="float16")
-    assert Manifest.read(tmp_path / "odd").n_sequences == N_PER_SHARD  # what was whole before is kept
+    assert "000000.h5" in [shard.file for shard in Manifest.read(tmp_path / "odd").shards]  # what was whole is kept
     odd.activations[SITE][0, 0] = value
     with pytest.raises(InputError, match="at sequence 0, position 1"):
         write(tmp_path / "at once", odd, dtype="float16")

@@ -178,17 +178,36 @@ class SiteSource:
             if dataset.chunks:
                 return _unpacked(dataset)
             offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
-        return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
+        return np.asarray(np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset))
 
     def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
         """The rows at ``indices``, in that order, float32."""
-        indices = np.asarray(indices)
-        out = np.empty((len(indices), self.d_in), dtype=np.float32)
-        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            out[here] = self._maps[shard][indices[here] - self._starts[shard]]
-        return torch.from_numpy(out)
+        order = np.argsort(indices)
+        stored = self._gather(np.asarray(indices)[order])
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        out = torch.empty(len(order), self.d_in)
+        for part in self._tiles(len(order)):
+            out[part] = torch.from_numpy(np.take(stored, place[part], axis=0))
+        return out
+
+    def _gather(self, ascending: Int[np.ndarray, " n"]) -> np.ndarray:
+        """Rows by ascending number, in the stored dtype; a walk through the files in order is the fastest."""
+        if len(ascending) and not 0 <= ascending[0] <= ascending[-1] < len(self):
+            raise IndexError(f"rows {ascending[0]} to {ascending[-1]} of a source of {len(self)}")
+        out = np.empty((len(ascending), self.d_in), dtype=self.store.manifest.dtype)
+        cuts = np.searchsorted(ascending, self._starts)
+        for shard in np.flatnonzero(np.diff(cuts)):
+            part = slice(cuts[shard], cuts[shard + 1])
+            # Nothing is out of range here; mode="raise" would copy through a buffer.
+            np.take(self._maps[shard], ascending[part] - self._starts[shard], axis=0, out=out[part], mode="clip")
+        return out
+
+    def _tiles(self, n: int) -> Iterator[slice]:
+        """Parts of ``n`` rows small enough that torch converts them in one thread: on a busy machine, threads that wait
+        for each other cost ten times the conversion (a batch of 4096 x 512: 7.2 ms with two threads, 0.7 ms so)."""
+        step = max(1, 32767 // self.d_in)
+        return (slice(first, first + step) for first in range(0, n, step))
 
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         """All rows in order, ``size`` at a time, float32."""
@@ -196,19 +215,27 @@ class SiteSource:
             yield self._slice(first, min(first + size, len(self)))
 
     def _slice(self, first: int, stop: int) -> Tensor:
-        out = np.empty((stop - first, self.d_in), dtype=np.float32)
+        out = torch.empty(stop - first, self.d_in)
         at = first
         while at < stop:
             shard = int(np.searchsorted(self._starts, at, side="right")) - 1
             end = min(stop, int(self._starts[shard + 1]))
-            out[at - first : end - first] = self._maps[shard][at - self._starts[shard] : end - self._starts[shard]]
+            stored = self._maps[shard][at - self._starts[shard] : end - self._starts[shard]]
+            for part in self._tiles(end - at):
+                out[at - first : end - first][part] = torch.from_numpy(np.array(stored[part]))
             at = end
-        return torch.from_numpy(out)
+        return out
 
     def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
         """Endless shuffled batches, read one ahead; see ``ActivationSource.batches``."""
         indices = shuffled_indices(len(self), size, seed=seed, start=start)
-        return prefetched((self.rows(batch) for batch in indices), depth=1)
+        return prefetched((self._batch(batch) for batch in indices), depth=1)
+
+    def _batch(self, ascending: Int[np.ndarray, " n"]) -> Tensor:
+        stored, out = torch.from_numpy(self._gather(ascending)), torch.empty(len(ascending), self.d_in)
+        for part in self._tiles(len(ascending)):
+            out[part] = stored[part]
+        return out
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""

@@ -97,4 +97,4 @@ def _all_finite(stored: np.ndarray) -> bool:
     if not stored.size:
         return True
     bits, exponent = (np.uint16, 0x7C00) if stored.dtype == np.float16 else (np.uint32, 0x7F800000)
-    return int((stored.view(bits) & bits(exponent)).max()) < exponent
+    return int(np.bitwise_and(stored.view(bits), bits(exponent)).max()) < exponent
