@@ -13,6 +13,8 @@ import torch
 
 from interp import capture as capture_module
 from interp.capture import CaptureConfig, capture, forward
+from interp.capture.forward import FastestForward
+from interp.capture.self_check import self_check
 from interp.corpora import Corpus, Document
 from interp.errors import InputError
 from interp.models import LanguageModel, load_model
@@ -79,6 +81,50 @@ def test_every_family_is_captured_at_residual_mlp_and_attention_sites(
     assert len(store.sites) == 6
     for site in store.sites:
         torch.testing.assert_close(all_rows(store, site), direct(any_model, store, site), atol=1e-5, rtol=1e-5)
+    checks = store.manifest.checks
+    for layer in (0, 1):
+        assert checks[f"blocks.{layer}: resid_post = resid_pre + attn_out + mlp_out"] < 1e-5
+        assert checks[f"blocks.{layer}: mlp.hook_out = mlp.hook_post @ W_out + b_out"] < 1e-5
+
+
+@torch.no_grad()
+def test_the_models_own_kernels_are_used_where_they_give_the_same(any_model: LanguageModel) -> None:
+    sites = any_model.sites(["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.1.hook_resid_post"])
+    tokens = torch.randint(1, 290, (3, 32), generator=torch.Generator().manual_seed(0))
+    run = FastestForward(any_model, sites, tokens[:1])
+    is_soft_capped = "Gemma2" in type(any_model.bridge.original_model).__name__
+    assert run.is_native != is_soft_capped  # PyTorch's fused attention has no soft cap
+    expected = forward(any_model, sites, tokens)
+    for name, found in run(tokens).items():
+        torch.testing.assert_close(found, expected[name], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_hooks_inside_attention_and_wrong_kernels_are_left_to_the_step_by_step_pass(
+    tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = torch.arange(1, 33)[None]
+    heads = FastestForward(tiny_model, tiny_model.sites([HEADS]), tokens)
+    assert (heads.is_native, heads.native_error) == (False, None)
+    expected = forward(tiny_model, tiny_model.sites([RESIDUAL]), tokens)[RESIDUAL]
+    norm = tiny_model.bridge.blocks[0].ln1.original_component
+    monkeypatch.setattr(norm, "eps", 1.0)  # the fused kernel of another epsilon than the bridge's
+    run = FastestForward(tiny_model, tiny_model.sites([RESIDUAL]), tokens)
+    assert not run.is_native
+    assert run.native_error > 1e-3
+    assert torch.equal(run(tokens)[RESIDUAL], expected)
+
+
+@torch.no_grad()
+def test_a_hook_point_that_is_not_what_its_name_says_shows_in_the_self_check(
+    tiny_model_folder: Path, tiny_corpus: Corpus
+) -> None:
+    model = load_model(str(tiny_model_folder), device="cpu")
+    sites, tokens = model.sites([MLP]), torch.arange(1, 33)[None]
+    name = "blocks.1: mlp.hook_out = mlp.hook_post @ W_out + b_out"
+    assert self_check(model, sites, tokens)[name] < 1e-6
+    model.bridge.blocks[1].mlp.out.hook_out.add_hook(lambda x, hook: 2 * x)
+    assert self_check(model, sites, tokens)[name] > 0.4
 
 
 @pytest.mark.parametrize("site", ["hook_embed", RESIDUAL, HEADS])
