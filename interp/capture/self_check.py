@@ -17,26 +17,39 @@ from interp.sites import HookSite
 
 @torch.no_grad()
 def self_check(model: LanguageModel, sites: list[HookSite], tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
-    """Relative error of every identity of the layers that ``sites`` are in, by its name; what cannot be tried is left out."""
+    """Relative error of every identity of the layers that ``sites`` are in, by its name; what cannot be tried is left out.
+
+    One forward pass up to the last of those layers.
+    """
+    layers = sorted({site.layer for site in sites if 0 <= site.layer < model.n_layers})
+    known = set(model.hook_names)
+    parts = {layer: _names(layer) for layer in layers}
+    wanted = [name for names in parts.values() for group in names if set(group) <= known for name in group]
+    if not wanted:
+        return {}
+    found = forward(model, model.sites(list(dict.fromkeys(wanted))), tokens)
     errors: dict[str, float] = {}
-    for layer in sorted({site.layer for site in sites if 0 <= site.layer < model.n_layers}):
-        names = [f"blocks.{layer}.{short}" for short in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")]
-        total = f"blocks.{layer}.hook_resid_post"
-        if found := _activations(model, [*names, total], tokens):
-            error = relative_error(sum((found[name] for name in names), torch.zeros(())), found[total])
+    for layer, (residual, neurons) in parts.items():
+        if set(residual) <= set(found):
+            before, attention, mlp, after = (found[name] for name in residual)
+            error = relative_error(before + attention + mlp, after)
             errors[f"blocks.{layer}: resid_post = resid_pre + attn_out + mlp_out"] = error
-        neurons, output = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.hook_out"
-        if found := _activations(model, [neurons, output], tokens):
-            mlp = model.bridge.blocks[layer].mlp
-            written = found[neurons] @ mlp.W_out
-            bias = getattr(getattr(mlp, "out", None), "bias", None)
-            error = relative_error(written if bias is None else written + bias, found[output])
+        if set(neurons) <= set(found):
+            post, output = (found[name] for name in neurons)
+            error = relative_error(_mlp_output(model, layer, post), output)
             errors[f"blocks.{layer}: mlp.hook_out = mlp.hook_post @ W_out + b_out"] = error
     return errors
 
 
-def _activations(model: LanguageModel, names: list[str], tokens: Tensor) -> dict[str, Tensor] | None:
-    """Activations at ``names``; None where the model lacks one of them, as an attention-only block lacks an MLP."""
-    if not set(names) <= set(model.hook_names):
-        return None
-    return forward(model, model.sites(names), tokens)
+def _names(layer: int) -> tuple[list[str], list[str]]:
+    """Hook points of the two identities; a model may lack some, as an attention-only block lacks an MLP."""
+    residual = ["hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]
+    neurons = ["mlp.hook_post", "mlp.hook_out"]
+    return [f"blocks.{layer}.{short}" for short in residual], [f"blocks.{layer}.{short}" for short in neurons]
+
+
+def _mlp_output(model: LanguageModel, layer: int, neurons: Tensor) -> Tensor:
+    mlp = model.bridge.blocks[layer].mlp
+    bias = getattr(getattr(mlp, "out", None), "bias", None)
+    written = neurons @ mlp.W_out
+    return written if bias is None else written + bias

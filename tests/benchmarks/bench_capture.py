@@ -19,7 +19,10 @@ from interp.corpora import Corpus, standard_library
 from interp.models import LanguageModel, load_model
 from interp.store import ActivationStore
 
-N_TOKENS = {"bundled model": 24_576, "random GPT-2 small": 2_048}
+N_TOKENS = {  # a capture has some fixed cost, its self-check above all: half a second's work of the larger model
+    "bundled model": 24_576,
+    "random GPT-2 small": 8_192,
+}
 SITES = {
     "bundled model": ("blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"),
     "random GPT-2 small": ("blocks.8.mlp.hook_post", "blocks.8.hook_resid_post", "blocks.8.hook_attn_out"),
