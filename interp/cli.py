@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, text_files
+from interp.corpora import Corpus, load_corpus
 from interp.decomposers import registry
 from interp.demo.flow import (
     PYTHON_LABELS,
@@ -88,7 +88,10 @@ class Capture:
     model: str = "demo"
     """"demo", a Hugging Face model folder, or a hub name."""
     text: tuple[str, ...] = ("stdlib",)
-    """Text files or folders; or stdlib (the standard library), stdlib:held-out, stdlib:tests."""
+    """Text files, .jsonl (.jsonl.gz) or .parquet files with the fields text and, if wanted, label, and folders of those;
+    or one of: stdlib (the standard library), stdlib:held-out, stdlib:tests; hf:NAME or hf:NAME:SPLIT, a Hugging Face
+    dataset with the column text, streamed (hf:OWNER/NAME/CONFIG where it has several); a folder saved by the datasets
+    package."""
 
     def run(self) -> None:
         store = capture(load_model(self.model), corpus_of(self.text), self.config, self.out)
@@ -293,16 +296,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def corpus_of(words: tuple[str, ...]) -> Corpus:
-    """What ``--text`` means: the standard library by its keyword, or files and folders. Python text is labelled."""
+    """What ``--text`` means: the standard library by its keyword, else as ``load_corpus`` says. Python is labelled."""
     if words and words[0].split(":")[0] == "stdlib":
         split = words[0].partition(":")[2] or "train"
         if len(words) > 1 or split not in ("train", "held-out", "tests"):
             raise InputError(f"'{' '.join(words)}' names no text; use stdlib, stdlib:held-out or stdlib:tests, alone")
         return python_corpus(split)
-    if not words:
-        raise InputError("no text was named; give files or folders with --text, or stdlib")
-    is_python = all(word.endswith(".py") for word in words)
-    return Corpus(" ".join(words), text_files(words), PYTHON_LABELS if is_python else None)
+    corpus = load_corpus(words)
+    return replace(corpus, label_set=PYTHON_LABELS) if all(word.endswith(".py") for word in words) else corpus
 
 
 def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:

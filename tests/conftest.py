@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from interp.corpora import Corpus
+    from interp.corpora import Corpus, Document
     from interp.models import LanguageModel
     from interp.store import ActivationStore
 
@@ -143,8 +143,9 @@ def any_model(
     return load_model(str(folder), device="cpu")
 
 
-def _label_tokens(text: str, spans: np.ndarray) -> np.ndarray:
+def _label_tokens(document: Document, spans: np.ndarray) -> np.ndarray:
     """Of each token: does it hold a vowel, is it blank, on which line does it begin."""
+    text = document.text
     pieces = [text[first:last] for first, last in spans]
     has_vowel = [any(vowel in piece for vowel in "aeiou") for piece in pieces]
     is_blank = [piece.isspace() for piece in pieces]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from interp.cli import corpus_of, main
+from interp.demo.flow import PYTHON_LABELS
 from interp.errors import InputError
 from interp.store import ActivationStore
 
@@ -147,7 +148,7 @@ def test_empty_text(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "empty.txt").write_text("")
     words = ["--text", str(tmp_path / "empty.txt"), "--sites", SITE, "--out", str(tmp_path / "s")]
     said = refused(capsys, "capture", "--model", str(tiny_model_folder), *words)
-    assert "holds 0 tokens, but 120,000 were asked for" in said
+    assert "is empty, but 120,000 tokens were asked for" in said
 
 
 def test_feature_out_of_range(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,8 +191,11 @@ def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 2
 
 
-def test_what_text_means() -> None:
+def test_what_text_means(tmp_path: Path) -> None:
     assert corpus_of(("stdlib",)).label_set is not None
-    assert corpus_of(("notes.txt",)).label_set is None
+    for name in ("notes.txt", "code.py"):
+        (tmp_path / name).write_text("x = 1")
+    assert corpus_of((str(tmp_path / "notes.txt"),)).label_set is None
+    assert corpus_of((str(tmp_path / "code.py"),)).label_set is PYTHON_LABELS
     with pytest.raises(InputError, match="stdlib:held-out or stdlib:tests"):
         corpus_of(("stdlib:everything",))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from interp.corpora import HELD_OUT_MODULES, Corpus, Document, LabelSet, Sequences, pack, standard_library, text_files
+from interp.corpora import Corpus, Document, LabelSet, Sequences, make_corpus, pack, packing
 from interp.errors import InputError
 
 BOS = 0
@@ -114,8 +114,22 @@ def test_too_little_text_is_refused_with_what_there_is(
         InputError, match=rf"'made up' holds {held:,} tokens, but {asked:,} were asked for; ask for few"
     ):
         packed(tiny_corpus, tiny_tokenizer, n_tokens=asked)
-    with pytest.raises(InputError, match=r"'nothing' holds 0 tokens, but 5 were asked for"):
-        packed(Corpus("nothing", [Document("a", "")]), tiny_tokenizer, n_tokens=5)
+
+
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_empty_text_is_refused(tiny_tokenizer: Any, texts: list[str]) -> None:
+    with pytest.raises(InputError, match=r"the text 'nothing' is empty, but 5 tokens were asked for; give other text"):
+        packed(make_corpus(texts, "nothing"), tiny_tokenizer, n_tokens=5)
+
+
+def test_text_shorter_than_one_sequence_is_refused_unless_less_is_asked_for(tiny_tokenizer: Any) -> None:
+    corpus = make_corpus(["x = 1"], "short")
+    n_held = len(tiny_tokenizer("x = 1")["input_ids"])
+    message = rf"'short' holds {n_held} tokens \(less than one sequence of 16\), but 15 were asked for; ask for fewer"
+    with pytest.raises(InputError, match=message):
+        packed(corpus, tiny_tokenizer, n_tokens=15)
+    [block] = packed(corpus, tiny_tokenizer, n_tokens=n_held)
+    assert block.is_row.sum() == n_held
 
 
 def test_a_tokenizer_that_truncates_does_not_cut_documents_short(tiny_tokenizer: Any) -> None:
@@ -130,47 +144,122 @@ def test_a_tokenizer_that_truncates_does_not_cut_documents_short(tiny_tokenizer:
 def test_labels_of_text_without_labels_have_no_columns(tiny_tokenizer: Any) -> None:
     [block] = packed(Corpus("bare", [Document("a", "some text")]), tiny_tokenizer, n_tokens=4)
     assert block.labels.shape == (*block.tokens.shape, 0)
-    wide = LabelSet("wide", ("a", "b"), lambda text, spans: np.ones((len(spans), 2), np.uint8))
+    wide = LabelSet("wide", ("a", "b"), lambda document, spans: np.ones((len(spans), 2), np.uint8))
     [block] = packed(Corpus("wide", [Document("a", "some text")], wide), tiny_tokenizer, n_tokens=4)
     assert block.labels[block.is_row].all()
 
 
-# ------------------------------------------------------------------------------------------------------ where text is
+# ------------------------------------------------------------------------------------- batches, pieces, broken characters
 
 
-def test_a_folder_is_every_text_file_below_it_that_is_not_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("characters", [300, 1000, 10_000])
+def test_how_much_is_tokenised_at_a_time_changes_nothing(
+    tiny_corpus: Corpus, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, characters: int
 ) -> None:
-    folder = tmp_path / ".cache" / "texts"  # hidden above what was named: the person asked for it
-    (folder / "deep").mkdir(parents=True)
-    (folder / ".git").mkdir()
-    (folder / "b.txt").write_text("b")
-    (folder / "deep" / "a.txt").write_text("line\r\nnext")
-    (folder / ".git" / "config").write_text("hidden")
-    (folder / "image.png").write_bytes(b"\x89PNG\xff")
-    expected = [Document("b.txt", "b"), Document("deep/a.txt", "line\nnext")]
-    assert list(text_files([folder])) == expected
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert list(text_files([Path("../.cache/texts")])) == expected
+    expected = packed(tiny_corpus, tiny_tokenizer)
+    monkeypatch.setattr(packing, "BATCH_CHARACTERS", characters)
+    found = packed(tiny_corpus, tiny_tokenizer)
+    for field in ("tokens", "document", "offset", "is_row", "labels"):
+        np.testing.assert_array_equal(joined(found, field), joined(expected, field))
+    assert [block.document_names for block in found] == [block.document_names for block in expected]
 
 
-def test_a_named_file_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no text file '.*missing.txt'; give files or folders"):
-        list(text_files([tmp_path / "missing.txt"]))
-    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(InputError, match=r"image.png' is not UTF-8 text; convert it first"):
-        list(text_files([tmp_path / "image.png"]))
+@pytest.mark.parametrize("characters", [7, 40, 300])
+def test_a_long_document_is_tokenised_in_pieces_and_stays_one_document(
+    tiny_corpus: Corpus, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    """Pieces of 40 characters end before a line break, where this tokenizer begins a new word in any case."""
+    text = "".join(document.text for document in tiny_corpus.documents)
+    whole = Corpus("long", [Document("a", text)], tiny_corpus.label_set)
+    expected = packed(whole, tiny_tokenizer)
+    monkeypatch.setattr(packing, "BATCH_CHARACTERS", characters)
+    found = packed(whole, tiny_tokenizer)
+    if characters > max(map(len, text.split("\n"))):
+        for field in ("tokens", "offset", "labels"):
+            np.testing.assert_array_equal(joined(found, field), joined(expected, field))
+    rows = joined(found, "is_row")
+    assert not (joined(found, "tokens")[:, 1:] == BOS).any(axis=1)[:-1].any()  # no separator within it
+    pieces = [tiny_tokenizer.decode([token]) for token in joined(found, "tokens")[rows]]
+    at = joined(found, "offset")[rows]
+    assert all(text[start:].startswith(piece) for start, piece in zip(at, pieces, strict=True) if "�" not in piece)
+    assert (np.diff(at) >= 0).all()
 
 
-def test_held_out_modules_and_tests_are_never_among_the_training_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.corpora._read_utf8", lambda path: "text")  # which files, not what they say
-    paths = {split: {document.name for document in standard_library(split)} for split in ("train", "held-out", "tests")}
-    assert "json/decoder.py" in paths["held-out"]
-    assert "ast.py" in paths["train"]
-    held_out = {name.split("/")[0].removesuffix(".py") for name in paths["held-out"]}
-    assert held_out <= set(HELD_OUT_MODULES)
-    assert not paths["train"] & (paths["held-out"] | paths["tests"])
-    assert not any(name.startswith(tuple(f"{module}/" for module in HELD_OUT_MODULES)) for name in paths["train"])
-    assert not any("test" in name.split("/")[:-1] for name in paths["train"])
-    assert not any("json" in name.split("/") or "test_json" in name for name in paths["tests"])
+def test_memory_does_not_grow_with_the_documents_that_have_gone_by(tiny_tokenizer: Any) -> None:
+    """Endless text can be packed, and a block names its own documents alone."""
+    endless = make_corpus(lambda: ({"text": f"text number {i}"} for i in itertools.count()), "endless")
+    n_read = 0
+    for block in pack(endless, tiny_tokenizer, bos_id=BOS, n_ctx=32, n_tokens=200_000, block=64):
+        assert sorted(block.document_names) == sorted(set(block.document.ravel().tolist()))
+        assert all(block.document_names[number] == f"endless:{number}" for number in block.document_names)
+        n_read += int(block.is_row.sum())
+    assert n_read == 200_000
+
+
+def test_half_of_a_surrogate_pair_is_read_as_one_unknown_character(tiny_tokenizer: Any) -> None:
+    broken, clean = make_corpus(["fine", "a\ud83d = 1\n"], "t"), make_corpus(["fine", "a? = 1\n"], "t")
+    [found] = packed(broken, tiny_tokenizer, n_tokens=8)
+    [expected] = packed(clean, tiny_tokenizer, n_tokens=8)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.offset, expected.offset)
+
+
+# --------------------------------------------------------------------------------------------- tokenizers of other kinds
+
+PROSE = ["The dogs were running in the park on Monday.", "She said  that 3 cats sat, déjà vu; 日本 too.\nAnd the end."]
+
+
+def other_tokenizer(kind: str) -> Any:
+    """A tokenizer of the kind that T5 and Gemma ("unigram", "metaspace"), Llama 2 ("llama"), or BERT ("wordpiece") have."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    special = {"special_tokens": ["<s>", "<unk>"], "show_progress": False}
+    trainer: Any
+    if kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=80, unk_token="<unk>", **special)
+    elif kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = (
+            normalizers.BertNormalizer(strip_accents=False),
+            pre_tokenizers.BertPreTokenizer(),
+        )
+        trainer = trainers.WordPieceTrainer(vocab_size=120, **special)
+    else:
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        if kind == "metaspace":
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+        else:
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        trainer = trainers.BpeTrainer(
+            vocab_size=310, special_tokens=["<s>", "<unk>", *bytes_], limit_alphabet=30, show_progress=False
+        )
+    tokenizer.train_from_iterator(PROSE * 5, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "metaspace", "llama", "wordpiece"])
+def test_tokens_of_every_kind_of_tokenizer_are_traced_to_where_they_stand(kind: str) -> None:
+    tokenizer = other_tokenizer(kind)
+    n_tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in PROSE)
+    blocks = packed(make_corpus(PROSE), tokenizer, n_tokens=n_tokens)
+    found: dict[int, list[int]] = {0: [], 1: []}
+    for block in blocks:
+        rows = zip(block.tokens[block.is_row], block.document[block.is_row], block.offset[block.is_row], strict=True)
+        for token, document, offset in rows:
+            piece = tokenizer.convert_ids_to_tokens(int(token)).removeprefix("##")
+            text = PROSE[document].lower() if kind == "wordpiece" else PROSE[document]
+            found[document].append(int(offset))
+            if piece.startswith("<0x"):  # a byte of the character it points at
+                assert int(piece[3:5], 16) in text[offset].encode()
+            elif piece not in ("<unk>", "▁"):
+                shown = piece.replace("▁", " ")
+                # A blank put before the text is no character of it.
+                assert text[offset:].startswith(shown) or (offset == 0 and text.startswith(shown[1:]))
+    for document, offsets in found.items():
+        assert offsets == sorted(offsets)
+        assert offsets[0] == 0
+        assert offsets[-1] > len(PROSE[document]) - 10

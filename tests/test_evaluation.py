@@ -447,8 +447,8 @@ def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, t
 # --------------------------------------------------------------------------------------------------------------- suite
 
 
-def letters(text: str, spans: np.ndarray) -> np.ndarray:
-    first = [text[start] if start < len(text) else "" for start, _ in spans]
+def letters(document: Document, spans: np.ndarray) -> np.ndarray:
+    first = [document.text[start : start + 1] for start, _ in spans]
     return np.asarray([[c == "a", c.isdigit(), c == " "] for c in first], dtype=np.uint8)
 
 

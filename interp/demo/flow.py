@@ -31,7 +31,7 @@ from interp.prompting import neutral_tokens
 from interp.runs import Run, train_run
 from interp.store import ActivationStore
 
-PYTHON_LABELS = LabelSet("python", NAMES, label_tokens)
+PYTHON_LABELS = LabelSet("python", NAMES, lambda document, spans: label_tokens(document.text, spans))
 """What every token of Python text is, by its own tokenizer; see ``python_labels``."""
 
 MLP, RESIDUAL, ATTENTION = "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"

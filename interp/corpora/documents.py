@@ -1,0 +1,153 @@
+"""Documents, the corpora they make up, and label sets: what is known of every token of a document.
+
+A document may carry one label of its own, such as the concept a sentence is an example of. Such labels become a label
+set named ``label``: one 0-or-1 column for each of them, the same for every token of the document.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ParamSpec
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from interp.errors import InputError
+
+MAX_LABELS = 255
+"""Distinct labels a corpus may have: each is a byte beside every token. More are identifiers rather than classes."""
+
+Options = ParamSpec("Options")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A named text."""
+
+    name: str
+    """What the dashboard and error messages call it: a path, a module name, a file and line."""
+    text: str
+    label: str | None = None
+    """What the whole of the text is an example of, where that is known."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """A way of labelling text, token by token."""
+
+    name: str
+    """Key the labels are stored under."""
+    labels: tuple[str, ...]
+    """What the columns mean. Names that end in ``_depth`` are small integers, all others 0 or 1."""
+    label_tokens: Callable[[Document, np.ndarray], np.ndarray]
+    """(document, character spans [n_tokens, 2]) to labels [n_tokens, n_labels], uint8. Of a long
+    document it is given the spans of a quarter of a million characters at a time."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to capture, where they came from, and how they are labelled."""
+
+    name: str
+    """What the person asked for: ``stdlib``, ``stdlib:held-out``, the paths, ``hf:`` and a dataset."""
+    documents: Iterable[Document]
+    """Read from the beginning by every capture, and again by one that goes on after an interruption. Raises InputError
+    for an iterator, which can be read only once."""
+    label_set: LabelSet | None = None
+
+    def __post_init__(self) -> None:
+        refuse_iterator(self.documents, self.name)
+
+
+def refuse_iterator(texts: object, name: str) -> None:
+    """Raise InputError if ``texts`` would be used up by reading them once."""
+    if isinstance(texts, Iterator):
+        raise InputError(
+            f"the text '{name}' is an iterator, which can be read only once, but a capture that was interrupted reads it "
+            "again; give a list, or to make_corpus the function that makes the iterator"
+        )
+
+
+class _Rereadable(Iterable[Document]):
+    def __init__(self, start: Callable[[], Iterator[Document]]):
+        self._start = start
+
+    def __iter__(self) -> Iterator[Document]:
+        return self._start()
+
+
+def rereadable(generator: Callable[Options, Iterator[Document]]) -> Callable[Options, Iterable[Document]]:
+    """Let the documents of a generator function be read again and again: every ``iter`` of them starts it anew."""
+
+    @functools.wraps(generator)
+    def documents(*args: Options.args, **options: Options.kwargs) -> Iterable[Document]:
+        return _Rereadable(functools.partial(generator, *args, **options))
+
+    return documents
+
+
+def document_of(record: object, name: str) -> Document:
+    """The document in a record ``{"text": ..., "label": ...}``; the label may be missing or null.
+
+    Raises InputError for a record that is no such thing, calling it by ``name``.
+    """
+    if not isinstance(record, Mapping):
+        raise InputError(f'\'{name}\' is no record; give objects such as {{"text": ..., "label": ...}}')
+    text, label = record.get("text"), record.get("label")
+    if text is None:
+        fields = ", ".join(f"'{field}'" for field in record) or "none"
+        raise InputError(f"'{name}' has no 'text' (its fields: {fields}); rename the one that holds the text")
+    for field, value in (("text", text), ("label", label)):
+        if not isinstance(value, str | None):
+            raise InputError(f"the {field} of '{name}' is {str(value)[:40]}, which is no string; write it as one")
+    return Document(name, text, label)
+
+
+def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[str] | None = None) -> Corpus:
+    """A corpus whose label set is what its documents carry, if they carry labels: the first one decides.
+
+    Labels that are not given are collected by reading ``documents`` once. Raises InputError where labelled and unlabelled
+    documents are mixed: at once in a labelled corpus, else when the odd one is reached.
+    """
+    alike = _alike(name, documents)
+    first = next(iter(alike), None)
+    if first is None or first.label is None:
+        return Corpus(name, alike)
+    return Corpus(name, alike, _document_labels(name, labels or (document.label or "" for document in alike)))
+
+
+@rereadable
+def _alike(name: str, documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents, for as long as they all have a label or all have none."""
+    first: Document | None = None
+    for document in documents:
+        first = first or document
+        if (document.label is None) != (first.label is None):
+            odd, has, others = (document.name, "no", "a") if document.label is None else (document.name, "a", "no")
+            raise InputError(
+                f"'{odd}' has {has} label, but what comes before it in '{name}' has {others} label; label all or none"
+            )
+        yield document
+
+
+def _document_labels(name: str, labels: Iterable[str]) -> LabelSet:
+    """One column for every distinct label, in alphabetical order."""
+    distinct: set[str] = set()
+    for label in labels:
+        distinct.add(label)
+        if len(distinct) > MAX_LABELS:
+            raise InputError(f"the text '{name}' has more than {MAX_LABELS} different labels; rename or group them")
+        if label.endswith("_depth"):
+            raise InputError(f"the label '{label}' of '{name}' ends in _depth, which is kept for numbers; rename it")
+    names = tuple(sorted(distinct))
+
+    def label_tokens(document: Document, spans: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n n_labels"]:
+        if document.label not in distinct:  # the file has changed, or a class is numbered that has no name
+            raise InputError(f"the label '{document.label}' of '{document.name}' is not among those of '{name}'")
+        rows = np.zeros((len(spans), len(names)), dtype=np.uint8)
+        rows[:, names.index(document.label)] = 1
+        return rows
+
+    return LabelSet("label", names, label_tokens)

@@ -1,0 +1,232 @@
+"""Packing: documents to full token sequences.
+
+Every sequence is one beginning-of-sequence token followed by ``n_ctx - 1`` tokens of text. Documents are laid end to
+end with one separator token between them and cut into sequences, so that no position is padding and each token
+can be traced back to its document and character offset.
+
+Text is tokenised a batch at a time, by as many threads as the tokenizers package takes; long documents in pieces, so that
+memory stays bounded. On one thread more than 4/5 of the time is the tokenizer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from interp.corpora.documents import Corpus, Document, LabelSet
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+BATCH_CHARACTERS = 1 << 18
+"""Text that is tokenised at a time, which takes about 40 bytes of memory a character: larger batches are no faster. A
+longer document is tokenised in pieces that end before a line break, where words end in any case."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A run of packed sequences; arrays are [n_seq, n_ctx] unless said otherwise."""
+
+    tokens: Int[np.ndarray, "n_seq n_ctx"]
+    """Token ids, int32; column 0 is the beginning-of-sequence token."""
+    document: Int[np.ndarray, "n_seq n_ctx"]
+    """Number of the document a token comes from, counted over the whole corpus, int32."""
+    offset: Int[np.ndarray, "n_seq n_ctx"]
+    """First character of the token in its document; -1 for separators, int32."""
+    is_row: Bool[np.ndarray, "n_seq n_ctx"]
+    """True where the token is text asked for: not a separator, and not past the asked number of tokens."""
+    labels: UInt8[np.ndarray, "n_seq n_ctx n_labels"]
+    """Labels of each token; the last axis is empty without a label set."""
+    document_names: dict[int, str]
+    """Names of the documents that occur here."""
+
+
+def pack(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, bos_id: int, n_ctx: int, n_tokens: int, block: int
+) -> Iterator[Sequences]:
+    """Exactly ``n_tokens`` tokens of text, in blocks of ``block`` sequences of ``n_ctx`` (the last may be smaller).
+
+    Documents are laid end to end with one separator (``bos_id``) after each; every sequence begins with ``bos_id``. A
+    separator written out in the text, such as ``<|endoftext|>``, is a separator too. The same corpus gives the same
+    blocks. Raises InputError when the corpus holds less text than asked for.
+    """
+    size = block * (n_ctx - 1)
+    rest = _Stream.empty(len(corpus.label_set.labels) if corpus.label_set else 0)
+    n_left = n_tokens
+    for stream in _tokenised(corpus, tokenizer, bos_id):
+        rest = rest.followed_by(stream)
+        while len(rest.tokens) >= size:
+            packed = _cut(rest[:size], n_ctx, bos_id, n_left)
+            rest = rest[size:]
+            n_left -= int(packed.is_row.sum())
+            yield packed
+            if n_left == 0:
+                return
+    n_rest = int((rest.offset >= 0).sum())
+    if n_rest < n_left:
+        raise _too_little(corpus.name, n_tokens - n_left + n_rest, n_tokens, n_ctx)
+    yield _cut(rest, n_ctx, bos_id, n_left)
+
+
+def _too_little(name: str, held: int, asked: int, n_ctx: int) -> InputError:
+    if not held:
+        return InputError(f"the text '{name}' is empty, but {asked:,} tokens were asked for; give other text")
+    short = f" (less than one sequence of {n_ctx})" if held < n_ctx - 1 else ""
+    return InputError(
+        f"the text '{name}' holds {held:,} tokens{short}, but {asked:,} were asked for; "
+        "ask for fewer with --tokens or give more text"
+    )
+
+
+@dataclass
+class _Stream:
+    """Tokens of one or more documents end to end, before they are cut into sequences. Arrays are one row a token."""
+
+    tokens: np.ndarray
+    document: np.ndarray
+    offset: np.ndarray
+    labels: np.ndarray
+    names: dict[int, str] = field(default_factory=dict)
+    """Of the documents that occur, and maybe of more."""
+
+    @staticmethod
+    def empty(n_labels: int) -> _Stream:
+        none = np.zeros(0, dtype=np.int32)
+        return _Stream(none, none, none, np.zeros((0, n_labels), dtype=np.uint8))
+
+    def __getitem__(self, part: slice) -> _Stream:
+        return _Stream(self.tokens[part], self.document[part], self.offset[part], self.labels[part], self.names)
+
+    def followed_by(self, other: _Stream) -> _Stream:
+        first = int(self.document[0]) if len(self.document) else 0
+        return _Stream(
+            tokens=np.concatenate([self.tokens, other.tokens]),
+            document=np.concatenate([self.document, other.document]),
+            offset=np.concatenate([self.offset, other.offset]),
+            labels=np.concatenate([self.labels, other.labels]),
+            names={number: name for number, name in self.names.items() if number >= first} | other.names,
+        )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a document that is tokenised at once."""
+
+    number: int
+    """Of the document, counted over the whole corpus."""
+    document: Document
+    text: str
+    start: int
+    """Where the text begins in the document."""
+    is_last: bool
+
+
+def _tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int) -> Iterator[_Stream]:
+    """The tokens of the documents that are not empty in order, a separator after each document."""
+    exact = _with_exact_spans(tokenizer)
+    for batch in _batches(corpus.documents):
+        texts = [piece.text for piece in batch]
+        try:
+            encoded = exact.encode_batch(texts, add_special_tokens=False)
+        except TypeError:  # half of a surrogate pair, as broken JSON has them, is no character
+            texts = [text.encode(errors="replace").decode() for text in texts]
+            encoded = exact.encode_batch(texts, add_special_tokens=False)
+        yield _stream(batch, encoded, corpus.label_set, bos_id)
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    n_characters = 0
+    for number, document in enumerate(document for document in documents if document.text):
+        for piece in _pieces(number, document):
+            batch.append(piece)
+            n_characters += len(piece.text)
+            if n_characters >= BATCH_CHARACTERS:
+                yield batch
+                batch, n_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(number: int, document: Document) -> Iterator[_Piece]:
+    text, start = document.text, 0
+    while start < len(text):
+        end = start + BATCH_CHARACTERS
+        if end < len(text):
+            before_line_break = text[start : max(text.rfind("\n", start, end), start)].rstrip()
+            end = start + len(before_line_break) if before_line_break else end
+        yield _Piece(number, document, text[start:end], start, is_last=end >= len(text))
+        start = end
+
+
+def _stream(batch: list[_Piece], encoded: list[Any], label_set: LabelSet | None, bos_id: int) -> _Stream:
+    """What the tokenizer made of a batch as arrays. ``fromiter`` takes the nested lists at twice the speed of ``asarray``."""
+    n_text = np.asarray([len(encoding) for encoding in encoded])
+    length = n_text + np.asarray([piece.is_last for piece in batch])
+    is_text = np.ones(length.sum(), dtype=bool)
+    is_text[np.cumsum(length)[length > n_text] - 1] = False
+    tokens = np.full(len(is_text), bos_id, dtype=np.int32)
+    tokens[is_text] = np.fromiter(
+        chain.from_iterable(encoding.ids for encoding in encoded), dtype=np.int32, count=n_text.sum()
+    )
+    flat = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encoded))
+    spans = np.fromiter(flat, dtype=np.int32, count=2 * n_text.sum()).reshape(-1, 2)
+    spans += np.repeat(np.asarray([piece.start for piece in batch], dtype=np.int32), n_text)[:, None]
+    offset = np.full(len(is_text), -1, dtype=np.int32)
+    offset[is_text] = spans[:, 0]
+    offset[tokens == bos_id] = -1
+    labels = np.zeros((len(is_text), len(label_set.labels) if label_set else 0), dtype=np.uint8)
+    if label_set is not None:
+        parts = np.split(spans, np.cumsum(n_text)[:-1])
+        labels[is_text] = np.concatenate(
+            [label_set.label_tokens(piece.document, part) for piece, part in zip(batch, parts, strict=True)]
+        )
+    numbers = np.asarray([piece.number for piece in batch], dtype=np.int32)
+    names = {piece.number: piece.document.name for piece in batch}
+    return _Stream(tokens, np.repeat(numbers, length), offset, labels, names)
+
+
+def _with_exact_spans(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """The same tokenizer, but spans are all of a token: some (Pythia's) leave its blanks out, and some cut long text.
+
+    Without its trimming, the byte-level post-processor leaves spans alone, those of any other kind of tokenizer too.
+    """
+    from tokenizers import Tokenizer, processors  # deferred: slow
+
+    exact = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    exact.post_processor = processors.ByteLevel(trim_offsets=False)
+    exact.no_truncation()
+    exact.no_padding()
+    return exact
+
+
+def _cut(stream: _Stream, n_ctx: int, bos_id: int, n_rows: int) -> Sequences:
+    """A stream as whole sequences that mark at most ``n_rows`` tokens as rows; what is past them is dropped."""
+    is_text = stream.offset >= 0
+    held = np.cumsum(is_text)
+    last = int(np.searchsorted(held, n_rows)) + 1 if held[-1] >= n_rows else len(is_text)
+    n_seq = -(-last // (n_ctx - 1))
+
+    def shaped(values: np.ndarray, first: int, fill: int) -> np.ndarray:
+        padded = np.full((n_seq * (n_ctx - 1), *values.shape[1:]), fill, dtype=values.dtype)
+        padded[: min(last, len(values))] = values[:last]
+        rows = padded.reshape(n_seq, n_ctx - 1, *values.shape[1:])
+        return np.concatenate([np.full((n_seq, 1, *values.shape[1:]), first, dtype=values.dtype), rows], axis=1)
+
+    document = shaped(stream.document, 0, int(stream.document[last - 1]))
+    document[:, 0] = document[:, 1]
+    return Sequences(
+        tokens=shaped(stream.tokens, bos_id, bos_id),
+        document=document,
+        offset=shaped(stream.offset, -1, -1),
+        is_row=shaped(is_text, False, False),
+        labels=shaped(stream.labels, 0, 0),
+        document_names={int(number): stream.names[int(number)] for number in np.unique(document)},
+    )

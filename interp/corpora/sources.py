@@ -1,0 +1,194 @@
+"""Where text comes from: the standard library, text files and folders, JSON lines, Parquet, Hugging Face, Python.
+
+Every source can be read again from the beginning, in the same order, and is read document by document.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sysconfig
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.corpora.documents import Corpus, Document, document_of, labelled_corpus, refuse_iterator, rereadable
+from interp.corpora.hugging_face import dataset_corpus, is_saved_dataset
+from interp.errors import InputError
+
+HELD_OUT_MODULES = (
+    "argparse", "calendar", "configparser", "csv", "difflib", "fractions", "gettext", "heapq", "ipaddress", "json",
+    "logging", "mailbox", "optparse", "pprint", "queue", "sched", "shelve", "shlex", "smtplib", "statistics",
+    "textwrap", "wave", "zipapp",
+)  # fmt: skip
+"""Standard-library modules never shown to the bundled model, nor to a decomposer trained by the demo."""
+
+_TEST_FOLDERS = {"test", "tests", "idle_test"}
+_NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "_bundled"}
+
+
+def load_corpus(sources: Sequence[str | Path]) -> Corpus:
+    """The text in files and folders, or one Hugging Face dataset; documents with labels make a label set ``label``.
+
+    ``sources`` are text files (one document each), ``.jsonl``, ``.jsonl.gz`` and ``.parquet`` files (one document a record,
+    with the fields ``text`` and, if wanted, ``label``), and folders: every such file below that is not hidden, in a fixed
+    order. Or one alone: ``hf:NAME`` or ``hf:NAME:SPLIT``, or a folder that the datasets package has saved.
+
+    Raises InputError for what does not exist or cannot be read as what its name says.
+    """
+    words = [str(source) for source in sources]
+    if not words:
+        raise InputError("no text was named; give files or folders of text, or stdlib")
+    if any(word.startswith("hf:") or is_saved_dataset(Path(word)) for word in words):
+        if len(words) > 1:
+            raise InputError(f"'{' '.join(words)}' mixes a Hugging Face dataset with other text; name it alone")
+        return dataset_corpus(words[0])
+    return labelled_corpus(" ".join(words), _documents(_files(map(Path, words))))
+
+
+Text = str | Document | dict[str, Any]
+
+
+def make_corpus(texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str = "texts") -> Corpus:
+    """The corpus of texts given in Python: strings, documents, or ``{"text": ..., "label": ...}``.
+
+    A capture that goes on after an interruption reads its text again. So ``texts`` is something that can be read again, or
+    a function, such as a generator function, that starts it anew. Raises InputError for an iterator or a single string.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"the text '{name}' is one string; give a list of texts, or files to load_corpus")
+    given = texts() if callable(texts) else texts
+    if not callable(texts) or given is texts():  # a function that returns the same iterator twice makes none anew
+        refuse_iterator(given, name)
+
+    @rereadable
+    def documents() -> Iterator[Document]:
+        for number, text in enumerate(texts() if callable(texts) else texts):
+            if isinstance(text, Document):
+                yield text
+            else:
+                yield document_of({"text": text} if isinstance(text, str) else text, f"{name}:{number}")
+
+    return labelled_corpus(name, documents())
+
+
+@rereadable
+def standard_library(split: str = "train") -> Iterator[Document]:
+    """The Python standard library of this interpreter, one document a file, tests left out.
+
+    The order is shuffled once and for all, so that the first part of it is a sample of the whole.
+
+    ``split`` is "train" (everything but ``HELD_OUT_MODULES``), "held-out" (only those), or "tests" (the library's own
+    test suites, those of held-out modules left out). Files that are not UTF-8 are skipped.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
+    random.Random(0).shuffle(paths)
+    for path in paths:
+        parts = path.parts
+        if _NOT_LIBRARY & set(parts):
+            continue
+        if _TEST_FOLDERS & set(parts):
+            kind = "held-out tests" if any(_is_held_out(part) for part in parts) else "tests"
+        else:
+            kind = "held-out" if _is_held_out(parts[0]) else "train"
+        if kind == split and (text := _read_utf8(root / path)):
+            yield Document("/".join(parts), text)
+
+
+def _is_held_out(part: str) -> bool:
+    module = part.removesuffix(".py").removeprefix("test_")
+    return module in HELD_OUT_MODULES
+
+
+def _read_utf8(path: Path) -> str:
+    """The text of a file with newlines normalised to ``\\n``; empty when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------------- files and folders
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    name: str
+    """What its documents are called by: the path as given, or within the folder that was given."""
+    is_named: bool
+    """Whether it was given itself, rather than found in a folder, where files that are no text are passed over."""
+
+
+def _files(paths: Iterable[Path]) -> list[_File]:
+    files: list[_File] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no text file '{path}'; give files or folders of text, or stdlib")
+        if path.is_file():
+            files.append(_File(path, str(path), is_named=True))
+            continue
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            if file.is_file() and not any(part.startswith(".") for part in name.parts):
+                files.append(_File(file, str(name), is_named=False))
+    return files
+
+
+@rereadable
+def _documents(files: list[_File]) -> Iterator[Document]:
+    for file in files:
+        try:
+            if file.path.name.endswith((".jsonl", ".jsonl.gz")):
+                yield from _json_lines(file)
+            elif file.path.suffix == ".parquet":
+                yield from _parquet_rows(file)
+            else:
+                yield from _whole_text(file)
+        except (OSError, EOFError, zlib.error) as error:  # no permission, or a .gz that is damaged
+            raise InputError(f"'{file.path}' cannot be read ({error})") from None
+
+
+def _whole_text(file: _File) -> Iterator[Document]:
+    text = _read_utf8(file.path)
+    if file.is_named and not text and file.path.stat().st_size:
+        raise InputError(f"'{file.path}' is not UTF-8 text; convert it first")
+    if text or file.is_named:
+        yield Document(file.name, text)
+
+
+def _json_lines(file: _File) -> Iterator[Document]:
+    with gzip.open(file.path) if file.path.suffix == ".gz" else file.path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            name = f"{file.name}:{number}"
+            if line.isspace():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:  # of JSON, or of its encoding
+                raise InputError(
+                    f"'{name}' is not JSON ({error}); every line is one object, such as {{\"text\": ...}}"
+                ) from None
+            yield document_of(record, name)
+
+
+def _parquet_rows(file: _File) -> Iterator[Document]:
+    from pyarrow import ArrowException, parquet  # deferred: slow
+
+    try:
+        with parquet.ParquetFile(file.path) as table:
+            known = table.schema_arrow.names
+            if "text" not in known:
+                raise InputError(
+                    f"'{file.path}' has no column 'text' (it has {', '.join(known)}); rename the one to read"
+                )
+            columns = [name for name in ("text", "label") if name in known]
+            rows = (row for batch in table.iter_batches(batch_size=256, columns=columns) for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield document_of(row, f"{file.name}:{number}")
+    except ArrowException as error:
+        raise InputError(f"'{file.path}' is no Parquet file, or a damaged one ({error})") from None
