@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PEERS_PIP := .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+	-c tests/benchmarks/constraints-peers.txt
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: demo test lint bench clean
@@ -17,11 +19,15 @@ lint: .venv/.installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.installed-tests  ## ratios against the alternatives, measured side by side
-	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
+# What compares with other tools runs in their environment: SAELens wants another TransformerLens than we do.
+bench: .venv/.installed-tests .venv-peers/.installed  ## ratios against the alternatives, measured side by side
+	for script in tests/benchmarks/bench_*.py; do \
+		if grep -q "^from peers import" $$script; then python=.venv-peers/bin/python; else python=$(BIN)/python; fi; \
+		PYTHONPATH=. $$python $$script $(ARGS) || exit 1; \
+	done
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -31,4 +37,12 @@ clean:
 
 .venv/.installed-tests: .venv/.installed
 	$(PIP) --editable ".[test,lint]"
+	touch $@
+
+# Without their dependencies: dictionary-learning and nnsight ask for plots and diffusion models, overcomplete for vision models.
+.venv-peers/.installed: tests/benchmarks/constraints-peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS_PIP) torch==2.13.0
+	$(PEERS_PIP) sae-lens h5py hdf5plugin scikit-learn scipy tyro filelock zstandard pillow "python-socketio[client]"
+	$(PEERS_PIP) --no-deps dictionary-learning nnsight overcomplete
 	touch $@

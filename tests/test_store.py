@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -126,6 +127,34 @@ def test_rows_and_chunks_equal_the_arrays_across_shards(store: ActivationStore, 
         source.rows(np.asarray([len(source)]))
     with pytest.raises(IndexError):
         source.rows(np.asarray([-1]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is mapped")
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_what_is_read_beyond_the_limit_is_not_kept_in_memory(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch, is_compressed: bool
+) -> None:
+    expected, row_bytes = torch.from_numpy(written.activations[SITE]), 4 * D_IN
+    first = written.shards()[0].activations[SITE]
+    monkeypatch.setattr(reader_module, "MAPPED", len(first) * row_bytes)
+    source = write(tmp_path / "s", written, compressed=is_compressed).site(SITE)
+    order = np.random.default_rng(1).permutation(len(source))
+    for _ in range(2):
+        assert torch.equal(source.rows(order), expected[order])
+        assert torch.equal(torch.cat(list(source.chunks(7))), expected)
+    addresses = [mapped.rows.ctypes.data for mapped in source._maps]
+    assert [resident_bytes(address) > 0 for address in addresses] == [True, False, False]
+
+
+def resident_bytes(address: int) -> int:
+    """Of the mapping that ``address`` lies in."""
+    is_in = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            is_in = int(found[1], 16) <= address < int(found[2], 16)
+        elif is_in and line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"nothing is mapped at {address:x}")
 
 
 def test_float16_values_are_the_rounded_ones_and_come_as_float32(tmp_path: Path, written: Written) -> None:

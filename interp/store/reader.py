@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -18,9 +21,13 @@ from interp.errors import InputError, unknown_name
 from interp.files import write_whole
 from interp.manifest import Manifest, Shard
 from interp.moments import Moments, moments_of
-from interp.prefetch import prefetched
 from interp.progress import progress
 from interp.store.source import shuffled_indices
+
+MAPPED = 2**28
+"""Bytes of a site that stay mapped into the process once read; what lies beyond them is let go after every use. All stays
+in the system's page cache: a row let go costs a page fault (a batch of 4096 x 1024 from 4 GB: 7.4 ms, not 4.0), but pages
+that stay mapped count as the process's memory, and some systems end a process for it."""
 
 
 class ActivationStore:
@@ -158,11 +165,11 @@ class SiteSource:
         return self.store.n_rows
 
     @cached_property
-    def _maps(self) -> list[np.ndarray]:
-        """One read-only array a shard, mapped into memory."""
+    def _maps(self) -> list[Mapped]:
+        """One a shard."""
         return [self._map(shard) for shard in self.store.manifest.shards]
 
-    def _map(self, shard: Shard) -> np.ndarray:
+    def _map(self, shard: Shard) -> Mapped:
         path = self.store.path / "shards" / shard.file
         with self.store._open(shard) as file:
             try:
@@ -174,21 +181,29 @@ class SiteSource:
                     shard, f"holds {dataset.shape} values at {self.name}, not {shard.n_rows} rows"
                 )
             if not shard.n_rows:
-                return np.empty(dataset.shape, dtype=dataset.dtype)
+                return Mapped(np.empty(dataset.shape, dtype=dataset.dtype), None)
             if dataset.chunks:
                 return _unpacked(dataset)
             offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
-        return np.asarray(np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset))
+        with path.open("rb") as opened:
+            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return Mapped(np.ndarray(shape, dtype, pages, offset), pages)
 
     def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
         """The rows at ``indices``, in that order, float32."""
+        out = torch.empty(len(indices), self.d_in)
+        if not np.any(indices[1:] < indices[:-1]):
+            return self._fill(out, indices)
         order = np.argsort(indices)
-        stored = self._gather(np.asarray(indices)[order])
+        stored = self._gather(indices[order])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        out = torch.empty(len(order), self.d_in)
-        for part in self._tiles(len(order)):
-            out[part] = torch.from_numpy(np.take(stored, place[part], axis=0))
+        _convert(stored[place], out)
+        return out
+
+    def _fill(self, out: Tensor, ascending: Int[np.ndarray, " n"]) -> Tensor:
+        """Write the rows at ``ascending`` numbers into ``out``."""
+        _convert(self._gather(ascending), out)
         return out
 
     def _gather(self, ascending: Int[np.ndarray, " n"]) -> np.ndarray:
@@ -197,17 +212,17 @@ class SiteSource:
             raise IndexError(f"rows {ascending[0]} to {ascending[-1]} of a source of {len(self)}")
         out = np.empty((len(ascending), self.d_in), dtype=self.store.manifest.dtype)
         cuts = np.searchsorted(ascending, self._starts)
-        for shard in np.flatnonzero(np.diff(cuts)):
+        for shard in np.flatnonzero(np.diff(cuts)).tolist():
             part = slice(cuts[shard], cuts[shard + 1])
             # Nothing is out of range here; mode="raise" would copy through a buffer.
-            np.take(self._maps[shard], ascending[part] - self._starts[shard], axis=0, out=out[part], mode="clip")
+            np.take(self._maps[shard].rows, ascending[part] - self._starts[shard], axis=0, out=out[part], mode="clip")
+            self._let_go(shard)
         return out
 
-    def _tiles(self, n: int) -> Iterator[slice]:
-        """Parts of ``n`` rows small enough that torch converts them in one thread: on a busy machine, threads that wait
-        for each other cost ten times the conversion (a batch of 4096 x 512: 7.2 ms with two threads, 0.7 ms so)."""
-        step = max(1, 32767 // self.d_in)
-        return (slice(first, first + step) for first in range(0, n, step))
+    def _let_go(self, shard: int) -> None:
+        """Unmap a shard, unless it is among the first, which stay mapped."""
+        if int(self._starts[shard + 1]) * self.d_in * self._maps[shard].rows.itemsize > MAPPED:
+            self._maps[shard].let_go()
 
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         """All rows in order, ``size`` at a time, float32."""
@@ -220,22 +235,23 @@ class SiteSource:
         while at < stop:
             shard = int(np.searchsorted(self._starts, at, side="right")) - 1
             end = min(stop, int(self._starts[shard + 1]))
-            stored = self._maps[shard][at - self._starts[shard] : end - self._starts[shard]]
-            for part in self._tiles(end - at):
-                out[at - first : end - first][part] = torch.from_numpy(np.array(stored[part]))
+            stored = self._maps[shard].rows[at - self._starts[shard] : end - self._starts[shard]]
+            _convert(np.array(stored), out[at - first : end - first])
+            self._let_go(shard)
             at = end
         return out
 
     def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        """Endless shuffled batches, read one ahead; see ``ActivationSource.batches``."""
+        """Endless shuffled batches, the next one read while the last is in use; see ``ActivationSource.batches``."""
         indices = shuffled_indices(len(self), size, seed=seed, start=start)
-        return prefetched((self._batch(batch) for batch in indices), depth=1)
-
-    def _batch(self, ascending: Int[np.ndarray, " n"]) -> Tensor:
-        stored, out = torch.from_numpy(self._gather(ascending)), torch.empty(len(ascending), self.d_in)
-        for part in self._tiles(len(ascending)):
-            out[part] = stored[part]
-        return out
+        with ThreadPoolExecutor(1, "batches") as reader:
+            # A batch is allocated here and filled there: memory that one thread allocates and another frees is given
+            # back to the system, and taken again page by page (half as much time again).
+            ahead = reader.submit(self._fill, torch.empty(size, self.d_in), next(indices))
+            while True:
+                batch = ahead.result()
+                ahead = reader.submit(self._fill, torch.empty(size, self.d_in), next(indices))
+                yield batch
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""
@@ -259,15 +275,41 @@ class SiteSource:
         return cached
 
 
-def _unpacked(dataset: h5py.Dataset) -> np.ndarray:
-    """A compressed dataset as an array mapped from a temporary file that vanishes with the last use of it."""
+def _convert(stored: np.ndarray, out: Tensor) -> None:
+    """Write ``stored`` to ``out`` as float32.
+
+    With several threads in tiles small enough that torch converts each in one: on a busy machine, threads that wait for
+    each other cost ten times the conversion (a batch of 4096 x 512: 7.2 ms with two threads, 0.7 ms so).
+    """
+    size = max(1, len(out) if torch.get_num_threads() == 1 else 32767 // out.shape[1])
+    for part, values in zip(out.split(size), torch.from_numpy(stored).split(size), strict=True):
+        part.copy_(values)
+
+
+class Mapped(NamedTuple):
+    """The rows of one shard, mapped into memory."""
+
+    rows: np.ndarray
+    pages: mmap.mmap | None
+    """What the rows lie in; None where there are no rows."""
+
+    def let_go(self) -> None:
+        """Unmap the pages; the next use maps them again."""
+        if self.pages and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _unpacked(dataset: h5py.Dataset) -> Mapped:
+    """A compressed dataset in a temporary file that vanishes with the last use of it."""
     import hdf5plugin  # noqa: F401  deferred: loads the filters of a dozen libraries
 
     with tempfile.TemporaryFile() as file:
         file.truncate(dataset.size * dataset.dtype.itemsize)
-        array = np.memmap(file, mode="r+", dtype=dataset.dtype, shape=dataset.shape)
-        dataset.read_direct(array)
-    return array
+        pages = mmap.mmap(file.fileno(), 0)
+    mapped = Mapped(np.ndarray(dataset.shape, dataset.dtype, pages), pages)
+    dataset.read_direct(mapped.rows)
+    mapped.let_go()
+    return mapped
 
 
 def _read_moments(path: Path, identity: str) -> Moments | None:

@@ -1,7 +1,7 @@
 """Timing alternatives in alternation in one process, and reporting them: a table for a person, or one JSON object.
 
-A ratio is the alternative's process CPU time over ours, round by round, so that a drift of the machine's speed cancels;
-bigger is better for us.
+A ratio is the alternative's time over ours, round by round, so that a drift of the machine's speed cancels; bigger is
+better for us. Process CPU time counts; wall time is told beside it, and on a busy machine says little.
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import torch
 
-Rounds = dict[str, list[float]]
-"""Name of an alternative ("ours" among them) to CPU seconds a round."""
+
+class Seconds(NamedTuple):
+    """What one round took."""
+
+    cpu: float
+    """Of the process, all threads."""
+    wall: float
+
+
+Rounds = dict[str, list[Seconds]]
+"""Name of an alternative ("ours" among them) to what each round took."""
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -32,40 +42,60 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def alternate(alternatives: dict[str, Callable[[], object]], rounds: int) -> Rounds:
-    """CPU seconds of each alternative in each round, after one round that is not counted."""
+    """Seconds of each alternative in each round, after one round that is not counted."""
     seconds: Rounds = {name: [] for name in alternatives}
     for i in range(rounds + 1):
         for name, run in alternatives.items():
-            start = time.process_time()
+            cpu, wall = time.process_time(), time.perf_counter()
             run()
             if i:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(Seconds(time.process_time() - cpu, time.perf_counter() - wall))
     return seconds
 
 
-def report(benchmark: str, cases: dict[str, Rounds], given: argparse.Namespace, *, skipped: list[str]) -> None:
-    """Print every case's ratios; ``cases`` names what was timed, each with the alternative "ours"."""
-    ratios = {}
+def report(
+    benchmark: str,
+    cases: dict[str, Rounds],
+    given: argparse.Namespace,
+    *,
+    skipped: list[str],
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Print every case's ratios; ``cases`` names what was timed, each with the alternative "ours".
+
+    ``facts`` are further figures: they go into the JSON object, and are printed one a line.
+    """
+    ratios, walls = {}, {}
     for case, seconds in cases.items():
         for name in seconds:
             if name != "ours":
-                pairs = [other / ours for other, ours in zip(seconds[name], seconds["ours"], strict=True)]
-                ratios[f"{case}: {name}"] = {
-                    "median": round(statistics.median(pairs), 2),
-                    "min": round(min(pairs), 2),
-                    "max": round(max(pairs), 2),
-                }
+                pairs = list(zip(seconds[name], seconds["ours"], strict=True))
+                ratios[f"{case}: {name}"] = _spread([other.cpu / ours.cpu for other, ours in pairs])
+                walls[f"{case}: {name}"] = _spread([other.wall / ours.wall for other, ours in pairs])
     versions = {package: version(package) for package in ("torch", "numpy")}
     machine = f"{platform.machine()}, {given.threads} threads"
     if given.json:
-        facts = {"benchmark": benchmark, "ratios": ratios, "machine": machine, "versions": versions, "skipped": skipped}
-        print(json.dumps(facts))
+        record = {"benchmark": benchmark, "ratios": ratios, "wall_ratios": walls, "machine": machine}
+        print(json.dumps({**record, "versions": versions, "skipped": skipped, **(facts or {})}))
         return
     print(f"{benchmark} ({machine}, torch {versions['torch']}): CPU time of the alternative over ours")
     for case, seconds in cases.items():
-        milliseconds = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+        milliseconds = {name: 1000 * statistics.median(s.cpu for s in taken) for name, taken in seconds.items()}
         print("  " + case + "  " + "  ".join(f"{name} {value:.1f} ms" for name, value in milliseconds.items()))
     for name, ratio in ratios.items():
-        print(f"  {name:<50} median {ratio['median']:>6}  min {ratio['min']:>6}  max {ratio['max']:>6}")
+        print(
+            f"  {name:<50} median {ratio['median']:>6}  min {ratio['min']:>6}  max {ratio['max']:>6}"
+            f"   wall {walls[name]['median']:>6}"
+        )
+    for name, value in (facts or {}).items():
+        print(f"  {name}: {value}")
     if skipped:
         print(f"  not installed, skipped: {', '.join(skipped)}")
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 2),
+        "min": round(min(values), 2),
+        "max": round(max(values), 2),
+    }

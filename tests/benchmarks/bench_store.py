@@ -1,0 +1,121 @@
+"""Shuffled batches from a store, against a plain memory map and SAELens's cached activations; and the memory it takes.
+
+All read the same 262 144 rows of 512 values, a batch of 4096 rows at a time, as float32 tensors, files in the page cache; a
+round is one epoch. "memory map": one float16 file, indexed by a fresh permutation. "SAELens": its ActivationsStore on a
+folder of cached activations, mixing in a pool of 32 768 rows, half of it kept; on float32 files, and on float16 ones as ours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from made_up_store import N_CTX, SITE, blocks, write_store
+from peers import peer
+from side_by_side import alternate, arguments, report
+
+from interp.store import ActivationSource
+
+BATCH, D_IN, N_SEQUENCES = 4096, 512, 1024
+N_ROWS = N_SEQUENCES * (N_CTX - 1)
+POOL = 32_768
+LARGE = {"n_sequences": 8192, "d_in": 1024}
+"""2.1 million rows, 4.3 GB in float16."""
+
+
+def ours(source: ActivationSource) -> Callable[[], None]:
+    """An epoch; the reader is closed at its end, so that nothing is read ahead at the expense of another's round."""
+    epochs = count()
+
+    def run() -> None:
+        with closing(source.batches(BATCH, seed=0, start=next(epochs) * (N_ROWS // BATCH))) as batches:  # type: ignore[type-var]
+            consume(islice(batches, N_ROWS // BATCH))
+
+    return run
+
+
+def memory_map(file: Path) -> Callable[[], None]:
+    np.concatenate(list(blocks(N_SEQUENCES, D_IN))).tofile(file)
+    rows = np.memmap(file, mode="r", dtype=np.float16, shape=(N_ROWS, D_IN))
+    random = np.random.default_rng(0)
+
+    def run() -> None:
+        order = random.permutation(N_ROWS)
+        consume(torch.from_numpy(rows[order[at : at + BATCH]]).float() for at in range(0, N_ROWS, BATCH))
+
+    return run
+
+
+def saelens(folder: Path, dtype: str) -> Callable[[], None]:
+    """SAELens's reader on a folder written as its CacheActivationsRunner writes it."""
+    from datasets import Array2D, Dataset, Features
+    from sae_lens.training.activations_store import ActivationsStore
+
+    context = N_CTX - 1
+    values = np.concatenate(list(blocks(N_SEQUENCES, D_IN))).reshape(N_SEQUENCES, context, D_IN).astype(dtype)
+    features = Features({SITE: Array2D(shape=(context, D_IN), dtype=dtype)})
+    Dataset.from_dict({SITE: values}, features=features).save_to_disk(folder)
+    store: Any = ActivationsStore(
+        model=None,
+        dataset=None,
+        cached_activations_path=str(folder),
+        hook_name=SITE,
+        hook_head_index=None,
+        context_size=context,
+        d_in=D_IN,
+        n_batches_in_buffer=POOL // context,
+        total_training_tokens=N_ROWS,
+        store_batch_size_prompts=32,
+        train_batch_size_tokens=BATCH,
+        prepend_bos=False,
+        streaming=False,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+    )
+    return lambda: consume(islice(store, N_ROWS // BATCH))
+
+
+def consume(batches: Iterator[torch.Tensor]) -> None:
+    """Take every batch and look at its form alone."""
+    for batch in batches:
+        assert batch.shape == (BATCH, D_IN)
+        assert batch.dtype == torch.float32
+
+
+def memory(folder: Path, threads: int) -> dict[str, Any]:
+    """Figures of one epoch over a store of 4.3 GB in a process that may have 1 GB, in millions of bytes; see read_within.py."""
+    write_store(folder, **LARGE)
+    script = Path(__file__).with_name("read_within.py")
+    command = [sys.executable, script, folder, "--megabytes", "1000", "--threads", str(threads)]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def main() -> None:
+    given = arguments(__doc__ or "")
+    warnings.filterwarnings("ignore", message="All samples in the training dataset have been exhausted")
+    with tempfile.TemporaryDirectory() as scratch:
+        here = Path(scratch)
+        source = write_store(here / "store", N_SEQUENCES, D_IN).site(SITE)
+        readers = {"ours": ours(source), "memory map": memory_map(here / "rows.f16")}
+        has_saelens = peer("sae-lens") is not None
+        if has_saelens:
+            readers |= {f"SAELens, {dtype}": saelens(here / dtype, dtype) for dtype in ("float32", "float16")}
+        cases = {f"{N_ROWS} rows of {D_IN}": alternate(readers, given.rounds)}
+    with tempfile.TemporaryDirectory() as scratch:
+        facts = {"memory": memory(Path(scratch) / "store", given.threads)}
+    report("store", cases, given, skipped=[] if has_saelens else ["sae-lens"], facts=facts)
+
+
+if __name__ == "__main__":
+    main()
