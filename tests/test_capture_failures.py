@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, text_files
+from interp.corpora import load_corpus
 from interp.errors import InputError
 from interp.manifest import Manifest
 from interp.models import LanguageModel
@@ -48,7 +48,7 @@ def test_processes_under_torchrun_write_what_one_process_writes(
     text, out = tmp_path / "lines.txt", tmp_path / "shared"
     text.write_text("".join(f"line {i} of {i * i} lines, naïve and plain\n" for i in range(400)))
     config = CaptureConfig(sites=SITES, tokens=3000, sequences_per_shard=16)
-    one = capture(tiny_model, Corpus(str(text), list(text_files([text]))), config, tmp_path / "one")
+    one = capture(tiny_model, load_corpus([text]), config, tmp_path / "one")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "-m", "interp", "capture"]
     what = ["--model", str(tiny_model_folder), "--text", str(text), "--tokens", "3000", "--sequences-per-shard", "16"]
     done = run(*torchrun, *what, "--sites", *SITES, "--out", str(out))
