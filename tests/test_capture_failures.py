@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from interp.capture import CaptureConfig, capture
-from interp.corpora import load_corpus
+from interp.corpora import Corpus, load_corpus
 from interp.errors import InputError
 from interp.manifest import Manifest
 from interp.models import LanguageModel
