@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pytest
 import torch
 
 from interp.corpora import Sequences
+from interp.distributed import World
 from interp.errors import InputError
 from interp.manifest import Manifest
 from interp.moments import moments_of
 from interp.store import ActivationStore, ArraySource, ShardContent, StoreWriter
 from interp.store import reader as reader_module
+from interp.store import writer as writer_module
 
 SITE, NARROW = "blocks.0.mlp.hook_post", "blocks.0.hook_resid_post"
 N_CTX, D_IN, N_PER_SHARD = 9, 6, 4
@@ -448,6 +451,40 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path, wr
             writer.append(shard)
         writer.finish()
     assert ActivationStore(tmp_path / "store").n_rows == written.n_rows
+
+
+@dataclass(frozen=True)
+class Beside(World):
+    """One of several processes, in a test that runs them one after the other."""
+
+    def wait(self) -> None:
+        pass
+
+
+def test_processes_share_the_shards_the_same_way_however_fast_each_is(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, shards = replace(MANIFEST, n_tokens=written.n_rows), written.shards()
+    writers = []
+    for rank in range(2):
+        monkeypatch.setattr(writer_module, "world", functools.partial(Beside, rank, 2))
+        writers.append(StoreWriter(tmp_path / "store", manifest))
+    slow, fast = writers
+    blocks = [shard.sequences for shard in shards]
+    with slow:
+        with fast:
+            for number, _ in fast.todo(iter(blocks)):
+                fast.append(shards[number], number)
+        assert Manifest.read(tmp_path / "store").n_rows == len(shards[1].activations[SITE])  # the fast one has ended
+        slow.note_checks({})
+        with pytest.raises(InputError, match=r"holds 30 of 78 tokens although every process has finished"):
+            slow.finish()
+        todo = [number for number, _ in slow.todo(iter(blocks))]
+        assert todo == [0, 2]
+        for number in todo:
+            slow.append(shards[number], number)
+        slow.finish()
+    np.testing.assert_array_equal(ActivationStore(tmp_path / "store").tokens(), written.tokens)
 
 
 def test_what_is_whole_can_be_read_while_a_writer_appends(tmp_path: Path, written: Written) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
@@ -50,7 +51,9 @@ class StoreWriter:
                 self._open(manifest)
             self._world.wait()
             self._manifest = Manifest.read(folder)
-        self._numbers = self._missing()
+            self._world.wait()  # before any process adds a shard: all must see the same ones missing
+        self._present = {shard.number: shard for shard in self._manifest.shards}
+        self._numbers = (number for number in count() if number not in self._present)
         self._since = time.monotonic()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._writing: list[Future[None]] = []
@@ -63,24 +66,25 @@ class StoreWriter:
     @property
     def n_rows_done(self) -> int:
         """Rows in the whole shards that were there when the writer opened."""
-        return self._manifest.n_rows
+        return sum(shard.n_rows for shard in self._present.values())
 
     def todo(self, blocks: Iterator[Sequences]) -> Iterator[tuple[int, Sequences]]:
         """(shard number, block) of the ``blocks`` (one a shard) that this process is to append.
 
         Raises InputError when a shard that is whole holds other tokens than its block: going on would mix two texts.
         """
-        done = {shard.number: shard for shard in self._manifest.shards}
-        n_missing = 0
+        n_blocks = n_missing = 0
         for number, block in enumerate(blocks):
-            if number in done:
-                self._check_same_text(done.pop(number), block)
+            n_blocks += 1
+            if number in self._present:
+                self._check_same_text(self._present[number], block)
             else:
                 if n_missing % self._world.size == self._world.rank:
                     yield number, block
                 n_missing += 1
-        for shard in done.values():
-            self._check_same_text(shard, None)
+        for number, shard in self._present.items():
+            if number >= n_blocks:
+                self._check_same_text(shard, None)
 
     def append(self, content: ShardContent, number: int | None = None) -> None:
         """Hand over shard ``number``, by default the first that is missing. Raises what writing an earlier one raised."""
@@ -101,8 +105,14 @@ class StoreWriter:
             self._writing.pop(0).result()
         self._world.wait()
         if self._world.is_first:
+            manifest = Manifest.read(self.folder)
+            if manifest.n_rows != manifest.n_tokens:
+                raise InputError(
+                    f"'{self.folder}' holds {manifest.n_rows:,} of {manifest.n_tokens:,} tokens although every process has "
+                    "finished; the same command again makes the rest"
+                )
             with self._refused_writes():
-                write_virtual(self.folder, Manifest.read(self.folder))
+                write_virtual(self.folder, manifest)
             self._update(lambda manifest: replace(manifest, complete=True))
         self._world.wait()
 
@@ -142,13 +152,6 @@ class StoreWriter:
         whole = tuple(shard for shard in present.shards if shard.is_whole(folder))
         if whole != present.shards:
             replace(present, shards=whole, complete=False).write(folder)
-
-    def _missing(self) -> Iterator[int]:
-        done, number = {shard.number for shard in self._manifest.shards}, 0
-        while True:
-            if number not in done:
-                yield number
-            number += 1
 
     def _check_same_text(self, shard: Shard, block: Sequences | None) -> None:
         path = self.folder / "shards" / shard.file
