@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from interp.corpora import Corpus, Document
     from interp.models import LanguageModel
+    from interp.runs import Run
     from interp.store import ActivationStore
 
 torch.set_num_threads(1)  # the models are so small that threads only cost
@@ -172,3 +173,20 @@ def tiny_store(
     sites = ("blocks.*.hook_resid_post", "blocks.1.mlp.hook_post")
     config = CaptureConfig(sites=sites, tokens=1500, batch=8, sequences_per_shard=16)
     return capture(tiny_model, tiny_corpus, config, tmp_path_factory.mktemp("activations") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Captured, trained and indexed by the commands, with 5000 tokens of this project's own text. Not to be changed."""
+    from interp.cli import main
+    from interp.runs import Run
+
+    store, site = tmp_path_factory.mktemp("bilinear") / "tiny", "blocks.1.hook_resid_post"
+    sources = [str(path) for path in sorted((Path(__file__).parent.parent / "interp").glob("*.py"))[:8]]
+    capture = ["capture", "--model", str(tiny_model_folder), "--sites", site, "--text", *sources]
+    main([*capture, "--tokens", "5000", "--out", str(store)])
+    options = ["--structure", "combined", "--biased", "--gamma", "0.2", "--alpha", "0.05", "--optimizer", "muon"]
+    amounts = ["--lr", "0.03", "--n-features", "12", "--tokens", "3000", "--batch", "100"]
+    main(["train", "bilinear", "--store", str(store), "--site", site, "--name", "forms", *options, *amounts])
+    main(["index", str(store / "runs/forms")])
+    return Run.load(store / "runs/forms")

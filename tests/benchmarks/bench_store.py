@@ -1,8 +1,12 @@
 """Shuffled batches from a store, against a plain memory map and SAELens's cached activations; and the memory it takes.
 
-All read the same 262 144 rows of 512 values, a batch of 4096 rows at a time, as float32 tensors, files in the page cache; a
-round is one epoch. "memory map": one float16 file, indexed by a fresh permutation. "SAELens": its ActivationsStore on a
-folder of cached activations, mixing in a pool of 32 768 rows, half of it kept; on float32 files, and on float16 ones as ours.
+All read the same 262 144 rows, a batch of 4096 rows at a time, as float32 tensors, from float16 files in the page cache; a
+round is one epoch. "memory map": one file, indexed by a fresh permutation. "SAELens": its ActivationsStore on a folder of
+cached activations, mixing in a pool of 32 768 rows and else as it is by default (contexts of 128, 32 of them read at a time,
+half of the pool kept). It is timed apart: what it leaves of the processor's caches would be at our expense alone.
+
+Both stores stay mapped as a whole. Of a larger one the reader lets pages go after use (``interp.store.reader.MAPPED``); what a
+batch then costs is told with the memory.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ from side_by_side import alternate, arguments, report
 
 from interp.store import ActivationSource
 
-BATCH, D_IN, N_SEQUENCES = 4096, 512, 1024
+BATCH, N_SEQUENCES = 4096, 2048
+WIDTHS = (512, 768)
 N_ROWS = N_SEQUENCES * (N_CTX - 1)
 POOL = 32_768
-LARGE = {"n_sequences": 8192, "d_in": 1024}
+LARGE = {"n_sequences": 16_384, "d_in": 1024}
 """2.1 million rows, 4.3 GB in float16."""
 
 
@@ -44,9 +49,9 @@ def ours(source: ActivationSource) -> Callable[[], None]:
     return run
 
 
-def memory_map(file: Path) -> Callable[[], None]:
-    np.concatenate(list(blocks(N_SEQUENCES, D_IN))).tofile(file)
-    rows = np.memmap(file, mode="r", dtype=np.float16, shape=(N_ROWS, D_IN))
+def memory_map(file: Path, d_in: int) -> Callable[[], None]:
+    np.concatenate(list(blocks(N_SEQUENCES, d_in))).tofile(file)
+    rows = np.memmap(file, mode="r", dtype=np.float16, shape=(N_ROWS, d_in))
     random = np.random.default_rng(0)
 
     def run() -> None:
@@ -56,14 +61,14 @@ def memory_map(file: Path) -> Callable[[], None]:
     return run
 
 
-def saelens(folder: Path, dtype: str) -> Callable[[], None]:
+def saelens(folder: Path, d_in: int) -> Callable[[], None]:
     """SAELens's reader on a folder written as its CacheActivationsRunner writes it."""
     from datasets import Array2D, Dataset, Features
     from sae_lens.training.activations_store import ActivationsStore
 
     context = N_CTX - 1
-    values = np.concatenate(list(blocks(N_SEQUENCES, D_IN))).reshape(N_SEQUENCES, context, D_IN).astype(dtype)
-    features = Features({SITE: Array2D(shape=(context, D_IN), dtype=dtype)})
+    values = np.concatenate(list(blocks(N_SEQUENCES, d_in))).reshape(N_SEQUENCES, context, d_in)
+    features = Features({SITE: Array2D(shape=(context, d_in), dtype="float16")})
     Dataset.from_dict({SITE: values}, features=features).save_to_disk(folder)
     store: Any = ActivationsStore(
         model=None,
@@ -72,7 +77,7 @@ def saelens(folder: Path, dtype: str) -> Callable[[], None]:
         hook_name=SITE,
         hook_head_index=None,
         context_size=context,
-        d_in=D_IN,
+        d_in=d_in,
         n_batches_in_buffer=POOL // context,
         total_training_tokens=N_ROWS,
         store_batch_size_prompts=32,
@@ -89,7 +94,7 @@ def saelens(folder: Path, dtype: str) -> Callable[[], None]:
 def consume(batches: Iterator[torch.Tensor]) -> None:
     """Take every batch and look at its form alone."""
     for batch in batches:
-        assert batch.shape == (BATCH, D_IN)
+        assert len(batch) == BATCH
         assert batch.dtype == torch.float32
 
 
@@ -104,14 +109,17 @@ def memory(folder: Path, threads: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments(__doc__ or "")
     warnings.filterwarnings("ignore", message="All samples in the training dataset have been exhausted")
-    with tempfile.TemporaryDirectory() as scratch:
-        here = Path(scratch)
-        source = write_store(here / "store", N_SEQUENCES, D_IN).site(SITE)
-        readers = {"ours": ours(source), "memory map": memory_map(here / "rows.f16")}
-        has_saelens = peer("sae-lens") is not None
-        if has_saelens:
-            readers |= {f"SAELens, {dtype}": saelens(here / dtype, dtype) for dtype in ("float32", "float16")}
-        cases = {f"{N_ROWS} rows of {D_IN}": alternate(readers, given.rounds)}
+    has_saelens = peer("sae-lens") is not None
+    cases = {}
+    for d_in in WIDTHS:
+        with tempfile.TemporaryDirectory() as scratch:
+            here = Path(scratch)
+            source = write_store(here / "store", N_SEQUENCES, d_in).site(SITE)
+            peers = {"memory map": memory_map(here / "rows.f16", d_in)}
+            if has_saelens:
+                peers["SAELens"] = saelens(here / "saelens", d_in)
+            for name, read in peers.items():
+                cases[f"{d_in} wide, {name}"] = alternate({"ours": ours(source), name: read}, given.rounds)
     with tempfile.TemporaryDirectory() as scratch:
         facts = {"memory": memory(Path(scratch) / "store", given.threads)}
     report("store", cases, given, skipped=[] if has_saelens else ["sae-lens"], facts=facts)

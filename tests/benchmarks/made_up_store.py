@@ -12,13 +12,13 @@ from interp.manifest import Manifest
 from interp.store import ActivationStore, ShardContent, StoreWriter
 
 SITE = "blocks.0.hook_resid_post"
-N_CTX = 257
-"""A beginning-of-sequence token and 256 rows."""
-SEQUENCES_PER_SHARD = 32
+N_CTX = 129
+"""A beginning-of-sequence token and 128 rows, the context that SAELens has by default."""
+SEQUENCES_PER_SHARD = 64
 
 
 def write_store(folder: Path, n_sequences: int, d_in: int) -> ActivationStore:
-    """A store of ``n_sequences`` times 256 rows in float16, 8192 rows a shard; ``n_sequences`` is a multiple of 32."""
+    """A store of ``n_sequences`` times 128 rows in float16, 8192 rows a shard; ``n_sequences`` is a multiple of 64."""
     n_rows = n_sequences * (N_CTX - 1)
     manifest = Manifest(
         model_id="none", model_fingerprint="", tokenizer_fingerprint="", corpus="random", n_tokens=n_rows, n_ctx=N_CTX,
