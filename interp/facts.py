@@ -53,11 +53,11 @@ def spectrum_facts(eigenvalues: np.ndarray) -> dict[str, Any]:
 
 
 def run_facts(path: Path) -> dict[str, Any]:
-    """Everything in a run's record, and which of the later steps were done. Raises InputError when its weights are damaged."""
+    """A run's record, what its fit noted, and which later steps were done. Raises InputError when its weights are damaged."""
     run = Run.load(path)
-    run.decomposer()
+    notes = run.decomposer().notes
     done = {"index": run.index_path.exists(), "metrics": (run.path / METRICS_FILE).exists()}
-    return {"run": str(path), "identity": run.identity, **run.facts, **done}
+    return {"run": str(path), "identity": run.identity, **run.facts, **notes, **done}
 
 
 def facts_table(facts: dict[str, Any], indent: int = 0) -> str:

@@ -16,9 +16,11 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.fitting import CHECKPOINT, Silent
 from interp.store import ArraySource
-from interp.training import GradientConfig, load_checkpoint, train
+from interp.training import GradientConfig, Schedule, Training, train, train_together
 
-CONFIG = GradientConfig(n_features=3, seed=1, tokens=640, batch=32, lr=0.05, warmup=0.1, cooldown=0.3)
+CONFIG = GradientConfig(
+    n_features=3, seed=1, tokens=640, batch=32, lr=0.05, schedule=Schedule(warmup=0.1, cooldown=0.3)
+)
 
 
 class Centre:
@@ -36,6 +38,12 @@ class Centre:
         self.state = {"n_seen": torch.zeros((), dtype=torch.int64)}
         self.calls: list[str] = []
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the two matrices, Adam for the rest, each at a rate of its own."""
+        matrices = [parameter for parameter in self.parameters.values() if parameter.ndim == 2]
+        others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
+        return [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.Adam(others, lr=0.05, fused=True)]
+
     def loss(self, x: Tensor) -> Tensor:
         self.state["n_seen"] += len(x)
         self.calls.append("loss")
@@ -51,7 +59,9 @@ class Centre:
         self.calls.append("after")
 
     def measure(self, x: Tensor) -> dict[str, float]:
-        return {"norm": float(self.parameters["centre"].norm())}
+        p = self.parameters
+        error = x - p["gain"] * p["centre"] - x @ p["down"] @ p["up"]
+        return {"fvu": float(error.square().sum() / (x - x.mean(0)).square().sum()), "rows": len(x)}
 
     def tensors(self) -> dict[str, Tensor]:
         return {**{name: tensor.detach().clone() for name, tensor in self.parameters.items()}, **self.state}
@@ -83,7 +93,7 @@ def test_it_learns_and_reports_every_step_of_a_short_training(source: ArraySourc
     assert recorder.records[-1]["loss"] < 0.05  # the rows are 0.1 about their mean, which is 0.77 long
     assert [record["step"] for record in recorder.records] == list(range(4, 201, 4))
     assert recorder.records[-1]["tokens"] == 6400
-    assert set(recorder.records[0]) == {"step", "tokens", "loss", "norm"}
+    assert set(recorder.records[0]) == {"step", "tokens", "loss", "fvu", "rows"}
     assert recorder.records[-1]["loss"] < recorder.records[0]["loss"]
     assert trainee.calls[:6] == ["loss", "before", "after"] * 2
 
@@ -149,28 +159,28 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoi
             value = super().loss(x)
             return value * float("nan") if int(self.state["n_seen"]) > 5 * 32 else value
 
-    with pytest.raises(InputError, match=r"the loss is nan at step 6; train again with a smaller --lr than 0.05"):
+    message = r"the loss is nan at step 6; the last checkpoint is kept: train again with a smaller --lr than 0.05"
+    with pytest.raises(InputError, match=message):
         train(Diverging(), source, CONFIG, Records(tmp_path))
-    optimizer = torch.optim.Adam(Centre().parameters.values(), fused=True)
-    assert load_checkpoint(Centre(), optimizer, CONFIG, tmp_path) == 5
+    assert Training(Centre(), CONFIG, Records(tmp_path)).step == 5
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
-    config = GradientConfig(tokens=1000, batch=10, lr=2.0, warmup=0.1, cooldown=0.4)
-    rates = [config.lr_at(step) for step in range(config.steps)]
+    config = GradientConfig(tokens=1000, batch=10, schedule=Schedule(warmup=0.1, cooldown=0.4))
+    rates = [2 * config.lr_factor(step) for step in range(config.steps)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9:61] == [2.0] * 52
     assert all(later > earlier for earlier, later in pairwise(rates[:10]))
     assert all(later < earlier for earlier, later in pairwise(rates[60:]))
     assert rates[80] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(2.0 / 40)
-    assert config.lr_at(config.steps) == 0
+    assert config.lr_factor(config.steps) == 0
 
 
 @pytest.mark.parametrize(("warmup", "cooldown"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
 def test_the_learning_rate_is_never_zero_or_above_its_height(warmup: float, cooldown: float) -> None:
-    config = GradientConfig(tokens=100, batch=10, lr=1e-3, warmup=warmup, cooldown=cooldown)
-    assert all(0 < config.lr_at(step) <= 1e-3 for step in range(config.steps))
+    config = GradientConfig(tokens=100, batch=10, schedule=Schedule(warmup=warmup, cooldown=cooldown))
+    assert all(0 < config.lr_factor(step) <= 1 for step in range(config.steps))
 
 
 @pytest.mark.parametrize(
@@ -179,8 +189,6 @@ def test_the_learning_rate_is_never_zero_or_above_its_height(warmup: float, cool
         ({"tokens": 31}, "31 tokens in batches of 32 make no step; give more tokens"),
         ({"batch": 0}, "in batches of 0 make no step"),
         ({"lr": 0.0}, "the learning rate must be above 0"),
-        ({"warmup": -0.1}, "warmup and cooldown shares that are together at most 1"),
-        ({"warmup": 0.8}, "warmup and cooldown shares that are together at most 1"),
         ({"seed": -1}, "the seed is -1; it must be 0 or more"),
         ({"n_features": 0}, "the number of features is 0; it must be 1 or more"),
     ],
@@ -188,6 +196,20 @@ def test_the_learning_rate_is_never_zero_or_above_its_height(warmup: float, cool
 def test_options_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(CONFIG, **changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup": -0.1}, "warmup and cooldown must be shares that are together at most 1"),
+        ({"warmup": 0.8}, "warmup and cooldown must be shares that are together at most 1"),
+        ({"clip": -1.0}, "clip, held-out and patience must not be negative; 0 turns each off"),
+        ({"held_out": -1}, "clip, held-out and patience must not be negative; 0 turns each off"),
+    ],
+)
+def test_schedules_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Schedule(**options)
 
 
 def test_clipping_bounds_a_step_but_not_what_is_learned(source: ArraySource) -> None:
@@ -199,5 +221,118 @@ def test_clipping_bounds_a_step_but_not_what_is_learned(source: ArraySource) -> 
 
     steep = Steep()
     train(steep, source, replace(CONFIG, tokens=32), Silent())
-    assert float(steep.parameters["centre"].detach().abs().max()) <= CONFIG.lr * (1 + 1e-4)
+    assert float(steep.parameters["centre"].detach().abs().max()) <= 0.05 * (1 + 1e-4)
     assert math.isfinite(float(steep.parameters["gain"].detach()))
+
+
+def test_a_gradient_that_is_no_number_stops_the_training_before_it_is_used(source: ArraySource, tmp_path: Path) -> None:
+    class Broken(Centre):
+        def before_step(self) -> None:
+            super().before_step()
+            if len(self.calls) > 3 * 3:
+                gradient = self.parameters["up"].grad
+                assert gradient is not None
+                gradient[0, 0] = float("inf")
+
+    broken = Broken()
+    with pytest.raises(InputError, match="the gradient's norm is inf at step 4; the last checkpoint is kept"):
+        train(broken, source, CONFIG, Records(tmp_path))
+    assert all(torch.isfinite(parameter).all() for parameter in broken.parameters.values())
+    assert Training(Centre(), CONFIG, Records(tmp_path)).step == 3
+
+
+def test_parameters_that_a_step_has_broken_are_not_kept(source: ArraySource, tmp_path: Path) -> None:
+    class Leaping(Centre):
+        def after_step(self) -> None:
+            super().after_step()
+            if len(self.calls) > 3 * 3:
+                self.parameters["gain"] *= float("inf")
+
+    with pytest.raises(InputError, match=r"the fvu is (nan|inf) after step 4; the last checkpoint is kept"):
+        train(Leaping(), source, CONFIG, Records(tmp_path))
+    assert Training(Centre(), CONFIG, Records(tmp_path)).step == 3
+
+
+def test_what_is_logged_is_measured_on_rows_that_are_never_trained_on(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watching(Centre):
+        def loss(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().loss(x)
+
+        def measure(self, x: Tensor) -> dict[str, float]:
+            assert torch.equal(x, rows[93:])
+            return super().measure(x)
+
+    rows = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    train(Watching(), ArraySource(rows), replace(CONFIG, schedule=Schedule(held_out=7)), Records(tmp_path))
+    trained_on = {tuple(row.tolist()) for row in torch.cat(seen)}
+    assert trained_on <= {tuple(row.tolist()) for row in rows[:93]}
+    assert len(trained_on) > 80
+
+
+def test_at_most_a_tenth_of_the_rows_is_held_out(source: ArraySource, tmp_path: Path) -> None:
+    recorder = Records(tmp_path)
+    train(Centre(), source, CONFIG, recorder)
+    assert {record["rows"] for record in recorder.records} == {10}
+
+
+def test_a_training_without_gain_goes_over_to_its_cool_down(source: ArraySource, tmp_path: Path) -> None:
+    patient = replace(CONFIG, tokens=32 * 500, schedule=Schedule(cooldown=0.1, patience=3))
+    stopped, whole = Records(tmp_path), Records(tmp_path / "none")
+    whole.checkpoints = None
+    train(Centre(), source, patient, stopped)
+    train(Centre(), source, replace(patient, schedule=Schedule(cooldown=0.1)), whole)
+    last = int(stopped.records[-1]["step"])
+    best = min(range(len(stopped.records)), key=lambda i: stopped.records[i]["fvu"])
+    assert last < 400
+    assert last % 10 == 0  # 50 records in 500 steps, and a cool-down of 50 steps after one of them
+    assert stopped.records[-1]["fvu"] < 1.02 * whole.records[-1]["fvu"]
+    assert best >= 0
+    cut, rest = Records(tmp_path / "cut", die_at=last - 20), Records(tmp_path / "cut")
+    (tmp_path / "cut").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(Centre(), source, patient, cut)
+    train(Centre(), source, patient, rest)  # killed within the cool-down, it still knows when to end
+    assert [*cut.records, *rest.records] == stopped.records
+
+
+def test_trained_in_one_pass_each_ends_as_it_would_have_alone(source: ArraySource, tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    class Counting(ArraySource):
+        def rows(self, indices: Any) -> Tensor:
+            reads.append(len(indices))
+            return super().rows(indices)
+
+    configs = [replace(CONFIG, lr=lr, n_features=n) for lr, n in ((0.05, 3), (0.02, 4), (0.01, 5))]
+    alone, together = [Centre() for _ in configs], [Centre() for _ in configs]
+    for trainee, config in zip(alone, configs, strict=True):
+        train(trainee, source, config, Silent())
+    counting = Counting(source.rows(torch.arange(100).numpy()))
+    for i, die_at in ((0, None), (1, 7), (2, None)):  # the second is behind when all go on
+        (tmp_path / str(i)).mkdir()
+        short = [Training(Centre(), configs[i], Records(tmp_path / str(i), die_at or 12))]
+        with pytest.raises(KeyboardInterrupt):
+            train_together(short, source)
+    reads.clear()
+    train_together(
+        [Training(t, c, Records(tmp_path / str(i))) for i, (t, c) in enumerate(zip(together, configs, strict=True))],
+        counting,
+    )
+    assert reads == [10] + [32] * 14  # the held-out rows, and each batch from step 7 on, once
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(one.tensors()[name], other.tensors()[name]) for name in one.tensors())
+
+
+def test_trainings_that_cannot_share_a_pass_are_refused(source: ArraySource) -> None:
+    for changed in ({"batch": 16}, {"seed": 5}, {"schedule": Schedule(held_out=3)}):
+        trainings = [Training(Centre(), config, Silent()) for config in (CONFIG, replace(CONFIG, **changed))]
+        with pytest.raises(InputError, match="in one pass need the same batch, tokens, seed and held-out rows"):
+            train_together(trainings, source)
+
+
+def test_a_batch_larger_than_what_is_left_to_train_on_is_refused(source: ArraySource) -> None:
+    with pytest.raises(InputError, match="a batch of 95 rows was asked for, but the source holds 100, of which 10 are"):
+        train(Centre(), source, replace(CONFIG, batch=95), Silent())

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -37,10 +37,12 @@ class Decomposer(ABC):
     signed_codes: ClassVar[bool] = False
     """Whether codes may be negative."""
 
-    def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor]):
+    def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor], notes: dict[str, Any] | None = None):
         self.config = config
         self.tensors = tensors
         """Everything that is saved, float32, by name."""
+        self.notes = notes or {}
+        """What the fit found out that a person should know, such as a rank it chose and why; JSON, saved too."""
 
     @classmethod
     @abstractmethod
@@ -62,6 +64,10 @@ class Decomposer(ABC):
     def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
         """Fraction of variance unexplained over the rows ``x``, in the method's own target space."""
 
+    def span_fvu(self, x: Float[Tensor, "n d_in"]) -> float | None:
+        """Where codes decode to nothing: the share of the variance of ``x`` outside of what its active features span."""
+        return None
+
     @property
     def n_features(self) -> int:
         return int(self.directions().shape[0])
@@ -77,6 +83,7 @@ class Decomposer(ABC):
             "version": str(VERSION),
             "kind": self.kind,
             "config": json.dumps(asdict(self.config)),
+            "notes": json.dumps(self.notes),
         }
         partial = path.with_name(path.name + ".partial")
         save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, partial, metadata=header)
@@ -147,14 +154,27 @@ def read_config(kind: str, record: dict[str, Any]) -> DecomposerConfig:
     """A config from a dict. Raises InputError for an unknown method, and for unknown or missing keys."""
     if kind not in registry:
         raise unknown_name("decomposer", kind, registry, "this version")
-    config_type = registry[kind].config_type
-    known = {field.name for field in fields(config_type)}
+    config: DecomposerConfig = _read_options(registry[kind].config_type, record, kind)
+    return config
+
+
+def _read_options(options: type, record: dict[str, Any], kind: str) -> Any:
+    """A dataclass from a dict, and the dataclasses among its fields likewise."""
+    known = {field.name for field in fields(options)}
     for key in record:
         if key not in known:
             raise unknown_name("option", key, known, f"the {kind} config")
     if missing := sorted(known - set(record)):
         raise InputError(f"the {kind} config lacks {', '.join(missing)}; train the run again with this version")
-    return config_type(**record)
+    types = get_type_hints(options)
+    return options(**{key: _read_option(types[key], value, kind) for key, value in record.items()})
+
+
+def _read_option(kind_of_value: Any, value: Any, kind: str) -> Any:
+    """A value as its option has it: JSON knows no dataclasses and no tuples."""
+    if is_dataclass(kind_of_value):
+        return _read_options(cast(type, kind_of_value), value, kind)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load(path: Path) -> Decomposer:
@@ -173,7 +193,7 @@ def load(path: Path) -> Decomposer:
     if (header.get("schema"), header.get("version")) != (SCHEMA, str(VERSION)):
         raise InputError(f"'{path}' is not a decomposer of schema version {VERSION}; train the run again")
     config = read_config(header["kind"], json.loads(header["config"]))
-    return registry[header["kind"]](config, tensors)
+    return registry[header["kind"]](config, tensors, json.loads(header.get("notes", "{}")))
 
 
 def kind_of(config: DecomposerConfig) -> type[Decomposer]:

@@ -1,0 +1,54 @@
+"""Decomposers that learn by gradient descent: what is to be written for one is what it trains."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from interp.decomposers.base import Decomposer
+from interp.fitting import Recorder, Silent
+from interp.store import ActivationSource
+from interp.training import GradientConfig, Trainee, Training, train_together
+
+G = TypeVar("G", bound="GradientDecomposer")
+
+
+@runtime_checkable
+class DecomposerTrainee(Trainee, Protocol):
+    """What a decomposer trains, and what is left of it at the end."""
+
+    notes: dict[str, Any]
+    """What a person should know of the training; JSON."""
+
+    def finished(self) -> dict[str, Tensor]:
+        """The tensors of the trained decomposer, float32, on the CPU."""
+        ...
+
+
+class GradientDecomposer(Decomposer):
+    """A decomposer that ``interp.training`` trains; several configs are trained in one pass over the rows."""
+
+    @classmethod
+    @abstractmethod
+    def trainee(cls, source: ActivationSource, config: Any) -> DecomposerTrainee:
+        """What is trained, at its initial values. Raises InputError when the config does not suit the source."""
+
+    @classmethod
+    def fit(cls: type[G], source: ActivationSource, config: GradientConfig, recorder: Recorder | None = None) -> G:
+        """Train by gradient descent; see ``interp.training.train``."""
+        return cls.fit_together(source, [config], [recorder or Silent()])[0]
+
+    @classmethod
+    def fit_together(
+        cls: type[G], source: ActivationSource, configs: Sequence[GradientConfig], recorders: Sequence[Recorder]
+    ) -> list[G]:
+        """One trained decomposer for each config, each the same as if it had been trained alone."""
+        trainees = [cls.trainee(source, config) for config in configs]
+        trainings = [Training(*each) for each in zip(trainees, configs, recorders, strict=True)]
+        train_together(trainings, source)
+        return [
+            cls(config, trainee.finished(), trainee.notes) for config, trainee in zip(configs, trainees, strict=True)
+        ]
