@@ -21,7 +21,7 @@ lint: .venv/.installed-tests
 
 # What compares with other tools runs in their environment: SAELens wants another TransformerLens than we do.
 bench: .venv/.installed-tests .venv-peers/.installed  ## ratios against the alternatives, measured side by side
-	for script in tests/benchmarks/bench_*.py; do \
+	for script in tests/benchmarks/bench_*.py tests/benchmarks/check_*.py; do \
 		if grep -q "^from peers import" $$script; then python=.venv-peers/bin/python; else python=$(BIN)/python; fi; \
 		PYTHONPATH=. $$python $$script $(ARGS) || exit 1; \
 	done
