@@ -19,6 +19,11 @@ def lipschitz_constant(gram: Float[Tensor, "K K"]) -> float:
     return float(torch.linalg.eigvalsh(gram.double())[-1]) * 1.0001 + 1e-12
 
 
+def cold_start(products: Float[Tensor, "n K"], gram: Float[Tensor, "K K"]) -> Float[Tensor, "n K"]:
+    """Codes to begin with where there are none: each feature's as if it were alone."""
+    return products.clamp_min(0) / gram.diagonal().clamp_min(1e-12)
+
+
 def non_negative_codes(
     products: Float[Tensor, "n K"], gram: Float[Tensor, "K K"], *, tolerance: float = 1e-6, max_steps: int = 1000
 ) -> Float[Tensor, "n K"]:
@@ -28,7 +33,7 @@ def non_negative_codes(
     """
     lipschitz = lipschitz_constant(gram)
     p, step = products / lipschitz, gram / lipschitz
-    codes = products.clamp_min(0) / gram.diagonal().clamp_min(1e-12)
+    codes = cold_start(products, gram)
     rows = torch.arange(len(products))
     g = y = codes
     t = torch.ones(len(g), 1)

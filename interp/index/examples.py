@@ -89,7 +89,7 @@ def _choose(
     """(kind, interval if any, places in ``firing``) of the chosen tokens."""
     n = len(firing.values)
     chosen: list[tuple[str, tuple[int, ...], np.ndarray]] = [
-        ("top", (), _top_one_a_sequence(sequences[firing.rows], n_top)),
+        ("top", (), top_one_a_sequence(sequences[firing.rows], n_top)),
         ("near-threshold", (), np.arange(min(n, n_each))),
         ("random", (), _draw_weighted(firing.weights, n_each, rng)),
     ]
@@ -101,7 +101,7 @@ def _choose(
     return chosen
 
 
-def _top_one_a_sequence(sequences: np.ndarray, n: int) -> np.ndarray:
+def top_one_a_sequence(sequences: np.ndarray, n: int) -> np.ndarray:
     """Places of the ``n`` largest activations of different sequences, largest first.
 
     ``sequences`` is in ascending order of activation.

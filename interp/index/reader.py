@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import InputError, unknown_feature, unknown_name
+from interp.index.examples import top_one_a_sequence
 from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, open_index
 from interp.manifest import Manifest
 from interp.runs import Run
@@ -101,6 +102,16 @@ class FeatureIndex:
         present = np.flatnonzero(rows >= 0)
         windows = self._windows(rows[present], values[present], context, self.activations(f))
         return [window | {"group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
+
+    def examples_of(
+        self, activations: Float[np.ndarray, " n_tokens"], n: int, context: int | None = 24
+    ) -> list[dict[str, Any]]:
+        """The "top" examples, ``n`` of them, of any activations over the store's tokens, such as a mixture of features."""
+        firing = np.flatnonzero(activations > 0)
+        order = firing[np.argsort(activations[firing], kind="stable")]
+        best = order[top_one_a_sequence(self._positions[order, 0], n)]
+        windows = self._windows(best, activations[best], context, (firing, activations[firing]))
+        return [window | {"group": ""} for window in windows]
 
     def activations(self, f: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Rows (ascending) and activations of the feature on every token where it exceeds its cut."""

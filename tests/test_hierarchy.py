@@ -1,0 +1,131 @@
+"""The hierarchy of semi-NMF: planted families of features become branches; constraints hold at every level; it is saved."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from interp.decomposers import load
+from interp.decomposers.hierarchy import Hierarchy
+from interp.decomposers.semi_nmf import SemiNMF, SemiNMFConfig, grow_levels
+from interp.errors import InputError
+from interp.store.source import ArraySource
+
+D, S, FAMILIES, EACH = 200, 10, 4, 5
+CONFIG = SemiNMFConfig(n_features=FAMILIES * EACH, sparsity=S / D, l1=0.0, levels=(FAMILIES, 2))
+
+
+def families() -> torch.Tensor:
+    """Twenty unit features of ten neurons: seven that its family shares (alike but not equal), three of its own."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.zeros(FAMILIES * EACH, D)
+    for i, feature in enumerate(features):
+        family = slice(7 * (i // EACH), 7 * (i // EACH) + 7)
+        feature[family] = 1 + 0.2 * torch.randn(7, generator=random)
+        feature[50 + 3 * i : 53 + 3 * i] = torch.randn(3, generator=random).sign()
+    return features / features.norm(dim=1, keepdim=True)
+
+
+def rows() -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    return (torch.rand(2000, 20, generator=random) * (torch.rand(2000, 20, generator=random) < 0.15)) @ families()
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[SemiNMF, torch.Tensor]:
+    """(semi-NMF of three levels above the planted features themselves, rows they make)."""
+    tensors = {"features": families(), "l1": torch.tensor(0.0)} | grow_levels(families(), CONFIG).to_tensors()
+    return SemiNMF(CONFIG, tensors), rows()
+
+
+def test_planted_families_are_the_branches(fitted):
+    hierarchy = fitted[0].hierarchy
+    branches = [hierarchy.branch(1, parent) for parent in range(FAMILIES)]
+    assert sorted(branches) == [list(range(first, first + EACH)) for first in range(0, FAMILIES * EACH, EACH)]
+
+
+def test_a_fit_has_its_levels_and_constraints_hold_at_each():
+    hierarchy = SemiNMF.fit(ArraySource(rows()), CONFIG).hierarchy
+    assert hierarchy.ranks == (20, 4, 2)
+    for features in hierarchy.features:
+        assert (features != 0).sum(1).max() <= S
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    for weights, (below, above) in zip(hierarchy.weights, pairwise(hierarchy.ranks), strict=True):
+        assert weights.shape == (below, above)
+        assert (weights >= 0).all()
+        assert (weights > 0).any()
+
+
+def test_rows_are_reconstructed_from_every_level_by_the_products_of_weights(fitted):
+    semi_nmf, x = fitted
+    hierarchy, z = semi_nmf.hierarchy, semi_nmf.encode(x[:300])
+    errors = []
+    for level in range(3):
+        whole = z
+        for weights in hierarchy.weights[:level]:
+            whole = whole @ weights
+        assert (whole >= 0).all()
+        torch.testing.assert_close(hierarchy.lift(z, level), whole)
+        reconstruction = hierarchy.decode(z, level)
+        torch.testing.assert_close(reconstruction, whole @ hierarchy.features[level])
+        errors.append(float((x[:300] - reconstruction).norm() / x[:300].norm()))
+    torch.testing.assert_close(hierarchy.decode(z), semi_nmf.decode(z))
+    assert errors[0] < 1e-3
+    assert errors[0] < errors[1] < errors[2] < 1
+
+
+def test_parents_and_children_are_rows_and_columns_of_the_weights_heaviest_first():
+    first = torch.tensor([[0.0, 2.0], [3.0, 4.0], [0.0, 0.0], [5.0, 0.0]])
+    hierarchy = Hierarchy(
+        (torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(1, 3)), (first, torch.tensor([[1.0], [0.5]]))
+    )
+    assert hierarchy.parents(0, 1) == [(1, 4.0), (0, 3.0)]
+    assert hierarchy.children(1, 0) == [(3, 5.0), (1, 3.0)]
+    assert hierarchy.children(2, 0) == [(0, 1.0), (1, 0.5)]
+    assert hierarchy.parents(2, 0) == hierarchy.children(0, 3) == hierarchy.parents(0, 2) == []
+    assert [hierarchy.path(leaf) for leaf in range(4)] == [[0, 1, 0], [1, 1, 0], [2], [3, 0, 0]]
+    assert hierarchy.branch(1, 1) == [0, 1]
+    assert hierarchy.branch(2, 0) == [0, 1, 3]
+    assert hierarchy.branch(0, 2) == [2]
+
+
+def test_it_is_saved_with_the_features_and_read_back(fitted, tmp_path):
+    path = tmp_path / "decomposer.safetensors"
+    fitted[0].save(path)
+    read = load(path)
+    assert isinstance(read, SemiNMF)
+    assert read.config == CONFIG
+    assert read.hierarchy.ranks == (20, 4, 2)
+    for saved, back in zip(fitted[0].hierarchy.weights, read.hierarchy.weights, strict=True):
+        assert torch.equal(saved, back)
+
+
+def test_a_level_is_a_decomposer_of_its_own(fitted):
+    semi_nmf, x = fitted
+    level = semi_nmf.at_level(1)
+    assert (level.n_features, level.config.levels) == (4, (2,))
+    assert level.hierarchy.ranks == (4, 2)
+    assert torch.equal(level.W_dec, semi_nmf.hierarchy.features[1])
+    assert semi_nmf.fvu(x) < level.fvu(x) < semi_nmf.at_level(2).fvu(x)
+
+
+def test_without_levels_there_is_level_zero_alone(fitted):
+    alone = fitted[0].at_level(2)
+    assert alone.hierarchy.ranks == (2,)
+    assert alone.hierarchy.path(1) == [1]
+
+
+@pytest.mark.parametrize("levels", [(20,), (30,), (4, 4), (4, 5), (4, 0)])
+def test_levels_that_do_not_fall_are_refused(levels):
+    with pytest.raises(InputError, match=r"the levels .* must fall from below --n-features 20, to 1 or more"):
+        SemiNMFConfig(n_features=20, levels=levels)
+
+
+def test_an_unknown_level_or_feature_is_refused(fitted):
+    hierarchy = fitted[0].hierarchy
+    with pytest.raises(InputError, match="there is no level 3; the hierarchy has levels 0 to 2"):
+        hierarchy.parents(3, 0)
+    with pytest.raises(InputError, match=r"feature 4"):
+        hierarchy.children(1, 4)

@@ -1,0 +1,98 @@
+"""The tree of a hierarchy: who hangs below whom, and where a branch fires, against the sums written out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from interp.decomposers.baselines import PCAConfig
+from interp.decomposers.semi_nmf import SemiNMFConfig
+from interp.errors import InputError
+from interp.index import FeatureIndex, IndexConfig, build_index
+from interp.models import LanguageModel
+from interp.runs import Run, train_run
+from interp.store import ActivationStore
+from interp.tree import ConceptTree, tree_rows, tree_text, visible
+
+SITE = "blocks.1.mlp.hook_post"
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: ActivationStore, tiny_model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    store = ActivationStore(shutil.copytree(tiny_store.path, tmp_path_factory.mktemp("tree") / "tiny"))
+    run = train_run(store, SITE, SemiNMFConfig(n_features=12, passes=12, levels=(5, 2)), "tree")
+    build_index(run, config=IndexConfig(max_density=1.0), model=tiny_model)
+    return run
+
+
+@pytest.fixture(scope="module")
+def tree(run: Run) -> Iterator[ConceptTree]:
+    with FeatureIndex(run.index_path) as index:
+        yield ConceptTree(run, index)
+
+
+def test_every_feature_of_every_level_is_there_once_below_its_heaviest_parent(tree: ConceptTree) -> None:
+    nodes = tree.nodes()
+    assert sorted((node.level, node.feature) for node in nodes) == [
+        (level, feature) for level, rank in enumerate((12, 5, 2)) for feature in range(rank)
+    ]
+    above: list[tuple[int, int]] = []
+    for node in nodes:
+        above = above[: node.depth]
+        parents = tree.hierarchy.parents(node.level, node.feature)
+        if parents:
+            assert above[-1] == (node.level + 1, parents[0][0])
+            assert node.share == pytest.approx(parents[0][1] / sum(weight for _, weight in parents))
+        else:
+            assert (node.depth, node.share) == (0, 1.0)
+        assert node.leaves == tree.hierarchy.branch(node.level, node.feature)
+        above.append((node.level, node.feature))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_the_contexts_of_a_branch_are_where_its_codes_are_largest(tree: ConceptTree, run: Run, level: int) -> None:
+    x = run.store().site(SITE).rows(np.arange(len(run.store().site(SITE))))
+    codes = tree.hierarchy.lift(run.decomposer().encode(x), level).numpy()  # type: ignore[operator]
+    positions = run.store().positions()
+    for feature in range(tree.hierarchy.ranks[level]):
+        best: dict[int, float] = {}
+        for row in np.argsort(-codes[:, feature], kind="stable"):
+            best.setdefault(int(positions[row, 0]), float(codes[row, feature]))
+        expected = [value for value in best.values() if value > 0][:6]
+        found = tree.contexts(level, feature, n=6)
+        assert [one["value"] for one in found] == pytest.approx(expected, rel=2e-3)
+        assert len({one["sequence"] for one in found}) == len(found)
+
+
+def test_a_node_is_named_by_the_tokens_of_its_contexts(tree: ConceptTree) -> None:
+    node = next(node for node in tree.nodes() if node.level == 1 and node.tokens)
+    centres = [one["tokens"][one["centre"]] for one in tree.contexts(1, node.feature)]
+    assert node.tokens[0][1] == max(centres.count(token) for token in centres) == centres.count(node.tokens[0][0])
+    assert node.name.startswith(visible(node.tokens[0][0]))
+    assert visible("\n\t x") == "⏎→␣x"
+
+
+def test_the_tree_is_rows_and_indented_lines(tree: ConceptTree) -> None:
+    nodes = tree.nodes()
+    rows, lines = tree_rows(nodes), tree_text(nodes).split("\n")
+    assert len(rows) == len(lines) == 19
+    assert rows[0]["level"] == 2
+    for row, line in zip(rows, lines, strict=True):
+        assert line.startswith("  " * row["depth"] + f"{row['level']}.{row['feature']}  {row['name']}")
+
+
+def test_a_run_without_levels_is_refused(run: Run) -> None:
+    flat = train_run(run.store(), SITE, PCAConfig(n_features=2), "flat-pca")
+    with (
+        FeatureIndex(run.index_path) as index,
+        pytest.raises(InputError, match="'flat-pca' has no hierarchy; train semi-nmf"),
+    ):
+        ConceptTree(flat, index)
+
+
+def test_a_level_that_is_not_there_is_refused(tree: ConceptTree) -> None:
+    with pytest.raises(InputError, match="there is no level 3; the hierarchy has levels 0 to 2"):
+        tree.contexts(3, 0)
