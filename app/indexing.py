@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.workspace import index_command, index_version, open_index, run_name
+from app.workspace import index_command, index_version, open_index, open_manifolds, run_name, train_command
 from interp.errors import InputError
 from interp.index import FeatureIndex, build_index, is_stale
+from interp.manifolds import KINDS, ManifoldIndex
 from interp.runs import Run
 
 if TYPE_CHECKING:
@@ -35,6 +36,45 @@ def require_index(run: Run) -> FeatureIndex:
             f"other features. Rebuild it with  `{index_command(run)}`"
         )
     return index
+
+
+def require_manifolds(run: Run) -> ManifoldIndex:
+    """The run's manifolds. Ends the page where there are none: with a button that builds them, or with why there are none."""
+    if run.kind not in KINDS:
+        st.info(
+            f"`{run_name(run)}` is a run of {run.kind}: its features are directions, and a direction has no manifold. Choose a "
+            "run of a bilinear autoencoder, or train one with:"
+        )
+        st.code(train_command(run, KINDS[0]), language="bash")
+        st.stop()
+    try:
+        index = open_manifolds(run)
+    except InputError as error:
+        st.write(f"{error}. It holds what this page shows; build it here or with:")
+        st.code(index_command(run), language="bash")
+        if st.button("Build the manifolds", type="primary"):
+            _build_manifolds(run)
+        st.stop()
+    if index.is_stale:
+        st.error(f"The run was trained anew after this was built. Build it again with  `{index_command(run)}`")
+    return index
+
+
+def _build_manifolds(run: Run) -> None:
+    with st.status("Looking at every latent", expanded=True) as status:
+        from interp.manifolds.build import build_manifolds  # deferred: loads torch, which browsing does without
+
+        try:
+            model = _model_or_reason(run)
+            if isinstance(model, str):
+                status.write(f"Without the model: {model}. Tokens will have no text.")
+            build_manifolds(run, model=None if isinstance(model, str) else model)
+        except InputError as error:
+            status.update(label="Nothing was built", state="error")
+            st.error(str(error))
+            return
+        status.update(label="Built", state="complete")
+    st.rerun()
 
 
 def index_is_stale(run: Run) -> bool:

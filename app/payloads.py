@@ -101,10 +101,15 @@ def example_payload(index: FeatureIndex, feature: str, which: str, context: str)
 
 def check_feature(index: FeatureIndex, feature: str) -> int:
     """The feature's number. Raises InputError for one that the run does not have, or that is no number."""
-    number = int(feature) if feature.isascii() and feature.isdigit() and len(feature) < 10 else -1
-    if not 0 <= number < index.n_features:
+    number = plain_number(feature)
+    if number is None or number >= index.n_features:
         raise unknown_feature(feature, index.n_features)
     return number
+
+
+def plain_number(text: str) -> int | None:
+    """The number that plain digits say; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _is_kind(rows: pd.DataFrame, kind: str, wanted: TableFilter) -> pd.Series:

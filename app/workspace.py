@@ -13,6 +13,8 @@ from pathlib import Path
 from interp.errors import InputError, unknown_name
 from interp.index import FeatureIndex
 from interp.labels import FeatureLabels
+from interp.manifolds import ManifoldIndex
+from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.runs import Run, find_runs
 
 WORKSPACE_VARIABLE = "INTERP_WORKSPACE"
@@ -22,6 +24,7 @@ _N_OPEN = 8
 """Indexes kept open at once: a person compares a few runs, and each holds its per-feature summary in memory."""
 
 _indexes: OrderedDict[Path, tuple[str, FeatureIndex]] = OrderedDict()
+_manifolds: OrderedDict[Path, tuple[str, ManifoldIndex]] = OrderedDict()
 _runs: dict[str, Run] = {}
 _lock = threading.Lock()
 
@@ -84,6 +87,21 @@ def open_index(run: Run) -> FeatureIndex:
     return held[1]
 
 
+def open_manifolds(run: Run) -> ManifoldIndex:
+    """The run's manifolds, from memory if neither they nor the run changed. Raises InputError if there are none."""
+    sources = (run.path / MANIFOLDS, run.path / "run.json", run.path / "decomposer.safetensors")
+    version = "-".join(f"{path.stat().st_mtime_ns:x}" if path.is_file() else "" for path in sources)
+    with _lock:
+        held = _manifolds.get(run.path)
+        if held is None or held[0] != version:
+            held = (version, ManifoldIndex(run))
+        _manifolds[run.path] = held
+        _manifolds.move_to_end(run.path)
+        while len(_manifolds) > _N_OPEN:
+            _manifolds.popitem(last=False)
+    return held[1]
+
+
 def open_labels(run: Run) -> FeatureLabels:
     """The labels, notes and bookmarks of a run."""
     return FeatureLabels(run.labels_path)
@@ -97,6 +115,11 @@ def label_texts(run: Run) -> dict[int, str]:
 def index_command(run: Run) -> str:
     """The command that makes the run's index."""
     return f"interp index {_shown_path(run.path)}"
+
+
+def train_command(run: Run, kind: str) -> str:
+    """The command that trains another method at the run's site."""
+    return f"interp train {kind} --store {_shown_path(run.store_path)} --site {run.site} --name {kind}"
 
 
 def first_run_commands() -> str:

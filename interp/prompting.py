@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.capture import forward
 from interp.errors import InputError
 from interp.steering import Mode, Steerer
+from interp.steering.quadratic import QuadraticMode
 
 if TYPE_CHECKING:
     from interp.models import LanguageModel
@@ -115,8 +116,8 @@ class SteeringRequest:
     prompt: str
     strengths: Mapping[int, float]
     """Strength of each feature, in multiples of its maximum on the store (mode "ablate": the share removed)."""
-    mode: Mode = "add"
-    """How features are written in; see ``interp.steering``."""
+    mode: Mode | QuadraticMode = "add"
+    """How features are written in; see ``interp.steering``, and ``interp.steering.quadratic`` for flow and rotate."""
     n_samples: int = 3
     """Continuations of each kind."""
     n_tokens: int = 48

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,8 +42,8 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
     Keys: ``fvu`` (sum |x - x^|^2 / sum |x - mean|^2, mean over the whole source), ``l0`` (mean number of codes that are not
     zero, per token), ``n_dead`` (features that never fire in ``n_tokens`` tokens), ``dense_share`` (share of features that
     fire on more than 10 % of tokens), ``shrinkage`` (E|x^| / E|x|), ``n_tokens``. Where codes decode to no activation,
-    ``fvu`` and ``shrinkage`` are None, ``reason`` says why, and ``fvu_own_target`` is the method's own figure over at most
-    16,384 rows; such a figure is not comparable with a linear FVU.
+    ``fvu`` and ``shrinkage`` are None, ``reason`` says why, ``fvu_own_target`` is the method's own figure and ``fvu_of_span``
+    its ``span_fvu``, both over at most 16,384 rows drawn at random; neither is the FVU of a reconstruction of x.
     """
     if decomposer.d_in != source.d_in:
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but the source is {source.d_in} wide")
@@ -51,16 +52,19 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
         for chunk in source.chunks():
             codes = decomposer.encode(chunk)
             stats.add(chunk, decomposer.decode(codes), codes)
-        own: dict[str, Any] = {"fvu": stats.fvu, "shrinkage": stats.shrinkage, "reason": None, "fvu_own_target": None}
+        own: dict[str, Any] = {"fvu": stats.fvu, "shrinkage": stats.shrinkage, "reason": None}
+        own |= {"fvu_own_target": None, "fvu_of_span": None}
         return own | _firing(stats.density, stats.l0, len(source))
     fired, n_codes = torch.zeros(decomposer.n_features, dtype=torch.int64), 0
     for chunk in source.chunks():
         on = decomposer.encode(chunk) != 0
         fired += on.sum(0)
         n_codes += int(on.sum())
-    first = next(iter(source.chunks(_FVU_ROWS)))
+    drawn = np.random.default_rng(0).choice(len(source), min(_FVU_ROWS, len(source)), replace=False)
+    x = source.rows(np.sort(drawn))
     reason = f"codes of '{decomposer.kind}' do not decode to an activation"
-    own = {"fvu": None, "shrinkage": None, "reason": reason, "fvu_own_target": decomposer.fvu(first)}
+    own = {"fvu": None, "shrinkage": None, "reason": reason}
+    own |= {"fvu_own_target": decomposer.fvu(x), "fvu_of_span": decomposer.span_fvu(x)}
     return own | _firing(fired / len(source), n_codes / len(source), len(source))
 
 

@@ -51,6 +51,7 @@ def metrics_table(runs: Sequence[Run]) -> str:
     cells = [list(COLUMNS.values()), *([_cell(row[key]) for key in COLUMNS] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines += [_other_target(row) for row in rows if row["fvu_own_target"] is not None]
     lines += [f"{row['run']}: no concepts, {row['concepts_left_out']}." for row in rows if row["concepts_left_out"]]
     if len({row["store_identity"] for row in rows if row["store_identity"]}) > 1:
         lines.append("The runs were judged on different stores, so their figures are not comparable.")
@@ -64,6 +65,8 @@ def _row(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
         "kind": run.kind,
         "site": run.site,
         "fvu": parts["reconstruction"].get("fvu"),
+        "fvu_own_target": parts["reconstruction"].get("fvu_own_target"),
+        "fvu_of_span": parts["reconstruction"].get("fvu_of_span"),
         "l0": parts["reconstruction"].get("l0"),
         "n_dead": parts["reconstruction"].get("n_dead"),
         "ce_recovered": parts["spliced"].get("ce_recovered_mean"),
@@ -76,6 +79,14 @@ def _row(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
         "store_identity": metrics.get("store_identity"),
         "concepts_left_out": metrics.get("concepts_left_out"),
     }
+
+
+def _other_target(row: dict[str, Any]) -> str:
+    """What is known of a run whose codes do not decode, in figures that must not stand in the column of FVUs."""
+    line = f"{row['run']}: FVU {row['fvu_own_target']:.3f} of what it reconstructs, which is not x"
+    if row["fvu_of_span"] is None:
+        return line + "."
+    return line + f"; {row['fvu_of_span']:.3f} of the variance of x lies outside of what its active latents span."
 
 
 def _cell(value: Any) -> str:

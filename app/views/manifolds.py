@@ -1,0 +1,154 @@
+"""Manifolds: the quadratic latents of a run by the shape of their tokens, and one of them in two and three dimensions."""
+
+from __future__ import annotations
+
+import html
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from app.indexing import require_manifolds
+from app.payloads import plain_number
+from app.state import pick_run, restore, view, write_address
+from app.workspace import label_texts, run_name
+from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.manifolds import PLANES, SHAPES, ManifoldIndex, ManifoldView
+from interp.runs import Run
+
+PAGE = "manifolds"
+_PLAIN = {"displayModeBar": False}
+
+
+def show() -> None:
+    """Lay out the page."""
+    restore(PAGE, {"rank": lambda text: text or "", "colour": lambda text: text or "", "f": lambda text: text})
+    columns = st.columns([2.9, 1.5, 1.5, 1.1, 2], gap="medium")
+    with columns[0]:
+        run = pick_run()
+    index = require_manifolds(run)
+    by = _choice(columns[1], "Rank by", "rank", index.rankings)
+    table = index.table(by)
+    feature = _feature(table, index)
+    latent = index.view(feature)
+    # A ranking by a label is looked at with that label's colours, unless the person chose others.
+    colour = _choice(columns[2], "Colour", "colour", colourings(latent), by if by in latent.ordinals else VALUE)
+    columns[3].number_input("Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump)
+    left, right = st.columns([1, 3.1], gap="large")
+    with left:
+        _ranking(table, by)
+    with right:
+        _latent(run, latent, colour)
+    address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
+    write_address(PAGE, address, {"rank": by, "colour": st.session_state[view("colour")], "f": str(feature)})
+
+
+def _choice(
+    column: st.delta_generator.DeltaGenerator, label: str, name: str, options: list[str], default: str = ""
+) -> str:
+    """A select box bound to the address; what is not on offer in this run becomes the default."""
+    if st.session_state.get(view(name)) not in options:
+        st.session_state[view(name)] = default or options[0]
+    return str(column.selectbox(label, options, key=view(name)))
+
+
+def _feature(table: pd.DataFrame, index: ManifoldIndex) -> int:
+    """The latent on view: the one asked for, else the first of the ranking."""
+    number = plain_number(st.session_state.get(view("f")) or "")
+    if number is not None and number >= index.n_features:
+        st.error(f"no feature {number}; this run has 0-{index.n_features - 1}")
+        number = None
+    return int(table["id"].iloc[0]) if number is None else number
+
+
+def _number_of(feature: int) -> str:
+    st.session_state["latent_number"] = feature
+    return "latent_number"
+
+
+def _jump() -> None:
+    st.session_state[view("f")] = str(st.session_state["latent_number"])
+
+
+def _ranking(table: pd.DataFrame, by: str) -> None:
+    key = f"ranking_{by}"
+    score = "score" if by in SHAPES else "R²"
+    shown = table.rename(columns={"score": score, "id": "latent", PLANES[1]: "PCA", PLANES[2]: "random"})
+    shown = shown[["latent", score, *(("PCA", "random") if by not in SHAPES else ("effective_rank",))]]
+    st.dataframe(
+        shown.rename(columns={"effective_rank": "rank"}),
+        hide_index=True,
+        height=560,
+        key=key,
+        on_select=partial(_select, key, table["id"].to_list()),
+        selection_mode="single-row",
+        placeholder="-",
+        column_config={
+            score: st.column_config.NumberColumn(format="%.3f"),
+            "PCA": st.column_config.NumberColumn(format="%.2f", help=f"The same in the plane of {PLANES[1]}"),
+            "random": st.column_config.NumberColumn(format="%.2f", help="The best of a few random planes"),
+            "rank": st.column_config.NumberColumn(format="%.2f", help="(Σ|λ|)² / Σλ²: how many axes matter"),
+        },
+    )
+    st.caption(_score_explained(by))
+
+
+def _score_explained(by: str) -> str:
+    if by in SHAPES:
+        return (
+            f"**{by}**: {SHAPES[by]}. No label is used, and nothing is cut off: look at the picture and its contexts."
+        )
+    return (
+        f"**R²** of {by}, read off along the curve drawn in the latent's plane: on its strongest tenth of tokens, the curve "
+        "fitted on every other document and judged on the rest; beside it the same in other planes on the same tokens. Below "
+        "0 is worse than the mean. A latent on whose tokens the label hardly varies has none."
+    )
+
+
+def _select(key: str, ids: list[int]) -> None:
+    rows = st.session_state[key].selection.rows
+    if rows:
+        st.session_state[view("f")] = str(ids[rows[0]])
+
+
+def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
+    title = f"Latent {latent.feature}"
+    label = label_texts(run).get(latent.feature)
+    st.subheader(title)
+    if label:
+        st.text(label)  # plain text, never markdown: a label is a stranger's
+    scores = " · ".join(f"{shape} {score:.2f}" for shape, score in latent.scores.items() if score == score)
+    st.caption(
+        f"{scores or 'too few axes for a shape'} · {latent.n_far:,} strongest tokens and {_others(latent)} others"
+    )
+    plane, space = st.columns(2, gap="small")
+    plane.plotly_chart(manifold_plane(latent, colour), config=_PLAIN, key="plane")
+    space.plotly_chart(manifold_space(latent, colour), config=_PLAIN, key="space")
+    bars, contexts = st.columns([1, 2.4], gap="medium")
+    with bars:
+        st.plotly_chart(eigenvalue_bars(latent.eigenvalues), config=_PLAIN, key="eigenvalues")
+    with contexts:
+        _contexts(latent, colour)
+
+
+def _others(latent: ManifoldView) -> str:
+    return f"{len(latent.value) - latent.n_far:,}"
+
+
+def _contexts(latent: ManifoldView, colour: str) -> None:
+    """Tokens to read one after the other, along the label's curve or around the centre."""
+    if not latent.text:
+        st.caption("This was built without the model, so tokens have no text.")
+        return
+    is_along = colour in latent.curves
+    st.caption(f"Tokens along the curve of {colour}" if is_along else "Tokens around the centre, anticlockwise")
+    rows = latent.along(colour) if is_along else latent.around()
+    st.html("".join(_context_line(latent, colour, row) for row in rows))
+
+
+def _context_line(latent: ManifoldView, colour: str, row: int) -> str:
+    values = latent.ordinals.get(colour, latent.value)
+    before, token, after = (html.escape(show_blanks(latent.text[name][row])) for name in ("before", "text", "after"))
+    return (
+        f'<p class="along"><span>{values[row]:.3g}</span><i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'
+    )

@@ -1,0 +1,248 @@
+"""One look at every latent of a bilinear run: where its tokens lie, how much like a shape, and which labels lie along it.
+
+A latent's strongest tokens are the tenth of a random sample that lies furthest out on its axes. On them each ordinal label
+is read off along a curve (``label_curve``) fitted on every other document and judged on the rest: in the plane of the latent's
+first two axes, in that of the site's first two principal components, and in random planes, of which the best counts. A label
+that is the same on more than nine tenths of them is left out. No latent is left out: a ranking is for a person to look at.
+
+A latent with fewer than three axes is shown with the directions, outside of those, along which its strongest tokens vary most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.decomposers.bilinear import Bilinear
+from interp.decomposers.quadratic_forms import QuadraticForm, unit_rows
+from interp.errors import InputError
+from interp.index.layout import write_compressed
+from interp.manifolds.label_curve import N_KNOTS, LabelCurve
+from interp.manifolds.layout import FILE, PLANES, SCHEMA, VERSION
+from interp.manifolds.ordinals import ordinals
+from interp.manifolds.shape import LEAST_ROWS, N_AXES, best_scores, points_of, strongest
+from interp.progress import progress
+from interp.runs import Run
+from interp.store import ActivationStore
+
+STRONGEST = 0.1
+"""Share of the tokens on which labels are judged: enough for a curve of a dozen knots, few enough to be the latent's own."""
+_COMMONEST = 0.9
+_N_CONTEXT, _CONTEXT_CHARACTERS = 16, 60
+_N_POWER = 30
+
+
+@runtime_checkable
+class TokenText(Protocol):
+    """The part of a ``LanguageModel`` that knows the text of tokens."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    def token_strings(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class ManifoldConfig:
+    """How much of the store is looked at, and how much is kept."""
+
+    n_sample: int = 20_000
+    """Tokens drawn from the store; the smallest share of them that is scored is 600 then."""
+    n_points: int = 1200
+    """Tokens kept for a latent's picture; two thirds of them its strongest, the rest any others."""
+    n_planes: int = 5
+    """Random planes that each label is tried in."""
+    seed: int = 0
+    """Seed of the sample and of the random planes."""
+
+    def __post_init__(self) -> None:
+        if self.n_points < 4 or self.n_sample < max(LEAST_ROWS, self.n_points) or self.n_planes < 1:
+            raise InputError(
+                f"{self.n_points} points of a sample of {self.n_sample} tokens and {self.n_planes} random planes were asked "
+                f"for; give 4 points or more, {LEAST_ROWS} tokens or more, and a plane"
+            )
+
+    @property
+    def n_far(self) -> int:
+        return self.n_points * 2 // 3
+
+
+def build_manifolds(run: Run, *, config: ManifoldConfig | None = None, model: TokenText | None = None) -> Path:
+    """Write ``manifolds.h5`` into the run's folder and return its path; an older one stays until the new one is whole.
+
+    Without ``model`` there is no text, and no position in the line. Raises InputError for a run without quadratic latents, for
+    too small a store, and for a model that is not the store's.
+    """
+    config = config or ManifoldConfig()
+    decomposer, store = run.decomposer(), run.store()
+    if not isinstance(decomposer, Bilinear):
+        raise InputError(f"'{run.name}' is a run of {run.kind}, whose features are directions; train a bilinear one")
+    if len(store.site(run.site)) < LEAST_ROWS:
+        raise InputError(
+            f"'{store.path}' holds {store.n_rows} tokens, too few to see a shape; capture {LEAST_ROWS} or more"
+        )
+    if model is not None and model.fingerprint != store.manifest.model_fingerprint:
+        raise InputError(f"the store {store.path} was captured from '{store.manifest.model_id}', not from this model")
+    sample = _Sample.draw(store, run.site, config, model)
+    config = ManifoldConfig(**{**asdict(config), "n_points": min(config.n_points, len(sample.rows))})
+    features = _describe(decomposer, sample, config)
+    facts = {
+        "run": run.name,
+        "run_identity": run.identity,
+        "store_identity": run.store_identity,
+        "config": asdict(config),
+        "n_features": decomposer.n_features,
+        "n_far": config.n_far,
+        "ordinals": list(sample.ordinals),
+        "has_text": sample.text is not None,
+    }
+    return _write(run.path / FILE, sample, features, facts)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The tokens that are looked at, one row each."""
+
+    rows: Int[np.ndarray, " n"]
+    """Ascending rows of the store."""
+    x: Float[Tensor, "n d_in"]
+    ordinals: dict[str, Float[np.ndarray, " n"]]
+    is_fit: Bool[np.ndarray, " n"]
+    """Whether the token's document is one of those that curves are fitted on."""
+    planes: list[Float[Tensor, "n 2"]]
+    """Where tokens lie in PCA's plane, and in each of the random ones."""
+    text: dict[str, list[str]] | None
+
+    @staticmethod
+    def draw(store: ActivationStore, site: str, config: ManifoldConfig, model: TokenText | None) -> _Sample:
+        source = store.site(site)
+        random = np.random.default_rng(config.seed)
+        rows = np.sort(random.choice(len(source), min(config.n_sample, len(source)), replace=False))
+        x = source.rows(rows)
+        vocabulary = None if model is None else model.token_strings()
+        sequence, place = store.positions()[rows].T
+        numbers = {name: values[rows] for name, values in ordinals(store, vocabulary).items()}
+        documents = store.documents()[1][sequence, place]
+        components = torch.from_numpy(source.moments().spectrum[1][:2]).float()
+        generator = torch.Generator().manual_seed(config.seed)
+        axes = [torch.linalg.qr(torch.randn(source.d_in, 2, generator=generator))[0].T for _ in range(config.n_planes)]
+        text = None if vocabulary is None else _texts(store.tokens(), sequence, place, vocabulary)
+        planes = [unit_rows(x) @ pair.T for pair in (components, *axes)]
+        return _Sample(rows, x, numbers, np.isin(documents, np.unique(documents)[::2]), planes, text)
+
+
+def _texts(
+    tokens: np.ndarray, sequences: np.ndarray, places: np.ndarray, vocabulary: list[str]
+) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"text": [], "next": [], "before": [], "after": []}
+    for row, place in zip(tokens[sequences], places, strict=True):
+        pieces = [vocabulary[token] for token in row[max(1, place - _N_CONTEXT) : place + _N_CONTEXT + 1]]
+        here = min(place - 1, _N_CONTEXT)
+        found["text"].append(pieces[here])
+        found["next"].append(pieces[here + 1] if here + 1 < len(pieces) else "")
+        found["before"].append("".join(pieces[:here])[-_CONTEXT_CHARACTERS:])
+        found["after"].append("".join(pieces[here + 1 :])[:_CONTEXT_CHARACTERS])
+    return found
+
+
+@torch.no_grad()
+def _describe(decomposer: Bilinear, sample: _Sample, config: ManifoldConfig) -> dict[str, np.ndarray]:
+    """The arrays of ``features/``."""
+    u, random = unit_rows(sample.x), np.random.default_rng(config.seed)
+    numbers = range(decomposer.n_features)
+    pages = [
+        _describe_latent(decomposer.form(f), u, sample, config, random)
+        for f in progress(numbers, total=len(numbers), what="manifolds", unit="latent")
+    ]
+    return {name: np.stack([page[name] for page in pages]) for name in pages[0]}
+
+
+def _describe_latent(
+    form: QuadraticForm, u: Tensor, sample: _Sample, config: ManifoldConfig, random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    points = points_of(form, u)
+    order = points.square().sum(1).argsort(descending=True).numpy()
+    far, rest = order[: config.n_far], order[config.n_far :]
+    chosen = np.concatenate([far, random.choice(rest, min(len(rest), config.n_points - config.n_far), replace=False)])
+    score, share = best_scores(points)
+    r2, curve = _labels_along(points[:, :2], strongest(points, STRONGEST).numpy(), sample)
+    return {
+        "eigenvalues": form.eigenvalues.numpy(),
+        "n_axes": np.array(points.shape[1], np.int32),
+        "effective_rank": np.array(form.effective_rank, np.float32),
+        "score": score.astype(np.float32),
+        "share": share.astype(np.float32),
+        "label_r2": r2,
+        "curve": curve,
+        "point": chosen.astype(np.int32),
+        "coordinates": _with_more_axes(points, form, u, far)[chosen].numpy(),
+        "value": form.value(u[chosen]).numpy(),
+    }
+
+
+def _labels_along(points: Tensor, rows: np.ndarray, sample: _Sample) -> tuple[np.ndarray, np.ndarray]:
+    """(R^2 in each of ``PLANES``, knots of the latent's own curve) of every ordinal, on the tokens ``rows``."""
+    r2 = np.full((len(sample.ordinals), len(PLANES)), np.nan, np.float32)
+    knots = np.full((len(sample.ordinals), N_KNOTS, 3), np.nan, np.float32)
+    if points.shape[1] < 2:
+        return r2, knots
+    for i, values in enumerate(sample.ordinals.values()):
+        known = rows[np.isfinite(values[rows])]
+        label, is_fit = values[known], sample.is_fit[known]
+        if _hardly_varies(label[is_fit]) or _hardly_varies(label[~is_fit]):
+            continue
+        planes = (plane[known].numpy() for plane in (points, *sample.planes))
+        (curve, own), (_, pca), *random = (LabelCurve.judged(plane, label, is_fit) for plane in planes)
+        r2[i] = own, pca, max(each for _, each in random)
+        knots[i, : len(curve.labels)] = np.column_stack([curve.points, curve.labels])
+    return r2, knots
+
+
+def _hardly_varies(label: np.ndarray) -> bool:
+    return len(label) == 0 or int(np.unique(label, return_counts=True)[1].max()) > _COMMONEST * len(label)
+
+
+def _with_more_axes(points: Tensor, form: QuadraticForm, u: Tensor, rows: np.ndarray) -> Float[Tensor, "n 3"]:
+    """Points on three axes: the form's own, and what its strongest tokens vary along most outside of those."""
+    axes = form.eigenvectors[: points.shape[1]]
+    while len(axes) < N_AXES:
+        rest = u[rows] - u[rows] @ axes.T @ axes
+        further = _leading_direction(rest - rest.mean(0))
+        axes = torch.cat([axes, further[None]])
+        points = torch.cat([points, (u @ further)[:, None]], 1)
+    return points
+
+
+def _leading_direction(rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """The first principal direction of centred rows, by power iteration; zeros where they do not vary."""
+    direction = rows[rows.square().sum(1).argmax()]
+    for _ in range(_N_POWER):
+        direction = unit_rows((rows @ direction) @ rows)
+    return direction
+
+
+def _write(path: Path, sample: _Sample, features: dict[str, np.ndarray], facts: dict[str, object]) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            file["tokens/row"] = sample.rows.astype(np.int32)
+            for name, texts in (sample.text or {}).items():
+                file.create_dataset(f"tokens/{name}", data=texts, dtype=h5py.string_dtype())
+            file["ordinals"] = np.stack(list(sample.ordinals.values()))
+            for name, values in features.items():
+                write_compressed(file.require_group("features"), name, values)
+            file.attrs.update({"facts": json.dumps(facts), "schema": SCHEMA, "version": VERSION})
+        with partial.open("rb") as whole:
+            os.fsync(whole.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

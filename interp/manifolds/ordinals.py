@@ -1,0 +1,50 @@
+"""Whole numbers of every token that a manifold may lay out in order: where it stands, and what the store's labels count.
+
+position            place in its sequence, 1 for the first token after BOS
+position in line    characters from the last newline to the token's end; NaN before a sequence's first newline, whose
+                    line began elsewhere
+every label of the store that takes more than two values, such as indentation_depth
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from interp.store import ActivationStore
+
+POSITION, POSITION_IN_LINE = "position", "position in line"
+
+
+def ordinals(store: ActivationStore, vocabulary: list[str] | None) -> dict[str, Float[np.ndarray, " n_rows"]]:
+    """Name to a number for each row of the store; the position in the line where the ``vocabulary``'s text is known."""
+    positions = store.positions()
+    sequence, place = positions.T
+    found = {POSITION: place.astype(np.float32)}
+    if vocabulary is not None:
+        found[POSITION_IN_LINE] = position_in_line(store.tokens(), vocabulary)[sequence, place]
+    for label_set, names in store.label_sets.items():
+        columns = store.labels(label_set)
+        for name, column in zip(names, columns.T, strict=True):
+            if len(np.unique(column)) > 2:
+                found[name] = column.astype(np.float32)
+    return found
+
+
+def position_in_line(
+    tokens: Int[np.ndarray, "n_sequences n_ctx"], vocabulary: list[str]
+) -> Float[np.ndarray, "n_sequences n_ctx"]:
+    """Characters between the last newline before each token and its start. BOS, the token at position 0, ends a line too."""
+    bos = tokens[0, 0]
+    tail = np.array([len(text) - 1 - text.rfind("\n") for text in vocabulary])
+    starts_line = np.array(["\n" in text for text in vocabulary])
+    tail[bos], starts_line[bos] = 0, True
+    is_start = starts_line[tokens]
+    is_start[:, 0] = False  # a sequence may begin in the middle of a line
+    written = np.cumsum(tail[tokens], axis=1).astype(np.float64)
+    line_start = np.maximum.accumulate(np.where(is_start, written - tail[tokens], -np.inf), axis=1)
+    after = np.where(np.isfinite(line_start), written - line_start, np.nan)
+    return np.concatenate([np.full((len(tokens), 1), np.nan), after[:, :-1]], axis=1).astype(np.float32)
