@@ -10,13 +10,12 @@ import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 
 from interp.capture import CaptureConfig, capture
 from interp.corpora import Corpus, load_corpus
-from interp.decomposers import registry
 from interp.demo.flow import (
     PYTHON_LABELS,
     DemoConfig,
@@ -32,8 +31,11 @@ from interp.errors import InputError, unknown_feature
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
 from interp.facts import facts_table, run_facts, store_facts
-from interp.fitting import DecomposerConfig
-from interp.index import IndexConfig, build_index
+from interp.index import FeatureIndex, IndexConfig, build_index
+from interp.interop import export_saelens, import_saelens
+from interp.manifolds import KINDS as QUADRATIC_KINDS
+from interp.manifolds.build import build_manifolds
+from interp.methods import Methods, configs_of
 from interp.models import load_model
 from interp.progress import progress
 from interp.prompting import (
@@ -43,18 +45,15 @@ from interp.prompting import (
     neutral_tokens,
     steering_record,
 )
-from interp.runs import Run, resolve_run, train_run
+from interp.reading import directions_of_level, read_feature, reading_text
+from interp.runs import Run, resolve_run, train_runs
+from interp.stability import curve_table, judge_ranks
 from interp.steering import Steerer, write_steering_record
+from interp.steering.quadratic import QuadraticSteerer
 from interp.store import ActivationStore
+from interp.tree import ConceptTree, tree_rows, tree_text
 
 DESCRIPTION = "Look inside a language model: capture activations, learn features, judge, browse and steer with them."
-
-if TYPE_CHECKING:
-    Methods = DecomposerConfig
-else:  # one subcommand a registered decomposer
-    Methods = Union[
-        tuple(Annotated[method.config_type, tyro.conf.subcommand(kind)] for kind, method in sorted(registry.items()))
-    ]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class Capture:
 
 @dataclass(frozen=True)
 class Train:
-    """Learn features from one site of a store."""
+    """Learn features from one site of a store. Several values of --n-features or --k make as many runs, NAME-n64-k16 and so
+    on; gradient-trained ones in one pass over the data."""
 
     method: Methods
     store: Path
@@ -110,12 +110,29 @@ class Train:
     """Hook point, such as blocks.2.mlp.hook_post."""
     name: str
     """Name of the run."""
+    stability: int = 0
+    """Fit again so many times, with other seeds on other rows: how stable is each feature, and how many are there?"""
 
     def run(self) -> None:
-        run = train_run(ActivationStore(self.store), self.site, self.method, self.name)
-        last = run.training_curve()[-1]
-        figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
-        print(f"{run.path}  {figures}  {run.facts['seconds']} s")
+        store, configs = ActivationStore(self.store), configs_of(self.method)
+        if self.stability < 0:
+            raise InputError(f"--stability is a number of refits, 0 or more, not {self.stability}")
+        runs = train_runs(store, self.site, {self.name + ending: config for ending, config in configs.items()})
+        for run in runs if world().is_first else []:
+            last = run.training_curve()[-1]
+            figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
+            print(f"{run.path}  {figures}  {run.facts['seconds']} s")
+            _print_notes(run)
+        if self.stability:
+            path = store.path / "runs" / f"{self.name}-stability"
+            curve = judge_ranks(runs, path, n_fits=self.stability)
+            if world().is_first:
+                print(f"{curve_table(curve)}\nthe curve is drawn in {path}.html")
+
+
+def _print_notes(run: Run) -> None:
+    for key, value in run.decomposer().notes.items():
+        print(f"  {key.replace('_', ' ')}: {value}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +149,8 @@ class Index:
         load = functools.cache(load_model)
         for run in _runs(self.runs, self.workspace):
             print(build_index(run, config=self.config, model=load(run.model_id)))
+            if run.kind in QUADRATIC_KINDS:
+                print(build_manifolds(run, model=load(run.model_id)))
 
 
 @dataclass(frozen=True)
@@ -170,8 +189,12 @@ class Steer:
     concept: str | None = None
     """In place of --feature: the best feature of this concept by the run's metrics.json: the one chosen for steering
     where interp evaluate steered it, else the one that detects it best."""
+    mode: Literal["add", "clamp", "ablate", "flow", "rotate"] = "add"
+    """add, clamp or ablate a direction; for latents of a bilinear run also flow (raise the latent's value) and rotate
+    (turn in the plane of its first two axes)."""
     strength: float | None = None
-    """In multiples of the feature's maximum on its store; negative suppresses."""
+    """In multiples of the feature's maximum on its store; negative suppresses. ablate: the share removed; flow: the time,
+    in units of 1 / the largest eigenvalue; rotate: turns of 360 degrees."""
     kl: float | None = None
     """In place of --strength: the effect on neutral text to aim for, in nats per token; 0.2 is strong but fluent."""
     samples: int = 4
@@ -188,12 +211,14 @@ class Steer:
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
         feature, sign = self._feature(run)
-        steerer = Steerer.from_run(load_model(run.model_id), run)
+        kind_of_steerer = QuadraticSteerer if run.kind in QUADRATIC_KINDS else Steerer
+        steerer = kind_of_steerer.from_run(load_model(run.model_id), run)
         neutral = neutral_tokens(run)
         strength = self._strength(steerer, feature, sign, neutral)
         request = SteeringRequest(
             prompt=self.prompt.replace("\\n", "\n"),
             strengths={feature: strength},
+            mode=self.mode,
             n_samples=self.samples,
             n_tokens=self.tokens,
             temperature=self.temperature,
@@ -201,7 +226,7 @@ class Steer:
         )
         result = compare_continuations(steerer, request, neutral)
         write_steering_record(run, steering_record(request, result))
-        print(_side_by_side(feature, strength, result))
+        print(_side_by_side(request, result))
         if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
             print(f"The target of {self.kl:g} nats per token was not reached; what you see is the nearest.")
         if self.concept in CONCEPTS:
@@ -235,7 +260,50 @@ class Steer:
         if self.strength is not None:
             return sign * self.strength
         assert self.kl is not None
+        if self.mode == "flow" and isinstance(steerer, QuadraticSteerer):
+            return steerer.flow_strength_for_kl(feature, self.kl, tokens=neutral, sign=sign).strength
+        if self.mode != "add":
+            raise InputError(f"--kl finds a strength for the modes add and flow; give --strength X to {self.mode}")
         return steerer.strength_for_kl(feature, self.kl, tokens=neutral, sign=sign).strength
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read a feature at a layer of neurons: its neurons, the tokens it promotes and suppresses, who shares its neurons."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    feature: int
+    """Number of the feature."""
+    level: int = 0
+    """Level of the hierarchy that the number is of; 0 are the features themselves."""
+    n: int = 10
+    """Entries of each list."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        run = resolve_run(self.run_name, self.workspace)
+        directions = directions_of_level(run, self.level)
+        print(reading_text(read_feature(load_model(run.model_id), run.site, directions, self.feature, n=self.n)))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Print the hierarchy of a semi-NMF run as a tree, each feature named by the tokens it fires on; needs the index."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    json: bool = False
+    """Print the rows of the tree as JSON alone."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        run = resolve_run(self.run_name, self.workspace)
+        with FeatureIndex(run.index_path) as index:
+            nodes = ConceptTree(run, index).nodes()
+        print(json.dumps(tree_rows(nodes), indent=1) if self.json else tree_text(nodes))
 
 
 @dataclass(frozen=True)
@@ -262,6 +330,44 @@ class Info:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a run's sparse autoencoder in the format of another tool."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    folder: tyro.conf.Positional[Path]
+    """Folder to make."""
+    format: Literal["saelens"] = "saelens"
+    """saelens: what SAELens 6 reads with SAE.load_from_disk."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        export_saelens(resolve_run(self.run_name, self.workspace), self.folder)
+        print(self.folder)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Keep a sparse autoencoder that another tool saved as a run of a store, to be indexed, judged and steered like any."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder that SAELens saved, with cfg.json and sae_weights.safetensors."""
+    store: Path
+    """Folder of a store of the same model."""
+    name: str | None = None
+    """Name of the run; by default that of the folder."""
+    site: str | None = None
+    """Hook point it was trained at; by default the one it names."""
+
+    def run(self) -> None:
+        name = self.name or self.folder.resolve().name
+        run = import_saelens(self.folder, ActivationStore(self.store), name, site=self.site)
+        print(run.path)
+        _print_notes(run)
+
+
+@dataclass(frozen=True)
 class Dashboard:
     """Serve the dashboard on 127.0.0.1."""
 
@@ -281,7 +387,7 @@ class Dashboard:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``interp`` command."""
-    verbs = (Demo, Capture, Train, Index, Evaluate, Steer, Info, Dashboard)
+    verbs = (Demo, Capture, Train, Index, Evaluate, Steer, Read, Tree, Info, Export, Import, Dashboard)
     commands: Any = Union[tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in verbs)]
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
     try:
@@ -334,8 +440,13 @@ def _verified(path: Path) -> str:
     return "every byte is what was written"
 
 
-def _side_by_side(feature: int, strength: float, result: SteeringResult) -> str:
-    head = f"feature {feature} at {strength:+.2f} x its maximum: KL {result.kl:.3f} nats per token on neutral text, "
+_UNITS = {"ablate": "of its component removed", "flow": "/ its largest eigenvalue of flow", "rotate": "turns"}
+
+
+def _side_by_side(request: SteeringRequest, result: SteeringResult) -> str:
+    ((feature, strength),) = request.strengths.items()
+    unit = _UNITS.get(request.mode, "x its maximum")
+    head = f"feature {feature} at {strength:+.2f} {unit}: KL {result.kl:.3f} nats per token on neutral text, "
     lines = [head + f"perplexity x {result.perplexity_ratio:.2f}"]
     for i, (baseline, steered) in enumerate(zip(result.baseline, result.steered, strict=True), start=1):
         lines += [f"--- {i} baseline", baseline.rstrip(), f"--- {i} steered", steered.rstrip()]

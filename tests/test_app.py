@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_workspace import DashboardWorkspace, make_workspace
+from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
@@ -23,9 +23,12 @@ from app.payloads import TableFilter, example_payload, feature_payload, select_f
 from app.routes import LocalHostOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
+from interp.decomposers.semi_nmf import SemiNMFConfig
 from interp.errors import InputError
 from interp.figures import NEGATIVE, POSITIVE
-from interp.index import FeatureIndex
+from interp.index import FeatureIndex, IndexConfig, build_index
+from interp.runs import train_run
+from interp.store import ActivationStore
 
 APP = Path(workspace.__file__).parent
 
@@ -172,7 +175,7 @@ def test_without_runs_every_page_shows_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(tmp_path))
-    for name in ("features", "runs"):
+    for name in ("features", "tree", "runs"):
         page = _page(name).run()
         assert not page.exception
         assert page.code[0].value.startswith("interp demo\n")
@@ -225,6 +228,28 @@ def test_a_stale_index_is_called_stale(
     assert not page.exception
     assert "This index is stale" in page.error[0].value
     assert "interp index" in page.error[0].value
+
+
+def test_the_tree_page_shows_every_level_and_what_a_branch_fires_on(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(made.folder, tmp_path / "activations")
+    run = train_run(ActivationStore(copy / "tiny"), SITE, SemiNMFConfig(n_features=9, passes=12, levels=(3,)), "levels")
+    build_index(run, config=IndexConfig(n_top=20, n_sample=512))
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
+    page = _page("tree")
+    page.query_params["run"] = "tiny/levels"
+    page.run()
+    assert not page.exception
+    table = page.dataframe[0].value
+    assert sorted(text.strip("\u2003").split("\u2002")[0] for text in table["branch"]) == sorted(
+        [f"0.{feature}" for feature in range(9)] + [f"1.{feature}" for feature in range(3)]
+    )
+    assert table["branch"][0].startswith("1.")
+    assert page.html[0].proto.body.count("<small>") > 0
+    page.query_params["run"] = "tiny/sae"
+    page.run()
+    assert "'sae' has no hierarchy; train semi-nmf with --levels" in page.info[0].value
 
 
 def test_the_runs_page_shows_every_run_and_the_curve(served: DashboardWorkspace) -> None:

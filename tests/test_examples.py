@@ -1,7 +1,8 @@
-"""The notebooks run from top to bottom, in a folder of their own, and end in what they promise."""
+"""The notebooks run from top to bottom, in a folder of their own, on less text, and end in what they promise."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.slow
 def test_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     shutil.copy(notebook, tmp_path)
     cells = nbformat.read(notebook, as_version=4)
+    for cell in cells.cells:
+        cell.source = re.sub(r"\btokens=([0-9_]+)", _fewer, cell.source)
     NotebookClient(cells, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
     last = next(cell for cell in reversed(cells.cells) if cell.cell_type == "code")
     assert last.outputs, "the last cell shows nothing"
@@ -29,3 +32,8 @@ def test_notebook_is_committed_with_outputs(notebook: Path) -> None:
     assert all(cell.execution_count for cell in code)
     assert any(cell.outputs for cell in code)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+def _fewer(amount: re.Match[str]) -> str:
+    """The eighth part of what is captured or trained on, but 20 000 tokens at least."""
+    return f"tokens={max(20_000, int(amount[1]) // 8)}"

@@ -17,7 +17,8 @@ import numpy as np
 from interp.capture import CaptureConfig, capture
 from interp.corpora import Corpus, LabelSet, standard_library
 from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.sae import SAEConfig
+from interp.decomposers.bilinear import BilinearConfig
+from interp.decomposers.sae import SAEConfig, SubspaceSAEConfig
 from interp.decomposers.semi_nmf import SemiNMFConfig
 from interp.demo.python_labels import CONCEPTS, NAMES, label_tokens, share_of_text
 from interp.evaluation.steering_effect import SteeringConfig, SteeringTask
@@ -25,6 +26,9 @@ from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import METRICS_FILE, read_metrics
 from interp.fitting import DecomposerConfig
 from interp.index import FeatureIndex, build_index, is_stale
+from interp.manifolds import KINDS as QUADRATIC_KINDS
+from interp.manifolds.build import build_manifolds
+from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.models import load_model
 from interp.progress import progress
 from interp.prompting import neutral_tokens
@@ -37,11 +41,14 @@ PYTHON_LABELS = LabelSet("python", NAMES, lambda document, spans: label_tokens(d
 MLP, RESIDUAL, ATTENTION = "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"
 
 RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
-    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=15)),  # 60 passes: FVU .382 for .397, four times the time
+    # 60 passes: FVU .382 for .397, four times the time
+    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=15, levels=(50, 12))),
     ("mlp-sae", MLP, SAEConfig(tokens=600_000)),
     ("mlp-pca", MLP, PCAConfig()),
     ("resid-sae", RESIDUAL, SAEConfig(tokens=1_000_000)),
-    ("attn-sae", ATTENTION, SAEConfig(tokens=1_000_000)),
+    ("attn-sae", ATTENTION, SAEConfig(tokens=600_000)),
+    ("attn-subspace-sae", ATTENTION, SubspaceSAEConfig(tokens=600_000)),
+    ("resid-bilinear", RESIDUAL, BilinearConfig(n_features=256, tokens=400_000)),
 )
 """(name, site, decomposer) of every run of the demo."""
 
@@ -114,6 +121,8 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
         for run in progress(runs, total=len(runs), what="index", unit="run"):
             if not run.index_path.exists() or is_stale(FeatureIndex(run.index_path), run):
                 build_index(run, model=model)
+            if run.kind in QUADRATIC_KINDS and not (run.path / MANIFOLDS).exists():
+                build_manifolds(run, model=model)
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_judged(run, held_out):
