@@ -466,7 +466,7 @@ def test_wrong_files_and_numbers_have_messages(run, index, tmp_path):
         index.feature(99999)
     with pytest.raises(InputError, match="no feature -1; this run has 0-8"):
         index.examples(-1, "top")
-    with pytest.raises(InputError, match=r"no feature index at .*; build it with `interp index "):
+    with pytest.raises(InputError, match=r"no file .*index.h5; build it with `interp index "):
         FeatureIndex(tmp_path / "index.h5")
     cut = tmp_path / "cut.h5"
     cut.write_bytes(run.index_path.read_bytes()[:5000])

@@ -214,10 +214,10 @@ def test_what_shows_no_manifold_is_refused(run: Run, tiny_store: ActivationStore
     pca = Run.load(run.path.with_name("pca"))
     with pytest.raises(InputError, match="'pca' is a run of pca, whose features are directions; train a bilinear one"):
         build_manifolds(pca)
-    with pytest.raises(InputError, match=r"no manifolds at .*manifolds.h5; build it with `interp index"):
+    with pytest.raises(InputError, match=r"no file .*manifolds.h5; build it with `interp index"):
         ManifoldIndex(pca)
     (pca.path / FILE).write_text("no HDF5")
-    with pytest.raises(InputError, match="is damaged or not an HDF5 file; build it"):
+    with pytest.raises(InputError, match="is damaged or not an HDF5 file; rebuild it"):
         ManifoldIndex(pca)
     with pytest.raises(InputError, match="random planes were asked for; give 4 points or more, 4000 tokens or more"):
         ManifoldConfig(n_sample=100)

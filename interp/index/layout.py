@@ -37,16 +37,21 @@ CHUNK = 16_384  # one feature of average density lies in one or two chunks of th
 
 def open_index(path: Path) -> h5py.File:
     """Open an index read-only; an InputError says what is wrong with it and how to make it anew."""
-    remedy = f"rebuild it with `interp index {path.parent}`"
+    return open_precomputed(path, "a feature index", SCHEMA, VERSION)
+
+
+def open_precomputed(path: Path, what: str, schema: str, version: int) -> h5py.File:
+    """Open a file that ``interp index`` wrote, read-only; an InputError says what is wrong with it and how to make it anew."""
+    remedy = f"build it with `interp index {path.parent}`"
     if not path.is_file():
-        raise InputError(f"no feature index at {path}; build it with `interp index {path.parent}`")
+        raise InputError(f"no file {path}; {remedy}")
     try:
         file = h5py.File(path, "r")
     except OSError:
-        raise InputError(f"{path} is damaged or not an HDF5 file; {remedy}") from None
-    if file.attrs.get("schema") != SCHEMA or file.attrs.get("version") != VERSION:
+        raise InputError(f"{path} is damaged or not an HDF5 file; re{remedy}") from None
+    if file.attrs.get("schema") != schema or file.attrs.get("version") != version:
         file.close()
-        raise InputError(f"{path} is not a feature index of schema version {VERSION}; {remedy}")
+        raise InputError(f"{path} is not {what} of schema version {version}; re{remedy}")
     return file
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import h5py
 
-from interp.errors import InputError
+from interp.index.layout import open_precomputed
 
 FILE = "manifolds.h5"
 SCHEMA, VERSION = "manifold index", 1
@@ -54,14 +54,4 @@ PLANES = ("the latent's plane", "PCA's first two components", "random planes, th
 
 def open_manifolds(path: Path) -> h5py.File:
     """Open the file read-only; an InputError says what is wrong with it and how to make it anew."""
-    remedy = f"build it with `interp index {path.parent}`"
-    if not path.is_file():
-        raise InputError(f"no manifolds at {path}; {remedy}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError:
-        raise InputError(f"{path} is damaged or not an HDF5 file; {remedy}") from None
-    if file.attrs.get("schema") != SCHEMA or file.attrs.get("version") != VERSION:
-        file.close()
-        raise InputError(f"{path} is not a manifold index of schema version {VERSION}; {remedy}")
-    return file
+    return open_precomputed(path, "a manifold index", SCHEMA, VERSION)
