@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, in a folder of their own, on less text, and end in what they promise."""
+"""The notebooks run from top to bottom, in a folder of their own, on smaller amounts, and end in what they promise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+LEAST = {"tokens": 20_000, "n_samples": 2}
+"""Amounts in a notebook that are cut, and what is left of them at least."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -20,7 +23,7 @@ def test_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     shutil.copy(notebook, tmp_path)
     cells = nbformat.read(notebook, as_version=4)
     for cell in cells.cells:
-        cell.source = re.sub(r"\btokens=([0-9_]+)", _fewer, cell.source)
+        cell.source = re.sub(r"\b(tokens|n_samples)=([0-9_]+)", _fewer, cell.source)
     NotebookClient(cells, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
     last = next(cell for cell in reversed(cells.cells) if cell.cell_type == "code")
     assert last.outputs, "the last cell shows nothing"
@@ -35,5 +38,5 @@ def test_notebook_is_committed_with_outputs(notebook: Path) -> None:
 
 
 def _fewer(amount: re.Match[str]) -> str:
-    """The eighth part of what is captured or trained on, but 20 000 tokens at least."""
-    return f"tokens={max(20_000, int(amount[1]) // 8)}"
+    """The eighth part of an amount that takes the time."""
+    return f"{amount[1]}={max(LEAST[amount[1]], int(amount[2]) // 8)}"

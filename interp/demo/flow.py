@@ -131,13 +131,13 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     return DemoResult(runs, steps)
 
 
-def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN) -> SteeringTask:
+def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN, config: SteeringConfig | None = None) -> SteeringTask:
     """Steering towards ``concepts`` judged by Python's own tokenizer; the effect is matched on 512 tokens of the store."""
     return SteeringTask(
         prompts=PROMPTS,
         judge=share_of_text,
         neutral=neutral_tokens(run, n_sequences=8, n_tokens=64),
-        config=SteeringConfig(),
+        config=config or SteeringConfig(),
         concepts=concepts,
     )
 
