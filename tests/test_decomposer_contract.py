@@ -27,6 +27,9 @@ DETERMINISTIC = {"pca"}
 """Methods that draw nothing at random."""
 
 every_kind = pytest.mark.parametrize("kind", kinds())
+every_linear_kind = pytest.mark.parametrize(
+    "kind", [kind for kind in kinds() if issubclass(registry[kind], LinearDecomposer)]
+)
 
 
 def config_of(kind: str, **options: int) -> DecomposerConfig:
@@ -111,11 +114,10 @@ def test_it_explains_more_than_the_mean_does(kind, fitted, x):
     assert 0 < fitted[kind].fvu(x) < 0.9
 
 
-@every_kind
+@every_linear_kind
 def test_a_linear_method_reconstructs_by_its_weights_and_fvu_is_the_formula(kind, fitted, x):
     decomposer = fitted[kind]
-    if not isinstance(decomposer, LinearDecomposer):
-        pytest.skip("has no decoder")
+    assert isinstance(decomposer, LinearDecomposer)
     x_hat = decomposer.encode(x).double() @ decomposer.W_dec.double() + decomposer.b_dec.double()
     torch.testing.assert_close(decomposer.decode(decomposer.encode(x)).double(), x_hat, rtol=0, atol=1e-5)
     expected = ((x - x_hat) ** 2).sum() / ((x.double() - x.double().mean(0)) ** 2).sum()
