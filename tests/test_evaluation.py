@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.capture import CaptureConfig, capture
 from interp.corpora import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
-from interp.decomposers.baselines import PCAConfig
+from interp.decomposers.baselines import PCA, PCAConfig
 from interp.errors import InputError
 from interp.evaluation import selection
 from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
@@ -526,6 +526,15 @@ def test_the_wrong_store_is_refused(
     other: Any = SimpleNamespace(fingerprint="0", id="another")
     with pytest.raises(InputError, match="with other weights than 'another'"):
         evaluate_run(run, model=other, store=stores[0], config=CONFIG)
+
+
+def test_a_run_of_another_width_is_refused(
+    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore]
+) -> None:
+    narrow = PCA.fit(ArraySource(torch.randn(50, 16)), PCAConfig(n_features=8))
+    other: Any = SimpleNamespace(name="narrow", site=SITE, decomposer=lambda: narrow)
+    with pytest.raises(InputError, match=r"'narrow' reads activations of width 16, but .* has 32 in the store"):
+        evaluate_run(other, model=model, store=stores[0], config=CONFIG)
 
 
 def test_strengths_of_a_run_are_in_maxima_of_its_store(run: Run, model: LanguageModel) -> None:

@@ -59,7 +59,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Judge ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
 
-    Raises InputError when the store lacks the run's site or was captured from another model.
+    Raises InputError when the store lacks the run's site, was captured from another model than ``model``, or has activations
+    of another width than the run reads.
     """
     if run.site not in store.sites:
         raise unknown_name("hook point", run.site, store.sites, f"the store '{store.path}'")
@@ -69,6 +70,11 @@ def evaluate_run(
             "give the model it was captured from"
         )
     decomposer, source = run.decomposer(), store.site(run.site)
+    if decomposer.d_in != source.d_in:
+        raise InputError(
+            f"run '{run.name}' reads activations of width {decomposer.d_in}, but {run.site} has {source.d_in} in the store "
+            f"'{store.path}'; give a store captured from the model that the run was trained on"
+        )
     report, reason = _concepts(run, store, config.concepts)
     facts = _provenance(run, model=model, store=store, config=config) | {
         "reconstruction": evaluate_reconstruction(decomposer, source),
