@@ -49,7 +49,7 @@ from interp.reading import directions_of_level, read_feature, reading_text
 from interp.runs import Run, resolve_run, train_runs
 from interp.stability import curve_table, judge_ranks
 from interp.steering import Steerer, write_steering_record
-from interp.steering.quadratic import QuadraticSteerer
+from interp.steering.quadratic import steerer_type
 from interp.store import ActivationStore
 from interp.tree import ConceptTree, tree_rows, tree_text
 
@@ -211,8 +211,7 @@ class Steer:
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
         feature, sign = self._feature(run)
-        kind_of_steerer = QuadraticSteerer if run.kind in QUADRATIC_KINDS else Steerer
-        steerer = kind_of_steerer.from_run(load_model(run.model_id), run)
+        steerer = steerer_type(run.kind).from_run(load_model(run.model_id), run)
         neutral = neutral_tokens(run)
         strength = self._strength(steerer, feature, sign, neutral)
         request = SteeringRequest(
@@ -226,7 +225,7 @@ class Steer:
         )
         result = compare_continuations(steerer, request, neutral)
         write_steering_record(run, steering_record(request, result))
-        print(_side_by_side(request, result))
+        print(_side_by_side(request, result, steerer.units[self.mode]))
         if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
             print(f"The target of {self.kl:g} nats per token was not reached; what you see is the nearest.")
         if self.concept in CONCEPTS:
@@ -260,11 +259,7 @@ class Steer:
         if self.strength is not None:
             return sign * self.strength
         assert self.kl is not None
-        if self.mode == "flow" and isinstance(steerer, QuadraticSteerer):
-            return steerer.flow_strength_for_kl(feature, self.kl, tokens=neutral, sign=sign).strength
-        if self.mode != "add":
-            raise InputError(f"--kl finds a strength for the modes add and flow; give --strength X to {self.mode}")
-        return steerer.strength_for_kl(feature, self.kl, tokens=neutral, sign=sign).strength
+        return steerer.strength_for_kl(feature, self.kl, tokens=neutral, sign=sign, mode=self.mode).strength
 
 
 @dataclass(frozen=True)
@@ -440,12 +435,8 @@ def _verified(path: Path) -> str:
     return "every byte is what was written"
 
 
-_UNITS = {"ablate": "of its component removed", "flow": "/ its largest eigenvalue of flow", "rotate": "turns"}
-
-
-def _side_by_side(request: SteeringRequest, result: SteeringResult) -> str:
+def _side_by_side(request: SteeringRequest, result: SteeringResult, unit: str) -> str:
     ((feature, strength),) = request.strengths.items()
-    unit = _UNITS.get(request.mode, "x its maximum")
     head = f"feature {feature} at {strength:+.2f} {unit}: KL {result.kl:.3f} nats per token on neutral text, "
     lines = [head + f"perplexity x {result.perplexity_ratio:.2f}"]
     for i, (baseline, steered) in enumerate(zip(result.baseline, result.steered, strict=True), start=1):

@@ -72,11 +72,16 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 
 def steering_sweep(
-    strengths: Sequence[float], kls: Sequence[float], *, present: float | None = None, target: float | None = None
+    strengths: Sequence[float],
+    kls: Sequence[float],
+    *,
+    unit: str = "× its maximum",
+    present: float | None = None,
+    target: float | None = None,
 ) -> go.Figure:
     """Effect against strength of steering one feature.
 
-    ``strengths`` in multiples of the feature's maximum, ``kls`` in nats per token. ``present`` marks the strength in use,
+    ``strengths`` in multiples of ``unit``, ``kls`` in nats per token. ``present`` marks the strength in use,
     ``target`` the effect asked for. Raises InputError for lists of different length or none.
     """
     if not strengths or len(strengths) != len(kls):
@@ -86,10 +91,10 @@ def steering_sweep(
     figure = go.Figure(go.Scatter(x=x, y=y, mode="lines+markers", line={"color": LINE, "width": 2}, name="KL"))
     if present is not None:
         colour = NEGATIVE if present < 0 else POSITIVE
-        figure.add_vline(x=present, line={"color": colour, "width": 2}, annotation_text=f"{present:.3g} × max")
+        figure.add_vline(x=present, line={"color": colour, "width": 2}, annotation_text=f"{present:.3g}")
     if target is not None:
         figure.add_hline(y=target, line={"color": LINE, "dash": "dot"}, annotation_text=f"target {target:.3g}")
-    figure.update_xaxes(title_text="strength, × max activation")
+    figure.update_xaxes(title_text=f"strength ({unit})")
     figure.update_yaxes(title_text="KL, nats per token")
     return _plain(figure, height=260)
 

@@ -189,7 +189,12 @@ def steering_record(request: SteeringRequest, result: SteeringResult) -> dict[st
 
 
 def sweep_strength(
-    steerer: Steerer, feature: int, neutral: Int[Tensor, "n_seq n_pos"], strengths: Sequence[float]
+    steerer: Steerer,
+    feature: int,
+    neutral: Int[Tensor, "n_seq n_pos"],
+    strengths: Sequence[float],
+    *,
+    mode: str = "add",
 ) -> list[float]:
-    """Effect (nats per token on ``neutral``) of adding one feature at each strength."""
-    return [steerer.kl(neutral, {feature: strength}) for strength in strengths]
+    """Effect (nats per token on ``neutral``) of one feature at each strength."""
+    return [steerer.kl(neutral, {feature: strength}, mode=mode) for strength in strengths]

@@ -73,6 +73,21 @@ def test_a_ranking_by_a_label_brings_its_colours_and_the_other_planes(served: Da
     assert _select(page, "Colour").value == "token"
 
 
+def test_a_latent_is_rotated_on_the_steer_page_and_its_modes_are_those_of_forms(served: DashboardWorkspace) -> None:
+    page = AppTest.from_string("from app.views import steer\nsteer.show()", default_timeout=60)
+    page.query_params.update({"run": served.name, "steered": "2", "prompt": "def f"})
+    page.run()
+    mode = next(group for group in page.button_group if group.label == "Mode")
+    assert mode.options == ["add", "clamp", "ablate", "flow", "rotate"]
+    mode.set_value("rotate").run()
+    assert page.slider[0].label == "Turns"
+    next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
+    next(button for button in page.button if button.label == "Generate").click().run()
+    assert not page.exception
+    assert page.caption[0].value == "feature 2: +0.25 turns · rotate"
+    assert float(page.metric[0].value) > 0
+
+
 def test_unknown_latents_and_words_of_an_address_are_met_with_the_first(served: DashboardWorkspace) -> None:
     page = _page(run=served.name, f="99", rank="blob", colour="mood")
     assert page.error[0].value == "no feature 99; this run has 0-11"

@@ -187,7 +187,7 @@ def test_the_command_rotates_and_says_what_it_cannot(bilinear_run: Run, capsys: 
         (("--mode", "flow", "--strength", "1"), "a latent with a bias has no closed-form value flow"),
         (
             ("--mode", "rotate", "--kl", "0.2"),
-            "--kl finds a strength for the modes add and flow; give --strength X to rotate",
+            "a KL finds a strength in mode add or flow alone; give a strength to rotate",
         ),
     ):
         with pytest.raises(SystemExit):

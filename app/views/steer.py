@@ -6,7 +6,7 @@ import html
 import json
 import math
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import streamlit as st
 
@@ -26,13 +26,29 @@ from interp.prompting import (
     sweep_strength,
 )
 from interp.runs import Run
-from interp.steering import Mode, Steerer, read_steering_records, write_steering_record
+from interp.steering import Steerer, read_steering_records, write_steering_record
+from interp.steering.quadratic import steerer_type
 
 PAGE = "steer"
 EXAMPLE = "def parse_config(path):\n"
 BY_STRENGTH, BY_KL = "strength", "KL target"
-MOST = 10.0
-"""Ends of the strength sliders, in multiples of a feature's maximum; text breaks down well before it."""
+STRENGTHS = {
+    "add": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
+    "clamp": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
+    "ablate": ("Share of the component removed", 0.0, 1.0, 1.0, 0.05),
+    "flow": ("Time of the flow, / largest eigenvalue", -10.0, 10.0, 2.0, 0.25),
+    "rotate": ("Turns", -0.5, 0.5, 0.25, 0.01),
+}
+"""Label, ends, start and step of a mode's sliders; text breaks down well before 10 times the maximum."""
+SWEPT = ("add", "flow")
+"""Modes in which no strength is no effect, and more of it more."""
+MEANING = {
+    "add": "add strength × max along the feature's direction",
+    "clamp": "set the coefficient to strength × max",
+    "ablate": "remove this share of the component (1 removes it)",
+    "flow": "move along the gradient of the latent's value, which rises with the time",
+    "rotate": "turn in the plane of the latent's first two axes",
+}
 
 
 def show() -> None:
@@ -45,8 +61,9 @@ def show() -> None:
         index = require_index(run)
         prompt = st.text_area("Prompt", key=view("prompt"), height=100)
         how = st.segmented_control("Set by", (BY_STRENGTH, BY_KL), default=BY_STRENGTH, required=True, key="how")
-        wanted = _features_form(run, index, how)
-        request = _request_form(prompt, how, wanted)
+        mode = _mode(run, how)
+        wanted = _features_form(run, index, how, mode)
+        request = _request_form(prompt, mode, wanted)
     features = st.session_state[view("steered")]
     address = {
         "run": run_name(run),
@@ -73,7 +90,17 @@ def _add_linked() -> None:
         st.session_state[view("steered")] = [*st.session_state[view("steered")], int(linked)]
 
 
-def _features_form(run: Run, index: FeatureIndex, how: str) -> dict[int, float]:
+def _mode(run: Run, how: str) -> str:
+    """How features are written in: of a run's modes those whose strength can be set this way."""
+    steerer = steerer_type(run.kind)
+    modes = tuple(steerer.units) if how == BY_STRENGTH else steerer.modes_by_kl
+    meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
+    return str(
+        st.segmented_control("Mode", modes, default="add", required=True, help=meaning, key=f"mode_{'_'.join(modes)}")
+    )
+
+
+def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[int, float]:
     """One box a feature; the value of each is its strength, or its target in nats per token."""
     labels, wanted = label_texts(run), {}
     for feature in list(st.session_state[view("steered")]):
@@ -89,8 +116,7 @@ def _features_form(run: Run, index: FeatureIndex, how: str) -> dict[int, float]:
                 "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(feature,)
             )
             if how == BY_STRENGTH:
-                text = "Strength, × max activation"
-                wanted[feature] = st.slider(text, -MOST, MOST, 2.0, 0.25, key=f"strength_{feature}", format="%+.2f")
+                wanted[feature] = st.slider(*STRENGTHS[mode], key=f"{mode}_{feature}", format="%+.2f")
             else:
                 text = "KL target, nats per token"
                 wanted[feature] = st.number_input(text, 0.01, 5.0, 0.3, 0.05, key=f"target_{feature}")
@@ -111,11 +137,9 @@ def _remove(feature: int) -> None:
         del st.query_params["f"]
 
 
-def _request_form(prompt: str, how: str, wanted: dict[int, float]) -> SteeringRequest | None:
-    """Mode and sampling; the request, once Generate is pressed."""
-    with st.expander("Mode, sampling, seed"):
-        modes = get_args(Mode) if how == BY_STRENGTH else ("add",)
-        mode = st.segmented_control("Mode", modes, default="add", required=True, help=_MODE_HELP)
+def _request_form(prompt: str, mode: Any, wanted: dict[int, float]) -> SteeringRequest | None:
+    """How to sample; the request, once Generate is pressed."""
+    with st.expander("Sampling, seed"):
         first, second = st.columns(2)
         n_samples = first.number_input("Samples", 1, 8, 3)
         n_tokens = second.number_input("Tokens each", 1, 256, 48)
@@ -128,22 +152,19 @@ def _request_form(prompt: str, how: str, wanted: dict[int, float]) -> SteeringRe
     )
 
 
-_MODE_HELP = (
-    "**add**: add strength × max along the feature's direction. **clamp**: set the coefficient to strength × max. "
-    "**ablate**: remove this share of the component (1 removes it)."
-)
-
-
 def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, float]) -> None:
     """Run the request and keep its result for the reruns that follow."""
     model = require_model(run)
     notes: list[str] = []
     try:
         with st.spinner("Generating and measuring the effect"):
-            steerer = Steerer.from_run(model, run)
+            steerer = steerer_type(run.kind).from_run(model, run)
             neutral = neutral_tokens(run)
             if how == BY_KL:
-                found = [steerer.strength_for_kl(f, target, tokens=neutral) for f, target in wanted.items()]
+                found = [
+                    steerer.strength_for_kl(f, target, tokens=neutral, mode=request.mode)
+                    for f, target in wanted.items()
+                ]
                 notes = [_missed(search.feature, search.target, search.kl) for search in found if not search.reached]
                 request = replace(request, strengths={search.feature: search.strength for search in found})
             result = compare_continuations(steerer, request, neutral)
@@ -161,13 +182,13 @@ def _missed(feature: int, target: float, kl: float) -> str:
 
 
 def _sweep(steerer: Steerer, request: SteeringRequest, neutral: Any) -> tuple[list[float], list[float]] | None:
-    """Effect against strength, for a single added feature: of several, or of other modes, one curve says nothing."""
-    if len(request.strengths) != 1 or request.mode != "add":
+    """Effect against strength, for a single feature: of several, or of other modes, one curve says nothing."""
+    if len(request.strengths) != 1 or request.mode not in SWEPT:
         return None
     ((feature, strength),) = request.strengths.items()
     reach = max(abs(strength) * 1.5, 1.0)
     strengths = [reach * math.copysign(1, strength) * step / 6 for step in range(1, 7)]
-    return [0.0, *strengths], [0.0, *sweep_strength(steerer, feature, neutral, strengths)]
+    return [0.0, *strengths], [0.0, *sweep_strength(steerer, feature, neutral, strengths, mode=request.mode)]
 
 
 def _result(run: Run) -> None:
@@ -178,15 +199,16 @@ def _result(run: Run) -> None:
     first, second, third = st.columns([1, 1, 2])
     first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
     second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
+    unit = steerer_type(run.kind).units[request.mode]
     third.caption(
-        " · ".join(f"feature {f}: {s:+.3g} × max" for f, s in request.strengths.items()) + f" · {request.mode}"
+        " · ".join(f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()) + f" · {request.mode}"
     )
     for note in notes:
         st.warning(note)
     st.html(pairs_html(request.prompt, result.baseline, result.steered))
     if sweep is not None:
         present = next(iter(request.strengths.values()))
-        st.plotly_chart(steering_sweep(*sweep, present=present), config={"displayModeBar": False})
+        st.plotly_chart(steering_sweep(*sweep, unit=unit, present=present), config={"displayModeBar": False})
     record = steering_record(request, result)
     keep, export, _ = st.columns([1, 1, 3])
     if keep.button("Keep with the run", width="stretch"):

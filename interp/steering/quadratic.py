@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -121,6 +121,9 @@ class QuadraticSteerer(Steerer):
     Several latents are written one after the other, in the order given. The other modes act along each latent's first axis.
     """
 
+    units: ClassVar[dict[str, str]] = Steerer.units | {"flow": "/ its largest eigenvalue of flow", "rotate": "turns"}
+    modes_by_kl: ClassVar[tuple[str, ...]] = (*Steerer.modes_by_kl, "flow")
+
     @classmethod
     def from_run(cls, model: LanguageModel, run: Run) -> QuadraticSteerer:
         """Raises InputError for a run whose features are directions."""
@@ -136,10 +139,12 @@ class QuadraticSteerer(Steerer):
     forms: Callable[[int], QuadraticForm]
     """The form of each latent."""
 
-    def flow_strength_for_kl(
-        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1
+    def strength_for_kl(
+        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
     ) -> StrengthSearch:
-        """The strength in mode "flow" whose effect on ``tokens`` is ``target`` nats per token; see ``flow_for_kl``."""
+        """As a Steerer's; in mode "flow" see ``flow_for_kl``."""
+        if mode != "flow":
+            return super().strength_for_kl(feature, target, tokens=tokens, sign=sign, mode=mode)
         form = self.forms(feature)
         found = flow_for_kl(self.model, self.site.name, form, target, tokens=tokens, sign=sign)
         strength = found.t * float(form.eigenvalues.abs().max())
@@ -172,6 +177,11 @@ class QuadraticSteerer(Steerer):
         flowing = replace(form, eigenvalues=form.eigenvalues.to(device), eigenvectors=form.eigenvectors.to(device))
         t = strength / float(form.eigenvalues.abs().max())
         return lambda x: value_flow(x, flowing, t)
+
+
+def steerer_type(kind: str) -> type[Steerer]:
+    """What steers with the features of a run of this kind: a QuadraticSteerer where they are forms."""
+    return QuadraticSteerer if kind == Bilinear.kind else Steerer
 
 
 @dataclass(frozen=True)

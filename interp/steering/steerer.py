@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.metrics import kl_divergence
-from interp.steering.edits import Edit, Mode, Window, edit_activations, feature_edit
+from interp.steering.edits import Edit, Window, edit_activations, feature_edit
 from interp.steering.scales import feature_scales
 from interp.steering.search import KL_TOLERANCE, EffectOfVectors, StrengthSearch, rows_per_pass, search_strengths
 
@@ -29,6 +29,15 @@ class Steerer:
     [n_features] are in units of activation: what strength 1 adds along the direction. Raises InputError when shapes do
     not fit each other or the site, and for values that are not finite.
     """
+
+    units: ClassVar[dict[str, str]] = {
+        "add": "× its maximum",
+        "clamp": "× its maximum",
+        "ablate": "of its component removed",
+    }
+    """The modes, and what a strength is in each, to be read after the number."""
+    modes_by_kl: ClassVar[tuple[str, ...]] = ("add",)
+    """Modes in which the strength of a given effect can be searched for."""
 
     def __init__(
         self,
@@ -178,9 +187,16 @@ class Steerer:
         return float(np.exp(loss / (len(tokens) * (tokens.shape[1] - 2))))
 
     def strength_for_kl(
-        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1
+        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
     ) -> StrengthSearch:
-        """The strength of one feature whose effect on ``tokens`` is ``target`` nats per token; see the plural."""
+        """The strength of one feature whose effect on ``tokens`` is ``target`` nats per token; see the plural.
+
+        Raises InputError for a mode that is not one of ``modes_by_kl``.
+        """
+        if mode not in self.modes_by_kl:
+            raise InputError(
+                f"a KL finds a strength in mode {' or '.join(self.modes_by_kl)} alone; give a strength to {mode}"
+            )
         return self.strengths_for_kl([feature], target, tokens=tokens, sign=sign)[0]
 
     @torch.no_grad()
@@ -229,8 +245,8 @@ class Steerer:
         return edit_activations(self.model, self.site.name, edit)
 
     def _edit(self, strengths: dict[int, float], mode: str) -> Edit | None:
-        if mode not in get_args(Mode):
-            raise InputError(f"no steering mode '{mode}'; there are " + ", ".join(f"'{m}'" for m in get_args(Mode)))
+        if mode not in self.units:
+            raise InputError(f"no steering mode '{mode}'; there are " + ", ".join(f"'{m}'" for m in self.units))
         rows = self._index(list(strengths))
         values = torch.tensor(list(strengths.values()), dtype=torch.float32, device=rows.device)
         if not torch.isfinite(values).all():
