@@ -84,7 +84,7 @@ def test_a_latent_is_rotated_on_the_steer_page_and_its_modes_are_those_of_forms(
     next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
     next(button for button in page.button if button.label == "Generate").click().run()
     assert not page.exception
-    assert page.caption[0].value == "feature 2: +0.25 turns · rotate"
+    assert page.caption[0].value == "rotate · feature 2: +0.25 turns"
     assert float(page.metric[0].value) > 0
 
 

@@ -36,7 +36,7 @@ STRENGTHS = {
     "add": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
     "clamp": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
     "ablate": ("Share of the component removed", 0.0, 1.0, 1.0, 0.05),
-    "flow": ("Time of the flow, / largest eigenvalue", -10.0, 10.0, 2.0, 0.25),
+    "flow": ("Time, / largest eigenvalue", -10.0, 10.0, 1.0, 0.25),
     "rotate": ("Turns", -0.5, 0.5, 0.25, 0.01),
 }
 """Label, ends, start and step of a mode's sliders; text breaks down well before 10 times the maximum."""
@@ -200,9 +200,8 @@ def _result(run: Run) -> None:
     first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
     second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
     unit = steerer_type(run.kind).units[request.mode]
-    third.caption(
-        " · ".join(f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()) + f" · {request.mode}"
-    )
+    written = [f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()]
+    third.caption(" · ".join([request.mode, *written]))
     for note in notes:
         st.warning(note)
     st.html(pairs_html(request.prompt, result.baseline, result.steered))

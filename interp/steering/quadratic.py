@@ -121,7 +121,7 @@ class QuadraticSteerer(Steerer):
     Several latents are written one after the other, in the order given. The other modes act along each latent's first axis.
     """
 
-    units: ClassVar[dict[str, str]] = Steerer.units | {"flow": "/ its largest eigenvalue of flow", "rotate": "turns"}
+    units: ClassVar[dict[str, str]] = Steerer.units | {"flow": "/ its largest eigenvalue", "rotate": "turns"}
     modes_by_kl: ClassVar[tuple[str, ...]] = (*Steerer.modes_by_kl, "flow")
 
     @classmethod
