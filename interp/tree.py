@@ -129,6 +129,7 @@ def tree_text(nodes: list[TreeNode]) -> str:
     """The tree as indented lines."""
     lines = []
     for node in nodes:
-        below = f"{len(node.leaves)} features" if node.level else f"{node.share:.0%}"
+        n = len(node.leaves)
+        below = f"{n} feature{'s' * (n > 1)}" if node.level else f"{node.share:.0%}"
         lines.append(f"{'  ' * node.depth}{node.level}.{node.feature}  {node.name}  ({below})")
     return "\n".join(lines)

@@ -43,8 +43,9 @@ class EvaluationConfig:
 
     n_sequences: int = 32
     """Sequences for the spliced loss (five forward passes each)."""
-    n_steered: int = 8
-    """Concepts that are steered, those detected best over the null; 0 for none. Needs a judge."""
+    n_steered: int = 4
+    """Concepts that are steered, those detected best over the null; 0 for none. Needs a judge, and on the bundled model
+    some twenty seconds each, most of the time of a run's evaluation."""
     concepts: ConceptConfig = field(default_factory=ConceptConfig)
     """Options of concept detection, skipped where the store has no such label set."""
 
