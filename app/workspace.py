@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from interp.errors import InputError, unknown_name
 from interp.index import FeatureIndex
@@ -16,6 +18,8 @@ from interp.labels import FeatureLabels
 from interp.manifolds import ManifoldIndex
 from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.runs import Run, find_runs
+
+T = TypeVar("T")
 
 WORKSPACE_VARIABLE = "INTERP_WORKSPACE"
 """Environment variable that names the workspace: pages run in Streamlit's threads, where no argument reaches them."""
@@ -76,29 +80,26 @@ def open_index(run: Run) -> FeatureIndex:
     version = index_version(run)
     if not version:
         raise InputError(f"{run_name(run)} has no index; make it with:  {index_command(run)}")
-    with _lock:
-        held = _indexes.get(run.index_path)
-        if held is None or held[0] != version:
-            held = (version, FeatureIndex(run.index_path))
-        _indexes[run.index_path] = held
-        _indexes.move_to_end(run.index_path)
-        while len(_indexes) > _N_OPEN:
-            _indexes.popitem(last=False)
-    return held[1]
+    return _held(_indexes, run.index_path, version, lambda: FeatureIndex(run.index_path))
 
 
 def open_manifolds(run: Run) -> ManifoldIndex:
     """The run's manifolds, from memory if neither they nor the run changed. Raises InputError if there are none."""
     sources = (run.path / MANIFOLDS, run.path / "run.json", run.path / "decomposer.safetensors")
     version = "-".join(f"{path.stat().st_mtime_ns:x}" if path.is_file() else "" for path in sources)
+    return _held(_manifolds, run.path, version, lambda: ManifoldIndex(run))
+
+
+def _held(opened: OrderedDict[Path, tuple[str, T]], path: Path, version: str, read: Callable[[], T]) -> T:
+    """What is open of ``path``, read anew if it is of another version; what was used longest ago is let go."""
     with _lock:
-        held = _manifolds.get(run.path)
+        held = opened.get(path)
         if held is None or held[0] != version:
-            held = (version, ManifoldIndex(run))
-        _manifolds[run.path] = held
-        _manifolds.move_to_end(run.path)
-        while len(_manifolds) > _N_OPEN:
-            _manifolds.popitem(last=False)
+            held = (version, read())
+        opened[path] = held
+        opened.move_to_end(path)
+        while len(opened) > _N_OPEN:
+            opened.popitem(last=False)
     return held[1]
 
 

@@ -176,9 +176,8 @@ def train_runs(store: ActivationStore, site: str, configs: Mapping[str, Decompos
     if issubclass(method, GradientDecomposer):
         groups = [to_do] if to_do else []
     else:
-        largest_first = sorted(
-            to_do, key=lambda request: -request.config.n_features
-        )  # it is the likeliest to be refused
+        # the largest is the likeliest to be refused
+        largest_first = sorted(to_do, key=lambda request: -request.config.n_features)
         groups = [[request] for request in largest_first]
     for group in groups:
         _carry_out(method, source, group)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ from interp.distributed import world
 from interp.errors import InputError
 from interp.figures import stability_curve
 from interp.fitting import DecomposerConfig
-from interp.moments import Moments, moments_of
 from interp.progress import progress
 from interp.records import read_json, write_json
 from interp.runs import Run
 from interp.store import ActivationSource
-from interp.store.source import shuffled_indices
+from interp.store.source import RowsInReach
 
 SCHEMA, VERSION = "interp-stability", 1
 FILE = "stability.json"
@@ -66,7 +64,7 @@ class Stability:
         return float(np.mean(self.features))
 
 
-class RowSample:
+class RowSample(RowsInReach):
     """Some rows of a source as an ActivationSource."""
 
     def __init__(self, source: ActivationSource, indices: Int[np.ndarray, " n"]):
@@ -85,16 +83,6 @@ class RowSample:
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         for first in range(0, len(self), size):
             yield self._source.rows(self._indices[first : first + size])
-
-    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
-
-    @cached_property
-    def _moments(self) -> Moments:
-        return moments_of(self.chunks())
-
-    def moments(self) -> Moments:
-        return self._moments
 
 
 def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stability]:

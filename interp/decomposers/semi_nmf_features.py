@@ -96,16 +96,20 @@ def is_dead(features: Float[Tensor, "K d"], sums: Sums) -> Tensor:
     return explains <= DEAD * explains.mean()
 
 
+def cold_codes(x: Float[Tensor, "n d"], features: Float[Tensor, "K d"], *, l1: float) -> Float[Tensor, "n K"]:
+    """Codes of rows that have none yet: ``COLD_STEPS`` steps from nothing."""
+    gram = features @ features.T
+    products = x @ features.T - l1
+    start = cold_start(products, gram)
+    return improve_codes(products, gram, start, lipschitz=lipschitz_constant(gram), max_steps=COLD_STEPS)
+
+
 def badly_explained(
     x: Float[Tensor, "n d"], features: Float[Tensor, "K d"], *, l1: float, s: int, count: int
 ) -> Float[Tensor, "count d"]:
     """Directions for ``count`` new features: what is left of the row explained worst, then of the worst after that one is
     explained by the first, and so on; each cut to ``s`` entries, unit norm."""
-    gram = features @ features.T
-    products = x @ features.T - l1
-    start = cold_start(products, gram)
-    g = improve_codes(products, gram, start, lipschitz=lipschitz_constant(gram), max_steps=COLD_STEPS)
-    left = x - g @ features
+    left = x - cold_codes(x, features, l1=l1) @ features
     found = torch.zeros(count, x.shape[1])
     for direction in found:
         worst = left[int(left.square().sum(1).argmax())]

@@ -9,11 +9,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.non_negative import cold_start, improve_codes, lipschitz_constant
 from interp.decomposers.semi_nmf_features import (
-    COLD_STEPS,
     Sums,
     badly_explained,
+    cold_codes,
     hard_threshold_descent,
     is_dead,
     least_squares_features,
@@ -51,7 +50,7 @@ def learn_online(
     features = centres
     for i in progress(range(n_batches), total=n_batches, what="online epochs", unit="batch"):
         x = source.rows(next(batches)[processes.rank :: processes.size])
-        g = codes_from_centres(x, centres) if i == 0 else _codes(x, features, l1)
+        g = codes_from_centres(x, centres) if i == 0 else cold_codes(x, features, l1=l1)
         sums = Sums(K, source.d_in)
         sums.add(x, g)
         sums.add_up(processes)
@@ -67,10 +66,3 @@ def learn_online(
             features[dead] = badly_explained(x, features, l1=l1, s=s, count=int(dead.sum()))
             processes.share(features)
     return features
-
-
-def _codes(x: Float[Tensor, "n d_in"], features: Float[Tensor, "K d_in"], l1: float) -> Float[Tensor, "n K"]:
-    gram = features @ features.T
-    products = x @ features.T - l1
-    lipschitz = lipschitz_constant(gram)
-    return improve_codes(products, gram, cold_start(products, gram), lipschitz=lipschitz, max_steps=COLD_STEPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -67,7 +68,30 @@ def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[In
         epoch, at = epoch + 1, 0
 
 
-class ArraySource:
+class RowsInReach(ABC):
+    """What else an ActivationSource has, for one whose rows are soon at hand: shuffled batches and moments of its own."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]: ...
+
+    @abstractmethod
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]: ...
+
+    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
+        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return moments_of(self.chunks())
+
+    def moments(self) -> Moments:
+        return self._moments
+
+
+class ArraySource(RowsInReach):
     """A NumPy array or tensor [n, d_in] as an ActivationSource."""
 
     def __init__(self, array: Float[np.ndarray, "n d_in"] | Float[Tensor, "n d_in"]):
@@ -88,13 +112,3 @@ class ArraySource:
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         for chunk in self._array.split(size):
             yield chunk.float()
-
-    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
-
-    @cached_property
-    def _moments(self) -> Moments:
-        return moments_of(self.chunks())
-
-    def moments(self) -> Moments:
-        return self._moments
