@@ -243,9 +243,8 @@ def colourings(view: ManifoldView) -> list[str]:
 
 
 def show_blanks(text: str) -> str:
-    """Text with its newlines, tabs and outer blanks visible."""
-    inner = text.replace("\n", "⏎").replace("\t", "→")
-    return "".join("␣" if character == " " else character for character in inner)
+    """Text with a sign for every blank, as the dashboard shows tokens in lists."""
+    return text.replace("\r", "").replace("\n", "⏎").replace("\t", "→").replace(" ", "␣")
 
 
 def _hover_texts(view: ManifoldView) -> list[str]:

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from interp.decomposers.hierarchy import Hierarchy
 from interp.errors import InputError
+from interp.figures import show_blanks
 from interp.index import FeatureIndex
 from interp.runs import Run
 
@@ -42,7 +43,7 @@ class TreeNode:
     @property
     def name(self) -> str:
         """Its three commonest tokens, blanks made visible."""
-        return "  ".join(visible(token) for token, _ in self.tokens[:3]) or "fires nowhere"
+        return "  ".join(show_blanks(token) for token, _ in self.tokens[:3]) or "fires nowhere"
 
 
 class ConceptTree:
@@ -103,11 +104,6 @@ class ConceptTree:
 
     def _largest_first(self, level: int, features: list[int]) -> list[int]:
         return sorted(features, key=lambda f: -len(self._leaves[level, f]))
-
-
-def visible(token: str) -> str:
-    """A token with a sign for every blank, as the dashboard shows tokens in lists."""
-    return token.replace("\r", "").replace("\n", "⏎").replace("\t", "→").replace(" ", "␣")
 
 
 def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:

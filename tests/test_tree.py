@@ -11,11 +11,12 @@ import pytest
 from interp.decomposers.baselines import PCAConfig
 from interp.decomposers.semi_nmf import SemiNMFConfig
 from interp.errors import InputError
+from interp.figures import show_blanks
 from interp.index import FeatureIndex, IndexConfig, build_index
 from interp.models import LanguageModel
 from interp.runs import Run, train_run
 from interp.store import ActivationStore
-from interp.tree import ConceptTree, tree_rows, tree_text, visible
+from interp.tree import ConceptTree, tree_rows, tree_text
 
 SITE = "blocks.1.mlp.hook_post"
 
@@ -71,8 +72,8 @@ def test_a_node_is_named_by_the_tokens_of_its_contexts(tree: ConceptTree) -> Non
     node = next(node for node in tree.nodes() if node.level == 1 and node.tokens)
     centres = [one["tokens"][one["centre"]] for one in tree.contexts(1, node.feature)]
     assert node.tokens[0][1] == max(centres.count(token) for token in centres) == centres.count(node.tokens[0][0])
-    assert node.name.startswith(visible(node.tokens[0][0]))
-    assert visible("\n\t x") == "⏎→␣x"
+    assert node.name.startswith(show_blanks(node.tokens[0][0]))
+    assert show_blanks("\n\t x") == "⏎→␣x"
 
 
 def test_the_tree_is_rows_and_indented_lines(tree: ConceptTree) -> None:

@@ -9,9 +9,9 @@ from app.navigation import go_to
 from app.state import pick_run
 from app.workspace import index_version, open_index, run_name
 from interp.errors import InputError
-from interp.figures import contexts_html
+from interp.figures import contexts_html, show_blanks
 from interp.runs import Run
-from interp.tree import ConceptTree, TreeNode, visible
+from interp.tree import ConceptTree, TreeNode
 
 N_SHOWN = 12
 """Contexts on view: a screen of them."""
@@ -68,7 +68,7 @@ def table_row(node: TreeNode) -> dict[str, object]:
 def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:
     """What the feature fires on, and the way to its card."""
     st.markdown(f"###### Feature {node.feature} of level {node.level}")
-    st.text(" · ".join(f"{visible(token)} {count}" for token, count in node.tokens))
+    st.text(" · ".join(f"{show_blanks(token)} {count}" for token, count in node.tokens))
     st.html(contexts_html(tree.contexts(node.level, node.feature, n=N_SHOWN, context=12)))
     if node.level == 0 and st.button("Open its card"):
         go_to("features", run=run_name(run), f=str(node.feature))
