@@ -28,7 +28,8 @@ from interp.errors import InputError
 from interp.index.layout import write_compressed
 from interp.manifolds.label_curve import N_KNOTS, LabelCurve
 from interp.manifolds.layout import FILE, PLANES, SCHEMA, VERSION
-from interp.manifolds.ordinals import ordinals
+from interp.manifolds.ordinals import in_every_other_document, ordinals
+from interp.manifolds.planes import random_planes
 from interp.manifolds.shape import LEAST_ROWS, N_AXES, best_scores, points_of, strongest
 from interp.progress import progress
 from interp.runs import Run
@@ -130,13 +131,11 @@ class _Sample:
         vocabulary = None if model is None else model.token_strings()
         sequence, place = store.positions()[rows].T
         numbers = {name: values[rows] for name, values in ordinals(store, vocabulary).items()}
-        documents = store.documents()[1][sequence, place]
         components = torch.from_numpy(source.moments().spectrum[1][:2]).float()
-        generator = torch.Generator().manual_seed(config.seed)
-        axes = [torch.linalg.qr(torch.randn(source.d_in, 2, generator=generator))[0].T for _ in range(config.n_planes)]
+        axes = random_planes(source.d_in, config.n_planes, seed=config.seed)
         text = None if vocabulary is None else _texts(store.tokens(), sequence, place, vocabulary)
         planes = [unit_rows(x) @ pair.T for pair in (components, *axes)]
-        return _Sample(rows, x, numbers, np.isin(documents, np.unique(documents)[::2]), planes, text)
+        return _Sample(rows, x, numbers, in_every_other_document(store, rows), planes, text)
 
 
 def _texts(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
     from interp.store import ActivationStore
@@ -48,3 +48,10 @@ def position_in_line(
     line_start = np.maximum.accumulate(np.where(is_start, written - tail[tokens], -np.inf), axis=1)
     after = np.where(np.isfinite(line_start), written - line_start, np.nan)
     return np.concatenate([np.full((len(tokens), 1), np.nan), after[:, :-1]], axis=1).astype(np.float32)
+
+
+def in_every_other_document(store: ActivationStore, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether each row is in one of those documents, every other one of the rows' own, that curves are fitted on."""
+    sequence, place = store.positions()[rows].T
+    documents = store.documents()[1][sequence, place]
+    return np.isin(documents, np.unique(documents)[::2])

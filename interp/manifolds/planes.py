@@ -22,7 +22,7 @@ from interp.decomposers.quadratic_forms import unit_rows
 from interp.errors import InputError, unknown_name
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import PLANES, SHAPES
-from interp.manifolds.ordinals import ordinals
+from interp.manifolds.ordinals import in_every_other_document, ordinals
 from interp.manifolds.reader import ManifoldView
 from interp.manifolds.shape import points_of
 from interp.runs import Run
@@ -77,14 +77,12 @@ def lay_out_ordinal(
         raise InputError(f"'{run.name}' is a run of {run.kind}, whose features are directions; train a bilinear one")
     rows = np.flatnonzero((store.labels(label_set)[:, column] > 0) & np.isfinite(numbers[ordinal]))
     rows = np.sort(np.random.default_rng(0).choice(rows, min(most, len(rows)), replace=False))
-    sequence, place = store.positions()[rows].T
-    documents = store.documents()[1][sequence, place]
     return lay_out(
         decomposer,
         store.site(run.site).rows(rows),
         numbers[ordinal][rows],
         name=ordinal,
-        is_fit=np.isin(documents, np.unique(documents)[::2]),
+        is_fit=in_every_other_document(store, rows),
         components=run.store().site(run.site).moments().spectrum[1],
     )
 
@@ -118,8 +116,7 @@ def lay_out(
         raise InputError("no latent of this run has two axes; train it longer or with more features")
     best, chosen = _best(own, label, is_fit)
     local = torch.linalg.svd(u - u.mean(0), full_matrices=False)[2][:2]
-    generator = torch.Generator().manual_seed(seed)
-    axes = [torch.linalg.qr(torch.randn(x.shape[1], 2, generator=generator))[0].T for _ in range(n_random)]
+    axes = random_planes(x.shape[1], n_random, seed=seed)
     others = {
         PLANES[1]: u @ torch.from_numpy(components[:2]).float().T,
         "PCA of these tokens alone": u @ local.T,
@@ -129,6 +126,12 @@ def lay_out(
     fits += [_fit(plane, points, label, is_fit) for plane, points in others.items()]
     curve = LabelCurve.fit(chosen[is_fit].numpy(), label[is_fit])
     return LabelLayout(fits, _view(decomposer, best, u, name, label, curve, fits[0].r2))
+
+
+def random_planes(d_in: int, n: int, *, seed: int) -> list[Float[Tensor, "2 d_in"]]:
+    """Two orthonormal axes each, to see what any plane shows."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.linalg.qr(torch.randn(d_in, 2, generator=generator))[0].T for _ in range(n)]
 
 
 def _best(planes: dict[int, Tensor], label: np.ndarray, is_fit: np.ndarray) -> tuple[int, Tensor]:

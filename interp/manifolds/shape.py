@@ -121,9 +121,8 @@ def local_scores(points: Float[Tensor, "n n_axes"], rows: Int[Tensor, " k"]) -> 
     near = p[torch.cdist(anchors, p).topk(min(len(p), max(20, len(rows) // 20)), largest=False).indices]
     near = near - near.mean(1, keepdim=True)
     values, vectors = torch.linalg.eigh(near.mT @ near)  # ascending
-    radial = (
-        (vectors * unit_rows(anchors)[:, :, None]).sum(1).square()
-    )  # squared cosines with the token's own direction
+    # squared cosines with the token's own direction
+    radial = (vectors * unit_rows(anchors)[:, :, None]).sum(1).square()
     first = values[:, -1].clamp_min(1e-30)
     curve = float(((values[:, -1] - values[:, -2]) / first * (1 - radial[:, -1])).mean())
     if p.shape[1] < 3:
