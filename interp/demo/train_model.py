@@ -7,7 +7,8 @@ tokenizer (byte-level BPE), encode the text, train the network. The result is an
 
 The architecture is GPT-2 (Radford et al. 2019). Matrices inside the blocks are trained with Muon (Jordan et al. 2024,
 kellerjordan.github.io/posts/muon), everything else with AdamW. The learning rate is held, then falls linearly to zero
-over the last part of training, so that the length of a run can be changed until that part begins.
+over the last part of training, so that the length of a run can be changed until that part begins. ``--from FOLDER``
+goes on from the weights and the tokenizer of a finished model, with a new warm-up and a new fall.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import logging
 import math
 import random
+import shutil
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -148,13 +150,22 @@ def sequences(stream: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((n, 1), dtype=np.uint16), body], axis=1)
 
 
-def prepare_text(plan: TrainingPlan, work: Path) -> None:
-    """Write the tokenizer and two files of shuffled sequences, ``packages.npy`` and ``library.npy``."""
+def prepare_text(plan: TrainingPlan, work: Path, begin_from: Path | None = None) -> None:
+    """Write the tokenizer and two files of shuffled sequences, ``packages.npy`` and ``library.npy``.
+
+    The tokenizer is trained, or that of the model in ``begin_from``.
+    """
     if (work / "library.npy").exists():
         return
     packages, library = training_documents(plan.seed)
     log.info("%d package files, %d standard-library files", len(packages), len(library))
-    tokenizer = train_tokenizer(library + packages[:4000], work / "model")
+    if begin_from is None:
+        tokenizer = train_tokenizer(library + packages[:4000], work / "model")
+    else:
+        (work / "model").mkdir(exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(begin_from / name, work / "model" / name)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "model")
     held_out = sequences(encode(tokenizer, list(standard_library("held-out"))))
     characters = sum(len(document.text) for document in standard_library("held-out"))
     np.save(work / "held_out.npy", held_out)
@@ -207,7 +218,10 @@ def orthogonalise(gradient: torch.Tensor) -> torch.Tensor:
     return x.T if gradient.shape[0] > gradient.shape[1] else x
 
 
-def new_model(seed: int) -> GPT2LMHeadModel:
+def new_model(seed: int, begin_from: Path | None = None) -> GPT2LMHeadModel:
+    """A model with random weights drawn by ``seed``, or with those of the model in ``begin_from``, in float32."""
+    if begin_from is not None:
+        return GPT2LMHeadModel.from_pretrained(begin_from, dtype=torch.float32)
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=D_VOCAB, n_positions=N_CTX, n_embd=256, n_layer=4, n_head=8, n_inner=1024,
@@ -239,7 +253,7 @@ def batches(plan: TrainingPlan, work: Path) -> Iterator[np.ndarray]:
 def loss_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Mean negative log-likelihood in nats per token, over every position but the first."""
     logits = model(tokens[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
 
 @torch.no_grad()
@@ -252,15 +266,20 @@ def held_out_loss(model: torch.nn.Module, work: Path, limit: int | None = None) 
     return sum(losses) / len(rows)
 
 
-def train(plan: TrainingPlan, work: Path, compile_model: bool) -> GPT2LMHeadModel:
-    model = new_model(plan.seed)
+def train(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, *, compile_model: bool, bf16: bool) -> None:
+    """Train ``model`` in place by the plan, going on from the last checkpoint in ``work`` where there is one."""
     matrices = muon_parameters(model)
     is_matrix = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in is_matrix]
     muon = Muon(matrices, lr=plan.lr_matrices)
     adam = torch.optim.AdamW(others, lr=plan.lr_others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     first_step = load_checkpoint(model, [muon, adam], work)
-    objective = torch.compile(loss_of) if compile_model else loss_of
+
+    def autocast_loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return loss_of(model, tokens)
+
+    objective = torch.compile(autocast_loss) if compile_model else autocast_loss
     started, losses = time.time(), []
     for step, rows in enumerate(batches(plan, work)):
         if step < first_step:
@@ -288,7 +307,6 @@ def train(plan: TrainingPlan, work: Path, compile_model: bool) -> GPT2LMHeadMode
             log.info("%s", record)
             losses.clear()
     save_checkpoint(model, [muon, adam], plan.steps, work)
-    return model
 
 
 def learning_rate_factor(step: int, plan: TrainingPlan) -> float:
@@ -332,15 +350,21 @@ d_mlp 1024, n_ctx 256, byte-level BPE of 4096 tokens, {parameters:,} parameters,
 | data | Python files of the standard library, its tests, and the packages the project installs, no file twice |
 | held out | the standard-library modules {held_out_modules} |
 | also left out | their tests, and files of which over 5 % of the long lines are theirs |
-| trained on | {tokens:,} tokens, one epoch, {steps:,} steps of {batch} sequences |
+| trained on | {trained_on} |
 | held-out loss | {loss:.3f} nats per token, {bits:.3f} bits per character ({characters:.2f} characters per token) |
 | licence | the weights are MIT, as the project; the text it learned from is under its own free licences |
-| made by | `python -m interp.demo.train_model --work build/demo-model --tokens {asked}` |
+| made by | {made_by} |
 """
 
 
-def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, steps_done: int) -> None:
+def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, *, steps_done: int, begin_from: Path | None) -> None:
     """Write ``work/model``: weights in half precision, configuration, tokenizer, model card."""
+    trained_on = f"{steps_done * plan.batch * (N_CTX - 1):,} tokens, {steps_done:,} steps of {plan.batch} sequences"
+    made_by = f"`python -m interp.demo.train_model --work build/demo-model --tokens {plan.tokens}`"
+    if begin_from is not None:
+        card = (begin_from / "README.md").read_text()
+        trained_on = f"{_row(card, 'trained on')}; then {trained_on}"
+        made_by = f"{_row(card, 'made by')}, then `--from` its result `--tokens {plan.tokens} --seed {plan.seed}`"
     model = model.half()
     model.save_pretrained(work / "model")
     rounded = GPT2LMHeadModel.from_pretrained(work / "model", torch_dtype=torch.float32).eval()
@@ -349,16 +373,19 @@ def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, steps_done: i
     card = MODEL_CARD.format(
         parameters=sum(p.numel() for p in rounded.parameters()),
         held_out_modules=", ".join(f"`{name}`" for name in HELD_OUT_MODULES),
-        tokens=steps_done * plan.batch * (N_CTX - 1),
-        steps=steps_done,
-        batch=plan.batch,
+        trained_on=trained_on,
         loss=loss,
         bits=loss / math.log(2) / characters,
         characters=characters,
-        asked=plan.tokens,
+        made_by=made_by,
     )
     (work / "model" / "README.md").write_text(card)
     log.info("held-out loss %.4f nats per token; the model is in %s", loss, work / "model")
+
+
+def _row(card: str, name: str) -> str:
+    """What a model card says in the row of this name."""
+    return next(line for line in card.splitlines() if line.startswith(f"| {name} |")).split("|")[2].strip()
 
 
 def main() -> None:
@@ -367,20 +394,24 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TrainingPlan.tokens, help="tokens to train on")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="compile the model (needs a C++ compiler; faster)")
+    parser.add_argument("--from", dest="begin_from", type=Path, help="folder of a finished model to go on from")
+    parser.add_argument("--seed", type=int, default=TrainingPlan.seed, help="seed of order and initial weights")
+    parser.add_argument("--library-share", type=float, default=TrainingPlan.library_share, help="in the cool-down")
+    parser.add_argument("--bf16", action="store_true", help="passes in bfloat16 (faster on CPUs that have it natively)")
     parser.add_argument("--export-now", action="store_true", help="write the last checkpoint as a model and stop")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    plan = TrainingPlan(tokens=arguments.tokens)
+    plan = TrainingPlan(tokens=arguments.tokens, seed=arguments.seed, library_share=arguments.library_share)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    prepare_text(plan, arguments.work)
+    prepare_text(plan, arguments.work, arguments.begin_from)
     (arguments.work / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
+    model, steps_done = new_model(plan.seed, arguments.begin_from), plan.steps
     if arguments.export_now:
-        model = new_model(plan.seed)
         steps_done = load_checkpoint(model, [], arguments.work)
     else:
-        model, steps_done = train(plan, arguments.work, arguments.compile), plan.steps
-    export(model, plan, arguments.work, steps_done)
+        train(model, plan, arguments.work, compile_model=arguments.compile, bf16=arguments.bf16)
+    export(model, plan, arguments.work, steps_done=steps_done, begin_from=arguments.begin_from)
 
 
 if __name__ == "__main__":
