@@ -8,12 +8,14 @@ import streamlit as st
 
 from app.workspace import index_command, index_version, open_index, open_manifolds, run_name, train_command
 from interp.errors import InputError
-from interp.index import FeatureIndex, build_index, is_stale
-from interp.manifolds import KINDS, ManifoldIndex
-from interp.runs import Run
+from interp.index.build import build_index
+from interp.index.reader import FeatureIndex, is_stale
+from interp.manifolds.layout import KINDS
+from interp.manifolds.reader import ManifoldIndex
+from interp.runs.record import Run
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
+    from interp.model.language_model import LanguageModel
 
 
 def require_index(run: Run) -> FeatureIndex:
@@ -120,7 +122,7 @@ def _build(run: Run) -> None:
 
 def _model_or_reason(run: Run) -> LanguageModel | str:
     """The model the store was captured from, or the sentence that says why it cannot be loaded."""
-    from interp.models import load_model  # deferred: loads torch, which browsing does without
+    from interp.model.language_model import load_model  # deferred: loads torch, which browsing does without
 
     try:
         return load_model(run.model_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
-from interp.runs import Run
+from interp.model.language_model import LanguageModel, load_model
+from interp.runs.record import Run
 
 
 def require_model(run: Run) -> LanguageModel:

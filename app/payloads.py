@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from interp.errors import unknown_feature, unknown_name
-from interp.index import FeatureIndex
+from interp.index.reader import FeatureIndex
 
 Order = Literal["importance", "density", "max", "label"]
 ORDERS: tuple[Order, ...] = get_args(Order)

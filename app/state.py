@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from app.workspace import first_run_commands, index_version, list_runs, run_name, workspace
-from interp.runs import Run
+from interp.runs.record import Run
 
 _PREFIX = "view_"
 _WRITTEN = "written_address"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from interp.errors import InputError, unknown_name
-from interp.index import FeatureIndex
-from interp.labels import FeatureLabels
-from interp.manifolds import ManifoldIndex
+from interp.index.reader import FeatureIndex
 from interp.manifolds.layout import FILE as MANIFOLDS
-from interp.runs import Run, find_runs
+from interp.manifolds.reader import ManifoldIndex
+from interp.runs.feature_labels import FeatureLabels
+from interp.runs.record import Run, find_runs
 
 T = TypeVar("T")
 

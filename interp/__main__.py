@@ -1,5 +1,5 @@
 """``python -m interp`` is the ``interp`` command."""
 
-from interp.cli import main
+from interp.cli.main import main
 
 main()

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from interp.errors import InputError, unknown_name
-from interp.manifolds import PLANES, ManifoldView
+from interp.manifolds.layout import PLANES
+from interp.manifolds.reader import ManifoldView
 
 POSITIVE = "#E69F00"
 NEGATIVE = "#56B4E9"

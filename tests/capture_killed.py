@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, Document
-from interp.models import LanguageModel, load_model
-from interp.store import ActivationStore
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus, Document
+from interp.model.language_model import LanguageModel, load_model
+from interp.store.reader import ActivationStore
 
 SITES = ("blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.0.hook_attn_out")
 CONFIG = CaptureConfig(sites=SITES, tokens=6000, batch=8, sequences_per_shard=8)

@@ -16,10 +16,10 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from interp.corpora import Corpus, Document
-    from interp.models import LanguageModel
-    from interp.runs import Run
-    from interp.store import ActivationStore
+    from interp.corpora.documents import Corpus, Document
+    from interp.model.language_model import LanguageModel
+    from interp.runs.record import Run
+    from interp.store.reader import ActivationStore
 
 torch.set_num_threads(1)  # the models are so small that threads only cost
 
@@ -105,7 +105,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_folder: Path) -> LanguageModel:
     """The model in ``tiny_model_folder``. Not to be changed."""
-    from interp.models import load_model
+    from interp.model.language_model import load_model
 
     return load_model(str(tiny_model_folder), device="cpu")
 
@@ -116,7 +116,7 @@ def byte_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from interp.models import load_model
+    from interp.model.language_model import load_model
 
     folder = tmp_path_factory.mktemp("bytes")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -138,7 +138,7 @@ def any_model(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> LanguageModel:
     """A tiny random model of each architecture family in turn. Not to be changed."""
-    from interp.models import load_model
+    from interp.model.language_model import load_model
 
     folder = save_model(tmp_path_factory.mktemp(request.param), request.param, tiny_tokenizer)
     return load_model(str(folder), device="cpu")
@@ -157,7 +157,7 @@ def _label_tokens(document: Document, spans: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="session")
 def tiny_corpus() -> Corpus:
     """Some 5000 tokens of made-up Python, labelled."""
-    from interp.corpora import Corpus, Document, LabelSet
+    from interp.corpora.documents import Corpus, Document, LabelSet
 
     labels = LabelSet("letters", ("has_vowel", "is_blank", "line_depth"), _label_tokens)
     return Corpus("made up", [Document(name, text) for name, text in documents().items()], labels)
@@ -168,7 +168,7 @@ def tiny_store(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: LanguageModel, tiny_corpus: Corpus
 ) -> ActivationStore:
     """1500 tokens of ``tiny_corpus`` at three sites of ``tiny_model``, in four shards. Not to be changed."""
-    from interp.capture import CaptureConfig, capture
+    from interp.capture.to_store import CaptureConfig, capture
 
     sites = ("blocks.*.hook_resid_post", "blocks.1.mlp.hook_post")
     config = CaptureConfig(sites=sites, tokens=1500, batch=8, sequences_per_shard=16)
@@ -178,8 +178,8 @@ def tiny_store(
 @pytest.fixture(scope="session")
 def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Captured, trained and indexed by the commands, with 5000 tokens of this project's own text. Not to be changed."""
-    from interp.cli import main
-    from interp.runs import Run
+    from interp.cli.main import main
+    from interp.runs.record import Run
 
     store, site = tmp_path_factory.mktemp("bilinear") / "tiny", "blocks.1.hook_resid_post"
     sources = [str(path) for path in sorted((Path(__file__).parent.parent / "interp").glob("*.py"))[:8]]

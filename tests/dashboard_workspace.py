@@ -12,13 +12,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, Document
-from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.sae import SAEConfig
-from interp.index import IndexConfig, build_index
-from interp.models import load_model
-from interp.runs import Run, train_run
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus, Document
+from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.sae.autoencoder import SAEConfig
+from interp.index.build import IndexConfig, build_index
+from interp.model.language_model import load_model
+from interp.runs.record import Run
+from interp.runs.training import train_run
 
 SITE = "blocks.0.mlp.hook_post"
 HARMFUL = ("<script>", "<b>", "<img src=x onerror=alert(1)>")

@@ -23,12 +23,13 @@ from app.payloads import TableFilter, example_payload, feature_payload, select_f
 from app.routes import LocalHostOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
-from interp.decomposers.semi_nmf import SemiNMFConfig
+from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
 from interp.figures import NEGATIVE, POSITIVE
-from interp.index import FeatureIndex, IndexConfig, build_index
-from interp.runs import train_run
-from interp.store import ActivationStore
+from interp.index.build import IndexConfig, build_index
+from interp.index.reader import FeatureIndex
+from interp.runs.training import train_run
+from interp.store.reader import ActivationStore
 
 APP = Path(workspace.__file__).parent
 

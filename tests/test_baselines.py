@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA as SklearnPCA
 
-from interp.decomposers.baselines import PCA, PCAConfig
+from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
 from interp.store.source import ArraySource
 

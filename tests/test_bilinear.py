@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from interp.decomposers import LinearDecomposer, load
-from interp.decomposers.bilinear import Bilinear, BilinearConfig
-from interp.decomposers.quadratic_forms import unit_rows
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
+from interp.decomposers.bilinear.forms import unit_rows
 from interp.errors import InputError
 from interp.manifolds.shape import score_manifolds
-from interp.store import ArraySource
+from interp.store.source import ArraySource
 
 STRUCTURES = ("vanilla", "ordered", "mixed", "combined")
 D = 32

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.bilinear_kernels import (
+from interp.decomposers.bilinear.kernels import (
     form_products,
     gram_energy,
     hoyer_density,

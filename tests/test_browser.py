@@ -21,7 +21,7 @@ import pytest
 from dashboard_workspace import DashboardWorkspace, make_workspace
 
 from app.payloads import TableFilter, select_features
-from interp.index import FeatureIndex
+from interp.index.reader import FeatureIndex
 
 pytestmark = pytest.mark.browser
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from interp import capture as capture_module
-from interp.capture import CaptureConfig, capture, forward
-from interp.capture.forward import FastestForward
+from interp.capture import to_store as capture_module
+from interp.capture.forward import FastestForward, forward
 from interp.capture.self_check import self_check
-from interp.corpora import Corpus, Document
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus, Document
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
-from interp.store import ActivationStore
+from interp.model.language_model import LanguageModel, load_model
 from interp.store import writer as writer_module
+from interp.store.reader import ActivationStore
 
 RESIDUAL, MLP, HEADS = "blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.0.attn.hook_z"
 CONFIG = CaptureConfig(sites=(RESIDUAL, MLP, HEADS), tokens=700, batch=3, sequences_per_shard=7, dtype="float32")

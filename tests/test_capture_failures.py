@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, load_corpus
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus
+from interp.corpora.sources import load_corpus
 from interp.errors import InputError
-from interp.manifest import Manifest
-from interp.models import LanguageModel
-from interp.store import ActivationStore
+from interp.model.language_model import LanguageModel
 from interp.store import writer as writer_module
+from interp.store.manifest import Manifest
+from interp.store.reader import ActivationStore
 
 TESTS = Path(__file__).parent
 SITES = ("blocks.0.hook_resid_post", "blocks.1.mlp.hook_post")

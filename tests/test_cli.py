@@ -10,10 +10,11 @@ import h5py
 import pytest
 import torch
 
-from interp.cli import corpus_of, main
-from interp.demo.flow import PYTHON_LABELS
+from interp.cli.capture import corpus_of
+from interp.cli.main import main
+from interp.demo.recipe import PYTHON_LABELS
 from interp.errors import InputError
-from interp.store import ActivationStore
+from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from interp.capture import CaptureConfig, capture
-from interp.cli import corpus_of
-from interp.models import LanguageModel
+from interp.capture.to_store import CaptureConfig, capture
+from interp.cli.capture import corpus_of
+from interp.model.language_model import LanguageModel
 
 CONCEPTS = Path(__file__).parent.parent / "examples" / "concepts.jsonl"
 LINES = [json.loads(line) for line in CONCEPTS.read_text(encoding="utf-8").splitlines()]

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.corpora import Corpus, Document, LabelSet, Sequences, make_corpus, pack, packing
+from interp.corpora import packing
+from interp.corpora.documents import Corpus, Document, LabelSet
+from interp.corpora.packing import Sequences, pack
+from interp.corpora.sources import make_corpus
 from interp.errors import InputError
 
 BOS = 0

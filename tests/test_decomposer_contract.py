@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from interp.decomposers import Decomposer, LinearDecomposer, kind_of, kinds, load, read_config, registry
 from interp.decomposers.base import register
 from interp.errors import InputError
-from interp.fitting import DecomposerConfig
-from interp.moments import Moments, moments_of
+from interp.store.moments import Moments, moments_of
 from interp.store.source import ArraySource
-from interp.training import GradientConfig
+from interp.training.config import DecomposerConfig, GradientConfig
 
 N_ROWS, D_IN, N_FEATURES = 600, 48, 40
 DETERMINISTIC = {"pca"}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import interp.demo.flow as flow
-from interp.decomposers.sae import SAEConfig
-from interp.demo.python_labels import CONCEPTS
+import interp.demo.recipe as flow
+from interp.corpora.labels.python import CONCEPTS
+from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
-from interp.index import FeatureIndex
-from interp.models import load_model
-from interp.runs import Run
+from interp.index.reader import FeatureIndex
+from interp.model.language_model import load_model
+from interp.runs.record import Run
 
 pytestmark = pytest.mark.slow
 

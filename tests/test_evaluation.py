@@ -15,10 +15,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
-from interp.capture import CaptureConfig, capture
-from interp.corpora import Corpus, Document, LabelSet
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
-from interp.decomposers.baselines import PCA, PCAConfig
+from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
 from interp.evaluation import selection
 from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
@@ -35,11 +35,12 @@ from interp.evaluation.steering_effect import (
 )
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
-from interp.index import build_index
-from interp.models import LanguageModel
-from interp.runs import Run, train_run
-from interp.steering import Steerer
-from interp.store import ActivationStore
+from interp.index.build import build_index
+from interp.model.language_model import LanguageModel
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.steering.steerer import Steerer
+from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
 
 SITE = "blocks.1.hook_resid_post"

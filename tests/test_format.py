@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from interp.store import ActivationStore
+from interp.store.reader import ActivationStore
 
 FORMAT = (Path(__file__).parent.parent / "activations" / "FORMAT.md").read_text()
 JSON_TYPES = {"string": str, "integer": int, "object": dict, "boolean": bool, "number": float, "list": list}

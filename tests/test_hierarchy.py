@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp.decomposers import load
-from interp.decomposers.hierarchy import Hierarchy
-from interp.decomposers.semi_nmf import SemiNMF, SemiNMFConfig, grow_levels
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig, grow_levels
+from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.errors import InputError
 from interp.store.source import ArraySource
 

@@ -14,14 +14,18 @@ import pytest
 import torch
 from dashboard_workspace import make_workspace
 
-from interp.corpora import Sequences
-from interp.decomposers.baselines import PCA, PCAConfig
+from interp.corpora.packing import Sequences
+from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
-from interp.index import FeatureIndex, IndexConfig, build_index, is_stale
-from interp.manifest import Manifest
-from interp.models import load_model
-from interp.runs import Run, train_run
-from interp.store import ActivationStore, ShardContent, StoreWriter
+from interp.index.build import IndexConfig, build_index
+from interp.index.reader import FeatureIndex, is_stale
+from interp.model.language_model import load_model
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.store.manifest import Manifest
+from interp.store.reader import ActivationStore
+from interp.store.shard import ShardContent
+from interp.store.writer import StoreWriter
 
 SITE, D_IN, N_FEATURES, N_CTX, N_SEQ = "blocks.0.mlp.hook_post", 12, 9, 33, 90
 DEAD, DENSE, WORDS = 7, 8, ["<bos>", "\n   ", " def", "def", "raise", " é", "\\xe2", "<b>"]
@@ -485,7 +489,8 @@ def test_wrong_files_and_numbers_have_messages(run, index, tmp_path):
 
 def test_reading_a_feature_imports_no_torch(run):
     code = (
-        "import sys; from interp.index import FeatureIndex, is_stale; from interp.labels import FeatureLabels;"
+        "import sys; from interp.index.reader import FeatureIndex, is_stale;"
+        "from interp.runs.feature_labels import FeatureLabels;"
         f"index = FeatureIndex({str(run.index_path)!r}); index.feature(0); index.examples(0, 'top'); index.summary;"
         "index.search_tokens('def'); assert 'torch' not in sys.modules, 'torch'"
     )

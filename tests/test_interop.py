@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.cli import main
-from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.sae import SAE, SAEConfig, SubspaceSAEConfig
+from interp.cli.main import main
+from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SubspaceSAEConfig
 from interp.errors import InputError
-from interp.interop import export_saelens, import_saelens
-from interp.runs import Run, keep_run, train_run
-from interp.store import ActivationStore
+from interp.interop.saelens import export_saelens, import_saelens
+from interp.runs.record import Run
+from interp.runs.training import keep_run, train_run
+from interp.store.reader import ActivationStore
 
 SITE, OTHER = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post"
 N_FEATURES, K = 64, 5

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from interp.errors import InputError
-from interp.labels import FeatureLabel, FeatureLabels
+from interp.runs.feature_labels import FeatureLabel, FeatureLabels
 
 
 @pytest.fixture

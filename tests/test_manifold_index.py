@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from interp.cli import main
+from interp.cli.main import main
 from interp.decomposers import registry
 from interp.errors import InputError
 from interp.evaluation.table import metrics_table, read_metrics
 from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
-from interp.manifolds import KINDS, PLANES, SHAPES, ManifoldIndex, ManifoldView
 from interp.manifolds.build import ManifoldConfig, build_manifolds
-from interp.manifolds.layout import FILE
+from interp.manifolds.layout import FILE, KINDS, PLANES, SHAPES
 from interp.manifolds.ordinals import POSITION_IN_LINE, ordinals, position_in_line
 from interp.manifolds.planes import lay_out_ordinal
-from interp.models import load_model
-from interp.runs import Run
-from interp.store import ActivationStore
+from interp.manifolds.reader import ManifoldIndex, ManifoldView
+from interp.model.language_model import load_model
+from interp.runs.record import Run
+from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -15,10 +15,10 @@ from streamlit.testing.v1 import AppTest
 from test_browser import _require_chromium, address, context, theme  # noqa: F401  fixtures of every page
 
 from app import workspace
-from interp.cli import main
-from interp.manifolds import PLANES, ManifoldIndex
-from interp.manifolds.layout import FILE
-from interp.runs import Run
+from interp.cli.main import main
+from interp.manifolds.layout import FILE, PLANES
+from interp.manifolds.reader import ManifoldIndex
+from interp.runs.record import Run
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.bilinear import Bilinear, BilinearConfig
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
 from interp.errors import InputError
-from interp.manifolds import LabelCurve
+from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.planes import lay_out
 from interp.manifolds.shape import points_of, score_manifolds, shape_scores, strongest
-from interp.store import ArraySource
+from interp.store.source import ArraySource
 
 N, SHARE = 6000, 0.3
 

@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
+from interp.model.language_model import LanguageModel, load_model
 
 
 @pytest.fixture

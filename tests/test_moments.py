@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.moments import Moments, moments_of
+from interp.store.moments import Moments, moments_of
 
 
 def correlated_rows(n: int, d: int, *, mean: float, spread: float) -> torch.Tensor:

@@ -9,18 +9,11 @@ import pytest
 import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
+from interp.browse.prompt import PromptCodes, encode_prompt, rank_features
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
-from interp.prompting import (
-    PromptCodes,
-    SteeringRequest,
-    compare_continuations,
-    encode_prompt,
-    neutral_tokens,
-    rank_features,
-    sweep_strength,
-)
-from interp.steering import Steerer
+from interp.model.language_model import LanguageModel, load_model
+from interp.steering.continuations import SteeringRequest, compare_continuations, neutral_tokens, sweep_strength
+from interp.steering.steerer import Steerer
 
 CODES = np.array([[9.0, 9.0, 9.0, 9.0], [0.0, 1.0, -3.0, 0.0], [0.0, 1.5, 2.0, 0.0], [0.0, 1.5, 0.0, 0.5]], np.float32)
 PROMPT = PromptCodes(np.array([0, 5, 6, 7]), ("<bos>", "a", "b", "c"), CODES)

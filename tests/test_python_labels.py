@@ -11,9 +11,8 @@ import warnings
 import numpy as np
 import pytest
 
-from interp.corpora import standard_library
-from interp.demo import python_structure
-from interp.demo.python_labels import (
+from interp.corpora.labels import python_structure
+from interp.corpora.labels.python import (
     CONCEPTS,
     DEFINITIONS,
     DEPTHS,
@@ -22,6 +21,7 @@ from interp.demo.python_labels import (
     label_tokens,
     share_of_text,
 )
+from interp.corpora.sources import standard_library
 from interp.errors import InputError
 
 EXAMPLE = '''"""Doc."""

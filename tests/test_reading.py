@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.decomposers.semi_nmf import SemiNMFConfig
+from interp.browse.reading import directions_of_level, read_feature, reading_text, shared_neurons
+from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.models import LanguageModel
-from interp.reading import directions_of_level, read_feature, reading_text, shared_neurons
-from interp.runs import train_run
-from interp.store import ActivationStore
+from interp.model.language_model import LanguageModel
+from interp.runs.training import train_run
+from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.mlp.hook_post"
 

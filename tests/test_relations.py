@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from interp import relations
-from interp.relations import coactivation_neighbours, cosine_neighbours
+from interp.index import relations
+from interp.index.relations import coactivation_neighbours, cosine_neighbours
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.sae import SAE, SAEConfig
+from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.errors import InputError
-from interp.runs import FileRecorder, Run, find_runs, resolve_run, train_run
-from interp.store import ActivationStore
+from interp.runs.record import Run, find_runs, resolve_run
+from interp.runs.training import FileRecorder, train_run
+from interp.store.reader import ActivationStore
 
 SITE, OTHER = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post"
 CONFIG = SAEConfig(n_features=24, k=4, tokens=64 * 30, batch=64)

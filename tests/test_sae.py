@@ -16,18 +16,23 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp.decomposers import load
-from interp.decomposers.initialisation import Initialisation, SubspaceInitialisation, choose_rank, initial_directions
-from interp.decomposers.revival import Revival
-from interp.decomposers.sae import SAE, SAEConfig, SubspaceSAE, SubspaceSAEConfig, VariantOptions
-from interp.decomposers.sae_config import Arithmetic, VariantName
-from interp.decomposers.sae_training import SparseTrainee
-from interp.decomposers.sae_variants import VARIANTS
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SubspaceSAE, SubspaceSAEConfig, VariantOptions
+from interp.decomposers.sae.config import Arithmetic, VariantName
+from interp.decomposers.sae.dead_features import Revival
+from interp.decomposers.sae.initialisation import (
+    Initialisation,
+    SubspaceInitialisation,
+    choose_rank,
+    initial_directions,
+)
+from interp.decomposers.sae.training import SparseTrainee
+from interp.decomposers.sae.variants import VARIANTS
 from interp.errors import InputError
-from interp.fitting import Silent
 from interp.metrics import matched_cosine
-from interp.moments import moments_of
-from interp.store import ArraySource
-from interp.training import Schedule
+from interp.store.moments import moments_of
+from interp.store.source import ArraySource
+from interp.training.config import Schedule
+from interp.training.protocol import Silent
 
 Planted = tuple[Tensor, np.ndarray]
 

@@ -8,21 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.l0_control import L0Control
-from interp.decomposers.row_sparse_adam import RowSparseAdam
-from interp.decomposers.sae_config import SparseConfig, VariantName, VariantOptions
-from interp.decomposers.sae_training import SparseTrainee
-from interp.decomposers.sae_variants import VARIANTS, prefix_groups
-from interp.decomposers.selection import above, kth_largest, largest_of_batch, largest_of_rows
-from interp.decomposers.sparse_kernels import (
-    Pairs,
-    decode_pairs,
-    encode_all,
-    encode_pairs,
-    pre_activations,
-    stable_order,
-)
-from interp.store import ArraySource
+from interp.decomposers.sae.config import SparseConfig, VariantName, VariantOptions
+from interp.decomposers.sae.kernels import Pairs, decode_pairs, encode_all, encode_pairs, pre_activations, stable_order
+from interp.decomposers.sae.l0_control import L0Control
+from interp.decomposers.sae.row_sparse_adam import RowSparseAdam
+from interp.decomposers.sae.selection import above, kth_largest, largest_of_batch, largest_of_rows
+from interp.decomposers.sae.training import SparseTrainee
+from interp.decomposers.sae.variants import VARIANTS, prefix_groups
+from interp.store.source import ArraySource
 
 N, D, FEATURES, K = 23, 7, 19, 4
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -224,7 +217,7 @@ def straight_through(pre: Tensor, threshold: Tensor, width: float) -> tuple[Tens
 def test_the_loss_and_its_gradients_are_those_of_the_dense_formula(
     variant: VariantName, is_dense: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.decomposers.sae_variants.SPARSE_BELOW", 0.0 if is_dense else 1.0)
+    monkeypatch.setattr("interp.decomposers.sae.variants.SPARSE_BELOW", 0.0 if is_dense else 1.0)
     steered: Any = {"coefficient": 0.3} if variant in ("relu", "jumprelu") else {}
     config = SparseConfig(
         n_features=32, k=5, variant=variant, variant_options=VariantOptions(**steered, prefixes=3), batch=64

@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp.cli import main
-from interp.decomposers.sae import SAE, SAEConfig
+from interp.cli.main import main
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.errors import InputError
-from interp.runs import FileRecorder, Run, find_runs, train_run, train_runs
-from interp.store import ActivationStore
+from interp.runs.record import Run, find_runs
+from interp.runs.training import FileRecorder, train_run, train_runs
+from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.hook_resid_post"
 CONFIG = SAEConfig(n_features=24, k=4, tokens=64 * 20, batch=64)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy.optimize import minimize, nnls
 
-from interp.decomposers.non_negative import improve_codes, lipschitz_constant, non_negative_codes
-from interp.decomposers.semi_nmf import SemiNMF, SemiNMFConfig
-from interp.decomposers.semi_nmf_features import badly_explained, hard_threshold_descent, keep_largest
-from interp.decomposers.semi_nmf_solver import LEAST_SQUARES_PASSES, Solver
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
+from interp.decomposers.semi_nmf.features import badly_explained, hard_threshold_descent, keep_largest
+from interp.decomposers.semi_nmf.non_negative import improve_codes, lipschitz_constant, non_negative_codes
+from interp.decomposers.semi_nmf.solver import LEAST_SQUARES_PASSES, Solver
 from interp.errors import InputError
 from interp.metrics import mean_max_cosine
 from interp.store.source import ArraySource

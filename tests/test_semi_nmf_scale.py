@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp.decomposers.semi_nmf import SemiNMF, SemiNMFConfig
-from interp.decomposers.semi_nmf_codes import CodeTable
-from interp.decomposers.semi_nmf_start import CHUNK, share_of
+from interp.decomposers.semi_nmf.codes import CodeTable
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
+from interp.decomposers.semi_nmf.start import CHUNK, share_of
 from interp.distributed import World
 from interp.errors import InputError
 from interp.metrics import mean_max_cosine
@@ -164,7 +164,7 @@ def test_fewer_rows_than_a_batch_are_one_batch():
 
 
 def test_the_multiplicative_updates_are_the_formula_of_the_paper():
-    from interp.decomposers.semi_nmf_multiplicative import multiplicative_updates
+    from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates
 
     random = torch.Generator().manual_seed(0)
     x, g = torch.randn(40, 12, generator=random).double(), torch.rand(40, 4, generator=random).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interp.errors import InputError
-from interp.sites import layer_of, resolve_names
+from interp.model.sites import layer_of, resolve_names
 
 KNOWN = [
     "hook_embed",

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from interp.cli import main
-from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.semi_nmf import SemiNMF, SemiNMFConfig
+from interp.cli.main import main
+from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
-from interp.runs import Run, train_run
-from interp.stability import (
+from interp.evaluation.stability import (
     RowSample,
     Stability,
     curve_table,
@@ -27,8 +26,10 @@ from interp.stability import (
     stability_of,
     write_curve,
 )
-from interp.store import ActivationSource, ActivationStore
-from interp.store.source import ArraySource
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.store.reader import ActivationStore
+from interp.store.source import ActivationSource, ArraySource
 
 SITE = "blocks.1.mlp.hook_post"
 
@@ -128,7 +129,9 @@ def test_stability_is_kept_in_the_run_and_read_back(store: ActivationStore, monk
     assert found.fvu == run.training_curve()[-1]["fvu"]
     record = json.loads((run.path / "stability.json").read_text())
     assert record["features"] == found.features
-    monkeypatch.setattr("interp.stability.refitted_directions", lambda *args, **options: pytest.fail("fitted again"))
+    monkeypatch.setattr(
+        "interp.evaluation.stability.refitted_directions", lambda *args, **options: pytest.fail("fitted again")
+    )
     assert stability_of(run, 2) == found
 
 

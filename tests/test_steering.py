@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.models import LanguageModel
-from interp.steering import Steerer, edit_activations, read_steering_records, write_steering_record
+from interp.model.language_model import LanguageModel
 from interp.steering import steerer as steerer_module
+from interp.steering.edits import edit_activations
+from interp.steering.records import read_steering_records, write_steering_record
 from interp.steering.search import STRENGTH_GRID, search_strengths
+from interp.steering.steerer import Steerer
 
 SITES = ("blocks.1.hook_resid_post", "blocks.0.mlp.hook_post", "blocks.1.attn.hook_z")
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.cli import main
-from interp.decomposers.quadratic_forms import QuadraticForm
+from interp.cli.main import main
+from interp.decomposers.bilinear.forms import QuadraticForm
 from interp.errors import InputError
-from interp.models import LanguageModel, load_model
-from interp.prompting import neutral_tokens
-from interp.runs import Run
-from interp.steering import edit_activations
-from interp.steering.quadratic import (
+from interp.model.language_model import LanguageModel, load_model
+from interp.runs.record import Run
+from interp.steering.continuations import neutral_tokens
+from interp.steering.edits import edit_activations
+from interp.steering.forms import (
     QuadraticSteerer,
     flow_for_kl,
     flow_to_value,

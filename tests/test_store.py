@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from interp.corpora import Sequences
+from interp.corpora.packing import Sequences
 from interp.distributed import World
 from interp.errors import InputError
-from interp.manifest import Manifest
-from interp.moments import moments_of
-from interp.store import ActivationStore, ArraySource, ShardContent, StoreWriter
 from interp.store import reader as reader_module
 from interp.store import writer as writer_module
+from interp.store.manifest import Manifest
+from interp.store.moments import moments_of
+from interp.store.reader import ActivationStore
+from interp.store.shard import ShardContent
+from interp.store.source import ArraySource
+from interp.store.writer import StoreWriter
 
 SITE, NARROW = "blocks.0.mlp.hook_post", "blocks.0.hook_resid_post"
 N_CTX, D_IN, N_PER_SHARD = 9, 6, 4

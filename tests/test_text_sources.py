@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.capture import CaptureConfig, capture
-from interp.corpora import HELD_OUT_MODULES, Corpus, Document, load_corpus, make_corpus, pack, standard_library
+from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.documents import Corpus, Document
+from interp.corpora.packing import pack
+from interp.corpora.sources import HELD_OUT_MODULES, load_corpus, make_corpus, standard_library
 from interp.errors import InputError
-from interp.models import LanguageModel
+from interp.model.language_model import LanguageModel
 
 LABELLED = [("the dog ran", "animal"), ("on Monday", "weekday"), ("a cat sat", "animal")]
 

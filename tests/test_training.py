@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.fitting import CHECKPOINT, Silent
-from interp.store import ArraySource
-from interp.training import GradientConfig, Schedule, Training, train, train_together
+from interp.store.source import ArraySource
+from interp.training.config import GradientConfig, Schedule
+from interp.training.loop import Training, train, train_together
+from interp.training.protocol import CHECKPOINT, Silent
 
 CONFIG = GradientConfig(
     n_features=3, seed=1, tokens=640, batch=32, lr=0.05, schedule=Schedule(warmup=0.1, cooldown=0.3)

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from interp.decomposers.baselines import PCAConfig
-from interp.decomposers.semi_nmf import SemiNMFConfig
+from interp.browse.tree import ConceptTree, tree_rows, tree_text
+from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
 from interp.figures import show_blanks
-from interp.index import FeatureIndex, IndexConfig, build_index
-from interp.models import LanguageModel
-from interp.runs import Run, train_run
-from interp.store import ActivationStore
-from interp.tree import ConceptTree, tree_rows, tree_text
+from interp.index.build import IndexConfig, build_index
+from interp.index.reader import FeatureIndex
+from interp.model.language_model import LanguageModel
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.mlp.hook_post"
 

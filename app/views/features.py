@@ -11,8 +11,8 @@ from app.payloads import KINDS_SHOWN, ORDERS, TableFilter, select_features
 from app.state import pick_run, restore, view, write_address
 from app.workspace import find_run, index_version, open_labels, run_name
 from interp.errors import InputError
-from interp.index import FeatureIndex
-from interp.runs import Run
+from interp.index.reader import FeatureIndex
+from interp.runs.record import Run
 
 PAGE = "features"
 DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)

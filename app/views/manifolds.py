@@ -13,8 +13,9 @@ from app.payloads import plain_number
 from app.state import pick_run, restore, view, write_address
 from app.workspace import label_texts, run_name
 from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
-from interp.manifolds import PLANES, SHAPES, ManifoldIndex, ManifoldView
-from interp.runs import Run
+from interp.manifolds.layout import PLANES, SHAPES
+from interp.manifolds.reader import ManifoldIndex, ManifoldView
+from interp.runs.record import Run
 
 PAGE = "manifolds"
 _PLAIN = {"displayModeBar": False}

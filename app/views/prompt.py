@@ -11,10 +11,10 @@ from app.models import require_model
 from app.navigation import go_to
 from app.state import pick_run, restore, view, write_address
 from app.workspace import index_version, label_texts, open_index, run_name
+from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features
 from interp.errors import InputError
-from interp.index import FeatureIndex
-from interp.prompting import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features
-from interp.runs import Run
+from interp.index.reader import FeatureIndex
+from interp.runs.record import Run
 
 PAGE = "prompt"
 EXAMPLE = "def load(path):\n    with open(path) as file:\n        return json.load(file)\n"

@@ -13,7 +13,7 @@ from app.workspace import index_command, index_version, list_runs, run_name
 from interp.errors import InputError
 from interp.evaluation.table import COLUMNS, metrics_rows
 from interp.figures import training_curves
-from interp.runs import Run
+from interp.runs.record import Run
 
 
 def show() -> None:

@@ -17,17 +17,18 @@ from app.state import pick_run, restore, view, write_address
 from app.workspace import label_texts, run_name
 from interp.errors import InputError
 from interp.figures import steering_sweep
-from interp.index import FeatureIndex
-from interp.prompting import (
+from interp.index.reader import FeatureIndex
+from interp.runs.record import Run
+from interp.steering.continuations import (
     SteeringRequest,
     compare_continuations,
     neutral_tokens,
     steering_record,
     sweep_strength,
 )
-from interp.runs import Run
-from interp.steering import Steerer, read_steering_records, write_steering_record
-from interp.steering.quadratic import steerer_type
+from interp.steering.forms import steerer_type
+from interp.steering.records import read_steering_records, write_steering_record
+from interp.steering.steerer import Steerer
 
 PAGE = "steer"
 EXAMPLE = "def parse_config(path):\n"

@@ -8,10 +8,10 @@ from app.indexing import require_index
 from app.navigation import go_to
 from app.state import pick_run
 from app.workspace import index_version, open_index, run_name
+from interp.browse.tree import ConceptTree, TreeNode
 from interp.errors import InputError
 from interp.figures import contexts_html, show_blanks
-from interp.runs import Run
-from interp.tree import ConceptTree, TreeNode
+from interp.runs.record import Run
 
 N_SHOWN = 12
 """Contexts on view: a screen of them."""

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.models import LanguageModel
-from interp.sites import HookSite
+from interp.model.language_model import LanguageModel
+from interp.model.sites import HookSite
 
 
 def forward(

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.capture.forward import forward, relative_error
-from interp.models import LanguageModel
-from interp.sites import HookSite
+from interp.model.language_model import LanguageModel
+from interp.model.sites import HookSite
 
 
 @torch.no_grad()

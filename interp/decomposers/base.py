@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
-from interp.fitting import DecomposerConfig, Recorder
 from interp.metrics import fvu
-from interp.moments import Moments
-from interp.store import ActivationSource
+from interp.store.moments import Moments
+from interp.store.source import ActivationSource
+from interp.training.config import DecomposerConfig
+from interp.training.protocol import Recorder
 
 SCHEMA = "interp-decomposer"
 VERSION = 1

@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from interp.decomposers.base import Decomposer
-from interp.fitting import Recorder, Silent
-from interp.store import ActivationSource
-from interp.training import GradientConfig, Trainee, Training, train_together
+from interp.store.source import ActivationSource
+from interp.training.config import GradientConfig
+from interp.training.loop import Training, train_together
+from interp.training.protocol import Recorder, Silent, Trainee
 
 G = TypeVar("G", bound="GradientDecomposer")
 
@@ -29,7 +30,7 @@ class DecomposerTrainee(Trainee, Protocol):
 
 
 class GradientDecomposer(Decomposer):
-    """A decomposer that ``interp.training`` trains; several configs are trained in one pass over the rows."""
+    """A decomposer that ``interp.training.loop`` trains; several configs are trained in one pass over the rows."""
 
     @classmethod
     @abstractmethod
@@ -38,7 +39,7 @@ class GradientDecomposer(Decomposer):
 
     @classmethod
     def fit(cls: type[G], source: ActivationSource, config: GradientConfig, recorder: Recorder | None = None) -> G:
-        """Train by gradient descent; see ``interp.training.train``."""
+        """Train by gradient descent; see ``interp.training.loop.train``."""
         return cls.fit_together(source, [config], [recorder or Silent()])[0]
 
     @classmethod

@@ -32,8 +32,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from interp.checkpoints import pack_optimizers, unpack_optimizers
-from interp.corpora import HELD_OUT_MODULES, Document, standard_library
+from interp.corpora.documents import Document
+from interp.corpora.sources import HELD_OUT_MODULES, standard_library
+from interp.training.checkpoints import pack_optimizers, unpack_optimizers
 
 log = logging.getLogger("interp.demo.train_model")
 

@@ -33,7 +33,7 @@ from interp.evaluation.selection import (
     spearman_matrix,
 )
 from interp.metrics import auroc, average_precision, best_threshold_f1, bootstrap_interval, f1_at
-from interp.store import ActivationSource
+from interp.store.source import ActivationSource
 
 N_BEST = 8
 """Features named for each concept, the chosen one first."""

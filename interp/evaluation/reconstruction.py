@@ -23,11 +23,11 @@ from torch import Tensor
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError
 from interp.metrics import ReconstructionStats, ce_recovered, kl_divergence
-from interp.steering import Edit, edit_activations
-from interp.store import ActivationSource
+from interp.steering.edits import Edit, edit_activations
+from interp.store.source import ActivationSource
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
+    from interp.model.language_model import LanguageModel
 
 DENSE = 0.1
 """A feature that fires on more than this share of tokens is called dense."""

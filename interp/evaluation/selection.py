@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.metrics import auroc_matrix
-from interp.store import ActivationSource
+from interp.store.source import ActivationSource
 
 SELECT, TEST, JUDGE = range(3)
 SHARES = (0.4, 0.4, 0.2)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from interp.errors import InputError, unknown_name
 from interp.metrics import bootstrap_interval, distinct_n
-from interp.steering import Steerer, StrengthSearch
+from interp.steering.search import StrengthSearch
+from interp.steering.steerer import Steerer
 
 _TRIAL_SEED = 10_007  # far from the seeds of judging, which count up from the config's
 _ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, the key-value cache stays small

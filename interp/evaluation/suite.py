@@ -27,12 +27,12 @@ from interp.evaluation.steering_effect import (
 )
 from interp.evaluation.table import METRICS_FILE, SCHEMA, VERSION
 from interp.records import write_json
-from interp.steering import Steerer
+from interp.steering.steerer import Steerer
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
-    from interp.runs import Run
-    from interp.store import ActivationStore
+    from interp.model.language_model import LanguageModel
+    from interp.runs.record import Run
+    from interp.store.reader import ActivationStore
 
 _TEXTS_KEPT = 4
 

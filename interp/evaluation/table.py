@@ -9,7 +9,7 @@ from interp.errors import InputError
 from interp.records import read_json
 
 if TYPE_CHECKING:
-    from interp.runs import Run
+    from interp.runs.record import Run
 
 METRICS_FILE, SCHEMA, VERSION = "metrics.json", "interp-metrics", 1
 

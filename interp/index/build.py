@@ -22,8 +22,8 @@ from interp.errors import InputError
 from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
 from interp.index.layout import SCHEMA, VERSION, write_compressed
-from interp.relations import Neighbours, coactivation_neighbours, cosine_neighbours
-from interp.runs import Run
+from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours
+from interp.runs.record import Run
 
 
 @runtime_checkable

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from interp.errors import InputError, unknown_feature, unknown_name
 from interp.index.examples import top_one_a_sequence
 from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, open_index
-from interp.manifest import Manifest
-from interp.runs import Run
+from interp.runs.record import Run
+from interp.store.manifest import Manifest
 
 ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
 COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")

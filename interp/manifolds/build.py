@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.decomposers.bilinear import Bilinear
-from interp.decomposers.quadratic_forms import QuadraticForm, unit_rows
+from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.bilinear.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.index.layout import write_compressed
 from interp.manifolds.label_curve import N_KNOTS, LabelCurve
@@ -32,8 +32,8 @@ from interp.manifolds.ordinals import in_every_other_document, ordinals
 from interp.manifolds.planes import random_planes
 from interp.manifolds.shape import LEAST_ROWS, N_AXES, best_scores, points_of, strongest
 from interp.progress import progress
-from interp.runs import Run
-from interp.store import ActivationStore
+from interp.runs.record import Run
+from interp.store.reader import ActivationStore
 
 STRONGEST = 0.1
 """Share of the tokens on which labels are judged: enough for a curve of a dozen knots, few enough to be the latent's own."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
-    from interp.store import ActivationStore
+    from interp.store.reader import ActivationStore
 
 POSITION, POSITION_IN_LINE = "position", "position in line"
 

@@ -17,16 +17,16 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from interp.decomposers.bilinear import Bilinear
-from interp.decomposers.quadratic_forms import unit_rows
+from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.bilinear.forms import unit_rows
 from interp.errors import InputError, unknown_name
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import PLANES, SHAPES
 from interp.manifolds.ordinals import in_every_other_document, ordinals
 from interp.manifolds.reader import ManifoldView
 from interp.manifolds.shape import points_of
-from interp.runs import Run
-from interp.store import ActivationStore
+from interp.runs.record import Run
+from interp.store.reader import ActivationStore
 
 N_NEAREST = 20
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from interp.errors import unknown_feature, unknown_name
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import FILE, PLANES, SHAPES, open_manifolds
-from interp.runs import Run
+from interp.runs.record import Run
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.decomposers.bilinear import Bilinear
-from interp.decomposers.quadratic_forms import QuadraticForm, unit_rows
+from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.bilinear.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.manifolds.layout import SHAPES
 

@@ -13,20 +13,3 @@ to an activation at that maximum.
 Strengths of different features and methods are not comparable; their effect is. ``Steerer.strength_for_kl`` finds the
 strength whose effect on neutral text, the mean over positions of KL(p_0 || p_s), is a given number of nats per token.
 """
-
-from interp.steering.edits import Edit, Mode, edit_activations
-from interp.steering.records import read_steering_records, write_steering_record
-from interp.steering.scales import feature_scales
-from interp.steering.search import StrengthSearch
-from interp.steering.steerer import Steerer
-
-__all__ = [
-    "Edit",
-    "Mode",
-    "Steerer",
-    "StrengthSearch",
-    "edit_activations",
-    "feature_scales",
-    "read_steering_records",
-    "write_steering_record",
-]

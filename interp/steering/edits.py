@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
+    from interp.model.language_model import LanguageModel
 
 Mode = Literal["add", "clamp", "ablate"]
 Edit = Callable[[Tensor], Tensor]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import InputError
 
 if TYPE_CHECKING:
-    from interp.runs import Run
+    from interp.runs.record import Run
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from interp.decomposers import LinearDecomposer
 from interp.errors import InputError
-from interp.index import FeatureIndex
+from interp.index.reader import FeatureIndex
 
 if TYPE_CHECKING:
-    from interp.runs import Run
+    from interp.runs.record import Run
 
 _PROJECTION_ROWS = 65_536
 

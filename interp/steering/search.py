@@ -15,7 +15,7 @@ from interp.metrics import kl_divergence
 from interp.steering.edits import edit_activations
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
+    from interp.model.language_model import LanguageModel
 
 STRENGTH_GRID = tuple(float(s) for s in np.geomspace(0.02, 50.0, 12))
 """Strengths tried, in multiples of a feature's maximum, before bisection: a factor 2 apart, so that the KL, which grows

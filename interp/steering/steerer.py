@@ -18,8 +18,8 @@ from interp.steering.scales import feature_scales
 from interp.steering.search import KL_TOLERANCE, EffectOfVectors, StrengthSearch, rows_per_pass, search_strengths
 
 if TYPE_CHECKING:
-    from interp.models import LanguageModel
-    from interp.runs import Run
+    from interp.model.language_model import LanguageModel
+    from interp.runs.record import Run
 
 
 class Steerer:

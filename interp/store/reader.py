@@ -19,9 +19,9 @@ from torch import Tensor
 
 from interp.errors import InputError, unknown_name
 from interp.files import write_whole
-from interp.manifest import Manifest, Shard
-from interp.moments import Moments, moments_of
 from interp.progress import progress
+from interp.store.manifest import Manifest, Shard
+from interp.store.moments import Moments, moments_of
 from interp.store.source import shuffled_indices
 
 MAPPED = 3 * 2**27

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from interp.corpora import Sequences
+from interp.corpora.packing import Sequences
 from interp.errors import InputError
-from interp.manifest import Manifest
+from interp.store.manifest import Manifest
 
 SHARD_SCHEMA, SHARD_VERSION = "interp-activation-shard", 2
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.moments import Moments, moments_of
+from interp.store.moments import Moments, moments_of
 
 
 @runtime_checkable

@@ -20,11 +20,11 @@ import h5py
 import numpy as np
 from filelock import FileLock, Timeout
 
-from interp.corpora import Sequences
+from interp.corpora.packing import Sequences
 from interp.distributed import world
 from interp.errors import InputError
 from interp.files import refused_writes, write_whole
-from interp.manifest import FILE_NAME, Manifest, Shard
+from interp.store.manifest import FILE_NAME, Manifest, Shard
 from interp.store.shard import ShardContent, shard_file
 
 _WRITER_LOCK, _MANIFEST_LOCK = "writer.lock", "manifest.lock"

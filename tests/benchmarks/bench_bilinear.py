@@ -17,7 +17,7 @@ import torch
 from side_by_side import alternate, arguments, report
 from torch import Tensor
 
-from interp.decomposers.bilinear_kernels import gram_energy
+from interp.decomposers.bilinear.kernels import gram_energy
 
 D_IN, TILES = 256, 4
 

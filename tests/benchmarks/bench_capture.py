@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from side_by_side import alternate, arguments, report
 
-from interp.capture import TOKENS_PER_FORWARD, CaptureConfig, capture
 from interp.capture.forward import native_kernels
-from interp.corpora import Corpus, standard_library
-from interp.models import LanguageModel, load_model
-from interp.store import ActivationStore
+from interp.capture.to_store import TOKENS_PER_FORWARD, CaptureConfig, capture
+from interp.corpora.documents import Corpus
+from interp.corpora.sources import standard_library
+from interp.model.language_model import LanguageModel, load_model
+from interp.store.reader import ActivationStore
 
 N_TOKENS = {  # a capture has some fixed cost, its self-check above all: half a second's work of the larger model
     "bundled model": 24_576,

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from side_by_side import alternate, arguments, report
 
-from interp.decomposers.sae import SAE, SAEConfig
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.distributed import World
-from interp.fitting import Silent
-from interp.store import ArraySource
-from interp.training import Schedule, Training
+from interp.store.source import ArraySource
+from interp.training.config import Schedule
+from interp.training.loop import Training
+from interp.training.protocol import Silent
 
 BATCH, K, LR = 2048, 32, 1e-3
 Kind = Literal["topk", "batchtopk"]
@@ -71,7 +72,7 @@ def plain(kind: Kind, d_in: int, n_features: int) -> Step:
 
 
 def ours(kind: Kind, d_in: int, n_features: int) -> Step:
-    """The step of ``interp.training``, without its records and checkpoints."""
+    """The step of ``interp.training.loop``, without its records and checkpoints."""
     x = rows(d_in)
     # so many tokens that no record falls due, and a rate that is at its height from the first step
     config = SAEConfig(

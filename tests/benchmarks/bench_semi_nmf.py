@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from peers import peer
 from side_by_side import Rounds, Seconds, arguments, report
 
-from interp.capture import CaptureConfig, capture
-from interp.decomposers.semi_nmf import SemiNMFConfig
-from interp.decomposers.semi_nmf_multiplicative import multiplicative_updates
-from interp.decomposers.semi_nmf_solver import Solver
-from interp.decomposers.semi_nmf_start import codes_from_centres, spherical_centres
-from interp.demo.flow import python_corpus
-from interp.models import load_model
-from interp.store import ArraySource
+from interp.capture.to_store import CaptureConfig, capture
+from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
+from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates
+from interp.decomposers.semi_nmf.solver import Solver
+from interp.decomposers.semi_nmf.start import codes_from_centres, spherical_centres
+from interp.demo.recipe import python_corpus
+from interp.model.language_model import load_model
+from interp.store.source import ArraySource
 
 N, D, K, ITERATIONS = 20_000, 1024, 100, 200
 SITE = "blocks.2.mlp.hook_post"

@@ -28,7 +28,7 @@ from made_up_store import N_CTX, SITE, blocks, write_store
 from peers import peer
 from side_by_side import alternate, arguments, report
 
-from interp.store import ActivationSource
+from interp.store.source import ActivationSource
 
 BATCH, N_SEQUENCES = 4096, 2048
 WIDTHS = (512, 768)

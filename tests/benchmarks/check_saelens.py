@@ -19,11 +19,12 @@ from made_up_store import SITE, write_store
 from peers import peer
 from side_by_side import arguments
 
-from interp.decomposers.sae import SAEConfig, SparseAutoencoder
-from interp.decomposers.sae_config import STEERED, VariantName, VariantOptions
-from interp.interop import export_saelens, import_saelens
-from interp.runs import Run, train_run
-from interp.store import ActivationStore
+from interp.decomposers.sae.autoencoder import SAEConfig, SparseAutoencoder
+from interp.decomposers.sae.config import STEERED, VariantName, VariantOptions
+from interp.interop.saelens import export_saelens, import_saelens
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.store.reader import ActivationStore
 
 D_IN, N_FEATURES, K, N_ROWS = 64, 256, 8, 2048
 ALLOWED = 1e-5

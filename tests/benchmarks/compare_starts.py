@@ -15,17 +15,17 @@ from typing import Any
 
 import tyro
 
-from interp.capture import CaptureConfig, capture
-from interp.decomposers.initialisation import Initialisation, SubspaceInitialisation
-from interp.decomposers.sae import SAEConfig, SubspaceSAEConfig
-from interp.demo.flow import python_corpus
+from interp.capture.to_store import CaptureConfig, capture
+from interp.decomposers.sae.autoencoder import SAEConfig, SubspaceSAEConfig
+from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
+from interp.demo.recipe import python_corpus
 from interp.evaluation.concepts import ConceptConfig
 from interp.evaluation.suite import EvaluationConfig, evaluate_run
 from interp.evaluation.table import METRICS_FILE, metrics_rows
-from interp.fitting import DecomposerConfig
-from interp.models import load_model
-from interp.runs import Run, train_run
-from interp.training import Schedule
+from interp.model.language_model import load_model
+from interp.runs.record import Run
+from interp.runs.training import train_run
+from interp.training.config import DecomposerConfig, Schedule
 
 STARTS = ("random", "datapoint", "covariance", "subspace")
 FIGURES = {"dead": 1, "fvu": 4, "ce_recovered": 4, "auroc": 4, "null_auroc": 4}

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.corpora import Sequences
-from interp.manifest import Manifest
-from interp.store import ActivationStore, ShardContent, StoreWriter
+from interp.corpora.packing import Sequences
+from interp.store.manifest import Manifest
+from interp.store.reader import ActivationStore
+from interp.store.shard import ShardContent
+from interp.store.writer import StoreWriter
 
 SITE = "blocks.0.hook_resid_post"
 N_CTX = 129

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from interp.store import ActivationStore
+from interp.store.reader import ActivationStore
 
 
 def megabytes(field: str) -> float:

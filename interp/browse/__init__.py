@@ -1,0 +1,1 @@
+"""What a person reads of stores and runs: their contents, a prompt, a feature's neurons, a hierarchy."""

@@ -1,0 +1,108 @@
+"""A run's features on a text of one's own: codes of every token, features ranked for chosen tokens.
+
+The beginning-of-sequence token is shown but never ranked: no store holds it, its activation is tens of times longer than
+any other, and it would head every list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from interp.capture.forward import forward
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from interp.model.language_model import LanguageModel
+    from interp.runs.record import Run
+
+RankBy = Literal["max", "sum"]
+
+
+RANKINGS: tuple[RankBy, ...] = get_args(RankBy)
+
+
+@dataclass(frozen=True)
+class PromptCodes:
+    """A text as a run sees it."""
+
+    token_ids: Int[np.ndarray, " n_tokens"]
+    """Ids, BOS first."""
+    tokens: tuple[str, ...]
+    """Text of each token; of BOS too."""
+    codes: Float[np.ndarray, "n_tokens n_features"]
+    """Code of each feature on each token, float32; the row of BOS is zero."""
+
+
+@dataclass(frozen=True)
+class RankedFeature:
+    """One feature's place in the ranking for some tokens of a text."""
+
+    feature: int
+    value: float
+    """Largest (by absolute value, with its sign) or summed code over the chosen tokens."""
+    n_active: int
+    """Chosen tokens on which it is not zero."""
+    codes: tuple[float, ...]
+    """Its code on every token of the text, BOS first."""
+
+
+@torch.no_grad()
+def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
+    """Codes of every token of ``text``.
+
+    Raises InputError for an empty text, for one longer than the model's context, and for a model that is not the one
+    the run's store was captured from.
+    """
+    if model.fingerprint != run.facts["model_fingerprint"]:
+        raise InputError(f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'.")
+    ids = model.encode(text)
+    if len(ids) < 2:
+        raise InputError("the text is empty; type at least one token.")
+    if len(ids) > model.n_ctx:
+        raise InputError(f"the text has {len(ids)} tokens; '{model.id}' reads at most {model.n_ctx}: shorten it.")
+    site = model.site(run.site)
+    rows = forward(model, [site], ids[None])[site.name][0, 1:].float().cpu()
+    codes = run.decomposer().encode(rows).cpu().numpy().astype(np.float32)
+    strings = model.token_strings()
+    return PromptCodes(
+        token_ids=ids.cpu().numpy(),
+        tokens=tuple(strings[i] for i in ids.tolist()),
+        codes=np.concatenate([np.zeros_like(codes[:1]), codes]),
+    )
+
+
+def rank_features(
+    prompt: PromptCodes, positions: Sequence[int] = (), *, by: RankBy = "max", n: int = 30
+) -> list[RankedFeature]:
+    """The ``n`` features that stand out most on the tokens at ``positions`` (all of them if empty), strongest first.
+
+    "max" ranks by the largest absolute code, "sum" by the absolute sum of codes; features that are zero on all chosen
+    tokens are left out, and ties go by number. Raises InputError for positions outside the text.
+    """
+    n_tokens = len(prompt.tokens)
+    wrong = [position for position in positions if not 0 <= position < n_tokens]
+    if wrong:
+        raise InputError(f"there is no token {wrong[0]}; this text has tokens 0-{n_tokens - 1}.")
+    chosen = prompt.codes[sorted(set(positions) - {0}) if positions else slice(1, None)]
+    if not len(chosen):
+        return []
+    values = _extreme(chosen) if by == "max" else chosen.sum(0)
+    n_active = (chosen != 0).sum(0)
+    order = np.argsort(-np.abs(values), kind="stable")
+    return [
+        RankedFeature(int(f), float(values[f]), int(n_active[f]), tuple(prompt.codes[:, f].tolist()))
+        for f in order[:n]
+        if n_active[f]
+    ]
+
+
+def _extreme(codes: Float[np.ndarray, "n n_features"]) -> Float[np.ndarray, " n_features"]:
+    """The entry of largest absolute value in each column, with its sign."""
+    rows = np.abs(codes).argmax(0)
+    return np.take_along_axis(codes, rows[None], axis=0)[0]

@@ -1,0 +1,142 @@
+"""Reading a feature at a layer of neurons without any text: what it is made of, and what it does.
+
+* its neurons, with signs and weights: the entries of its unit direction f;
+* what it adds to the residual stream, f W_out, through the layer's own output matrix. In a gated MLP too: its neurons are
+  what that matrix multiplies, gate and all;
+* the tokens this promotes and suppresses, through the final norm's weight and the unembedding;
+* the features it shares neurons with, and whether they use them with the same sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decomposers.semi_nmf.hierarchy import Hierarchy
+from interp.errors import InputError, unknown_feature
+from interp.runs.record import Run
+
+if TYPE_CHECKING:
+    from interp.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Another feature that uses some of the same neurons."""
+
+    feature: int
+    neurons: list[int]
+    """The shared ones, most important first: by the product of the two weights."""
+    n_same_sign: int
+    """How many of them have the same sign in both."""
+    expected: float
+    """How many two features of as many neurons would share by chance."""
+    cosine: float
+    """Of the two directions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a feature is made of and what it does."""
+
+    feature: int
+    n_neurons: int
+    """Neurons of non-zero weight."""
+    neurons: list[tuple[int, float]]
+    """The heaviest neurons with their weights in the unit direction."""
+    residual: Float[Tensor, " d_model"]
+    """What one unit of its code adds to the residual stream."""
+    promoted: list[tuple[str, float]]
+    """Tokens whose logits it raises most, in no unit but comparable with each other."""
+    suppressed: list[tuple[str, float]]
+    """Tokens whose logits it lowers most."""
+    sharing: list[Sharing]
+    """The features that share most of its neurons, most first."""
+
+
+def read_feature(
+    model: LanguageModel, site: str, directions: Float[Tensor, "n_features d_mlp"], feature: int, *, n: int = 10
+) -> Reading:
+    """Read a row of ``directions`` (unit, or zero) at a layer of neurons; lists have at most ``n`` entries.
+
+    Raises InputError for a site that is no layer of neurons, directions of another width, and an unknown feature.
+    """
+    if not site.endswith("mlp.hook_post"):
+        raise InputError(f"'{site}' is no layer of neurons; features are read so at an mlp.hook_post")
+    if (d_mlp := model.site(site).d_in) != directions.shape[1]:
+        raise InputError(f"the features are {directions.shape[1]} wide but '{site}' of '{model.id}' is {d_mlp} wide")
+    if not 0 <= feature < len(directions):
+        raise unknown_feature(feature, len(directions))
+    direction = directions[feature]
+    residual = model.residual_directions(site, direction[None])
+    assert residual is not None  # a layer of neurons has an output matrix
+    effects = model.logit_effects(residual)[0]
+    tokens = model.token_strings()
+    ends = {name: effects.topk(min(n, len(effects)), largest=name == "promoted") for name in ("promoted", "suppressed")}
+    named = {
+        name: [(tokens[i], v) for v, i in zip(values.tolist(), ids.tolist(), strict=True)]
+        for name, (values, ids) in ends.items()
+    }
+    heaviest = direction.abs().topk(min(n, int(direction.count_nonzero()))).indices.tolist()
+    return Reading(
+        feature=feature,
+        n_neurons=int(direction.count_nonzero()),
+        neurons=[(i, float(direction[i])) for i in heaviest],
+        residual=residual[0],
+        sharing=shared_neurons(directions, feature, n=n),
+        **named,
+    )
+
+
+def directions_of_level(run: Run, level: int) -> Float[Tensor, "n_features d_mlp"]:
+    """Feature directions of a run, or of a level above them. Raises InputError where there is no such level."""
+    decomposer = run.decomposer()
+    if level == 0:
+        return decomposer.directions()
+    hierarchy = getattr(decomposer, "hierarchy", None)
+    if not isinstance(hierarchy, Hierarchy):
+        raise InputError(f"'{run.name}' has no hierarchy; only semi-nmf has, trained with --levels")
+    hierarchy.parents(level, 0)  # refuses a level that is not there
+    return hierarchy.features[level]
+
+
+def shared_neurons(directions: Float[Tensor, "n_features d_mlp"], feature: int, *, n: int = 10) -> list[Sharing]:
+    """The at most ``n`` features that have most neurons in common with ``feature``; ties by number."""
+    uses = directions != 0
+    counts = (uses & uses[feature]).sum(1)
+    counts[feature] = 0
+    expected = uses.sum(1) * int(uses[feature].sum()) / directions.shape[1]
+    order = counts.argsort(descending=True, stable=True)[:n].tolist()
+    return [_sharing(directions, feature, other, float(expected[other])) for other in order if counts[other]]
+
+
+def _sharing(directions: Tensor, feature: int, other: int, expected: float) -> Sharing:
+    products = directions[feature] * directions[other]
+    heaviest = products.abs().argsort(descending=True, stable=True)[: int(products.count_nonzero())]
+    return Sharing(
+        feature=other,
+        neurons=heaviest.tolist(),
+        n_same_sign=int((products > 0).sum()),
+        expected=expected,
+        cosine=float(products.sum()),
+    )
+
+
+def reading_text(reading: Reading) -> str:
+    """A reading as lines for a person."""
+    neurons = "  ".join(f"{i}: {weight:+.2f}" for i, weight in reading.neurons)
+    lines = [f"feature {reading.feature}: {reading.n_neurons} neurons", f"neurons     {neurons}"]
+    lines.append(f"residual    norm {float(reading.residual.norm()):.3f} for a unit of the code")
+    for name in ("promoted", "suppressed"):
+        lines.append(f"{name:<12}" + "  ".join(repr(token) for token, _ in getattr(reading, name)))
+    lines.append("shares neurons with")
+    for one in reading.sharing:
+        shown = ", ".join(map(str, one.neurons[:5])) + (", ..." if len(one.neurons) > 5 else "")
+        lines.append(
+            f"{one.feature:>6}  {len(one.neurons)} ({one.n_same_sign} with the same sign, {one.expected:.1f} by "
+            f"chance)  cosine {one.cosine:+.2f}  {shown}"
+        )
+    return "\n".join(lines)

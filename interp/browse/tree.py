@@ -1,0 +1,131 @@
+"""The hierarchy of a run as a tree to read: every feature below its heaviest parent, each with the text it fires on.
+
+A feature above level 0 has codes by the weights, G_l = G_0 W_0 ... W_(l-1); its contexts are where these are largest. The
+codes G_0 are those that the run's index keeps, so a feature that fires on a large share of the tokens counts by its larger
+activations only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from interp.decomposers.semi_nmf.hierarchy import Hierarchy
+from interp.errors import InputError
+from interp.figures import show_blanks
+from interp.index.reader import FeatureIndex
+from interp.runs.record import Run
+
+N_CONTEXTS = 50
+"""Contexts that a name is made of, one a sequence: as many as an index keeps of a feature."""
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """One feature of one level."""
+
+    level: int
+    feature: int
+    """Its number at this level."""
+    depth: int
+    """0 at the last level, and where a feature has no parent."""
+    share: float
+    """What it takes from the parent it hangs below, of all that it takes from parents; 1 without a parent."""
+    leaves: list[int]
+    """The features of level 0 below it; of level 0, itself."""
+    tokens: list[tuple[str, int]]
+    """The commonest tokens of its top contexts, with how many of them."""
+
+    @property
+    def name(self) -> str:
+        """Its three commonest tokens, blanks made visible."""
+        return "  ".join(show_blanks(token) for token, _ in self.tokens[:3]) or "fires nowhere"
+
+
+class ConceptTree:
+    """The hierarchy of a semi-NMF run over its index. Raises InputError for a run without levels."""
+
+    def __init__(self, run: Run, index: FeatureIndex):
+        hierarchy = getattr(run.decomposer(), "hierarchy", None)
+        if not isinstance(hierarchy, Hierarchy) or len(hierarchy.ranks) < 2:
+            raise InputError(
+                f"'{run.name}' has no hierarchy; train semi-nmf with --levels, such as --n-features 200 --levels 50 12"
+            )
+        self.hierarchy, self._index = hierarchy, index
+        parts = [index.activations(f) for f in range(index.n_features)]
+        bounds = np.cumsum([0, *(len(rows) for rows, _ in parts)])
+        rows, values = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        self._codes = sparse.csc_array((values, rows, bounds), shape=(index.n_tokens, index.n_features))
+        self._mixes = [np.eye(index.n_features, dtype=np.float32)]
+        """Of each level, W_0 ... W_(l-1)."""
+        for weights in hierarchy.weights:
+            self._mixes.append(self._mixes[-1] @ weights.numpy())
+
+        self._parents = [
+            [hierarchy.parents(level, f) for f in range(rank)] for level, rank in enumerate(hierarchy.ranks)
+        ]
+        self._leaves: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for leaf in range(index.n_features):
+            for level, feature in enumerate(hierarchy.path(leaf)):
+                self._leaves[level, feature].append(leaf)
+
+    def nodes(self) -> list[TreeNode]:
+        """Every feature of every level, depth first, larger branches first."""
+        ranks, found = self.hierarchy.ranks, list[TreeNode]()
+        for level in reversed(range(len(ranks))):
+            roots = [f for f in range(ranks[level]) if not self._parents[level][f]]
+            for feature in self._largest_first(level, roots):
+                self._add(found, level, feature, depth=0)
+        return found
+
+    def contexts(self, level: int, feature: int, *, n: int = N_CONTEXTS, context: int = 24) -> list[dict[str, Any]]:
+        """Where a feature of a level fires most, one token a sequence, in the form of ``FeatureIndex.examples``.
+
+        Raises InputError for a level or feature that is not there.
+        """
+        self.hierarchy.parents(level, feature)
+        return self._index.examples_of(self._codes @ self._mixes[level][:, feature], n, context)
+
+    def _add(self, found: list[TreeNode], level: int, feature: int, *, depth: int) -> None:
+        """The feature and, below it, those that take most from it."""
+        tokens = Counter(one["tokens"][one["centre"]] for one in self.contexts(level, feature, context=0))
+        parents = self._parents[level][feature]
+        share = parents[0][1] / sum(weight for _, weight in parents) if parents else 1.0
+        found.append(TreeNode(level, feature, depth, share, self._leaves[level, feature], tokens.most_common(5)))
+        if level:
+            below = enumerate(self._parents[level - 1])
+            own = [child for child, above in below if above and above[0][0] == feature]
+            for child in self._largest_first(level - 1, own):
+                self._add(found, level - 1, child, depth=depth + 1)
+
+    def _largest_first(self, level: int, features: list[int]) -> list[int]:
+        return sorted(features, key=lambda f: -len(self._leaves[level, f]))
+
+
+def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
+    """A row a node for a table or a figure: level, feature, depth, share of its parent, features below, name."""
+    return [
+        {
+            "level": node.level,
+            "feature": node.feature,
+            "depth": node.depth,
+            "share": round(node.share, 3),
+            "features": len(node.leaves),
+            "name": node.name,
+        }
+        for node in nodes
+    ]
+
+
+def tree_text(nodes: list[TreeNode]) -> str:
+    """The tree as indented lines."""
+    lines = []
+    for node in nodes:
+        n = len(node.leaves)
+        below = f"{n} feature{'s' * (n > 1)}" if node.level else f"{node.share:.0%}"
+        lines.append(f"{'  ' * node.depth}{node.level}.{node.feature}  {node.name}  ({below})")
+    return "\n".join(lines)

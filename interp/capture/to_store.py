@@ -1,0 +1,155 @@
+"""Capture: run a model over text and write the activations at its hook points to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interp.capture.forward import FastestForward, forward
+from interp.capture.self_check import self_check
+from interp.corpora.documents import Corpus
+from interp.corpora.packing import Sequences, pack
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from interp.model.sites import HookSite, resolve_names
+from interp.progress import progress
+from interp.store.manifest import Manifest
+from interp.store.prefetch import prefetched
+from interp.store.reader import ActivationStore
+from interp.store.shard import ShardContent
+from interp.store.writer import StoreWriter
+
+__all__ = ["CaptureConfig", "capture", "forward"]
+
+TOKENS_PER_FORWARD = 8192
+"""Tokens of a forward pass by default: enough to keep two cores busy, few enough for the caches."""
+SHARD_BYTES = 64 << 20
+"""Size of a shard's activations by default: some seconds of work on a CPU, and small against memory."""
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """What to capture."""
+
+    sites: tuple[str, ...]
+    """Hook points by name or glob pattern, such as blocks.2.mlp.hook_post or 'blocks.*.hook_resid_post'."""
+    tokens: int = 120_000
+    """Tokens of text to capture; separators between documents are not counted."""
+    n_ctx: int | None = None
+    """Length of a sequence; the model's own context by default."""
+    dtype: str = "float16"
+    """Of the stored activations: float16, or float32 where values are larger than 65504."""
+    compress: bool = False
+    """Compress the activations (Blosc2, zstd): smaller files, but reading unpacks them to a temporary file first."""
+    batch: int | None = None
+    """Sequences per forward pass, by default as many as make 8192 tokens; changes the speed, not the content."""
+    sequences_per_shard: int | None = None
+    """Sequences per shard file, by default as many as make 64 MiB; an interrupted capture loses at most three shards."""
+
+    def __post_init__(self) -> None:
+        counts = (self.tokens, self.batch, self.sequences_per_shard)
+        if any(count is not None and count < 1 for count in counts):
+            raise InputError("tokens, batch and sequences per shard are counts; give numbers from 1 up")
+        if self.dtype not in ("float16", "float32"):
+            raise InputError(f"the dtype '{self.dtype}' is not offered; use float16 or float32")
+
+
+def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
+    """Write the activations of ``corpus`` at ``config.sites`` to the store ``out`` and open it.
+
+    An interrupted capture goes on with the shards that are missing; a finished one is opened as it is. Under ``torchrun`` the
+    processes share the shards, and the content is that of one process. Raises InputError for unknown hook points, too
+    little text, values that do not fit, a folder that holds something else or that another job writes to, and a full disk;
+    whole shards are kept, and a store that was begun by this call and has none yet is removed.
+    """
+    sites = model.sites(resolve_names(config.sites, model.hook_names))
+    n_ctx = config.n_ctx or model.n_ctx
+    if not 2 <= n_ctx <= model.n_ctx:
+        raise InputError(f"the sequence length {n_ctx} is out of range; '{model.id}' takes 2 to {model.n_ctx}")
+    request = _request(model, corpus, config, sites, n_ctx)
+    with StoreWriter(Path(out), request) as writer:
+        if not writer.is_complete:
+            batch = config.batch or max(1, TOKENS_PER_FORWARD // n_ctx)
+            _fill(writer, model, sites, _blocks(model, corpus, request), batch, request)
+    return ActivationStore(out)
+
+
+def _blocks(model: LanguageModel, corpus: Corpus, request: Manifest) -> Iterator[Sequences]:
+    return pack(
+        corpus,
+        model.tokenizer,
+        bos_id=request.bos_id,
+        n_ctx=request.n_ctx,
+        n_tokens=request.n_tokens,
+        block=request.sequences_per_shard,
+    )
+
+
+def _fill(
+    writer: StoreWriter,
+    model: LanguageModel,
+    sites: list[HookSite],
+    blocks: Iterator[Sequences],
+    batch: int,
+    request: Manifest,
+) -> None:
+    """Capture the shards that are missing; text is read and tokenised one shard ahead."""
+    blocks = prefetched(blocks, depth=1)
+    first = next(blocks)
+    sample = torch.from_numpy(first.tokens[:1, :128])
+    run = FastestForward(model, sites, sample)
+    checks = self_check(model, sites, sample)
+    if run.native_error is not None:
+        checks["activations by the model's own kernels = activations step by step"] = run.native_error
+    writer.note_checks(checks)
+    amount = request.sequences_per_shard * (request.n_ctx - 1)
+    todo = writer.todo(chain([first], blocks))
+    total = max(0, request.n_tokens - writer.n_rows_done)
+    for number, block in progress(todo, total=total, what="capture", unit="tok", amount=amount):
+        writer.append(ShardContent(block, _activations(run, sites, block, batch, request.dtype)), number)
+    writer.finish()
+
+
+def _activations(
+    run: FastestForward, sites: list[HookSite], block: Sequences, batch: int, dtype: str
+) -> dict[str, np.ndarray]:
+    """Rows of every site for one block of sequences, in the order of ``block.is_row``."""
+    n_rows = int(block.is_row.sum())
+    rows = {site.name: torch.empty(n_rows, site.d_in, dtype=getattr(torch, dtype)) for site in sites}
+    at = 0
+    for first in range(0, len(block.tokens), batch):
+        part = slice(first, first + batch)
+        keep = torch.from_numpy(np.flatnonzero(block.is_row[part]))
+        for name, activation in run(torch.from_numpy(block.tokens[part])).items():
+            flat = activation.flatten(0, 1)
+            rows[name][at : at + len(keep)] = flat.index_select(0, keep.to(flat.device)).to(rows[name].dtype).cpu()
+        at += len(keep)
+    return {name: values.numpy() for name, values in rows.items()}
+
+
+def _request(
+    model: LanguageModel, corpus: Corpus, config: CaptureConfig, sites: list[HookSite], n_ctx: int
+) -> Manifest:
+    labels = {corpus.label_set.name: list(corpus.label_set.labels)} if corpus.label_set else {}
+    row_bytes = sum(site.d_in for site in sites) * np.dtype(config.dtype).itemsize
+    return Manifest(
+        model_id=model.id,
+        model_fingerprint=model.fingerprint,
+        tokenizer_fingerprint=model.tokenizer_fingerprint,
+        corpus=corpus.name,
+        n_tokens=config.tokens,
+        n_ctx=n_ctx,
+        bos_id=model.bos_id,
+        sites={site.name: site.d_in for site in sites},
+        dtype=config.dtype,
+        label_sets=labels,
+        sequences_per_shard=config.sequences_per_shard or max(1, SHARD_BYTES // (row_bytes * n_ctx)),
+        compressed=config.compress,
+        versions={name: version(name) for name in ("torch", "transformers", "transformer-lens", "h5py", "numpy")},
+    )

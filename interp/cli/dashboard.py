@@ -1,0 +1,73 @@
+"""``interp demo`` and ``interp dashboard``: the whole flow on the bundled model, and the pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from interp.demo.recipe import (
+    DemoConfig,
+    DemoResult,
+    run_demo,
+)
+from interp.evaluation.table import metrics_table, read_metrics
+from interp.runs.record import Run
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole flow on the bundled model, then the dashboard."""
+
+    config: DemoConfig
+    workspace: Path = Path("activations")
+    """Folder for the stores and runs; what is there already is not done again."""
+    dashboard: bool = True
+    """Open the dashboard at the end."""
+    port: int = 8501
+    """Port of the dashboard on 127.0.0.1."""
+
+    def run(self) -> None:
+        result = run_demo(self.workspace, self.config)
+        print(metrics_table(result.runs))
+        print(_steering_lines(result.runs))
+        print(_step_lines(result))
+        if self.dashboard:
+            Dashboard(self.workspace, self.port).run()
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Serve the dashboard on 127.0.0.1."""
+
+    workspace: tyro.conf.Positional[Path] = Path("activations")
+    """Folder of stores."""
+    port: int = 8501
+    """Port to listen on."""
+    open_browser: bool = True
+    """Open it in the browser."""
+
+    def run(self) -> None:
+        from app.server import serve  # deferred: Streamlit takes a second to import, and no other verb needs it
+
+        print(f"the dashboard is at http://127.0.0.1:{self.port} (Ctrl+C ends it)")
+        serve(self.workspace, port=self.port, open_browser=self.open_browser)
+
+
+def _steering_lines(runs: list[Run]) -> str:
+    lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 64 samples:"]
+    for run in runs:
+        for effect in (read_metrics(run)["steering"] or {}).get("effects", []):
+            low, high = effect["interval"]
+            lines.append(
+                f"{run.name:<14}{effect['concept']:<22}feature {effect['feature']:>5}  {effect['baseline_share']:>6.1%} -> "
+                f"{effect['steered_share']:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect['fluency']:.2f}"
+            )
+    return "\n".join(lines)
+
+
+def _step_lines(result: DemoResult) -> str:
+    return "\n".join(
+        ["", *(f"{s.name:<34}{s.wall_seconds:>7.1f} s wall {s.cpu_seconds:>7.1f} s CPU" for s in result.steps)]
+    )

@@ -1,0 +1,84 @@
+"""``interp index`` and ``interp evaluate``: what is computed of runs after training."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from interp.demo.recipe import (
+    PYTHON_LABELS,
+    python_task,
+)
+from interp.errors import InputError
+from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.table import metrics_rows, metrics_table
+from interp.index.build import IndexConfig, build_index
+from interp.manifolds.build import build_manifolds
+from interp.manifolds.layout import KINDS as QUADRATIC_KINDS
+from interp.model.language_model import load_model
+from interp.progress import progress
+from interp.runs.record import Run, resolve_run
+from interp.store.reader import ActivationStore
+
+
+@dataclass(frozen=True)
+class Index:
+    """Precompute what the dashboard shows of runs."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs in the workspace."""
+    config: IndexConfig = field(default_factory=IndexConfig)
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        load = functools.cache(load_model)
+        for run in _runs(self.runs, self.workspace):
+            print(build_index(run, config=self.config, model=load(run.model_id)))
+            if run.kind in QUADRATIC_KINDS:
+                print(build_manifolds(run, model=load(run.model_id)))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge runs: reconstruction, the model's loss with it, concepts, steering; a table, and metrics.json in each run."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs in the workspace."""
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+    store: Path | None = None
+    """Store to judge on: text the runs have not seen. By default the one named like theirs with -held-out added."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+    json: bool = False
+    """Print the table as JSON alone."""
+
+    def run(self) -> None:
+        runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
+        for run in progress(runs, total=len(runs), what="evaluate", unit="run"):
+            store = _judging_store(run, self.store)
+            task = python_task(run) if PYTHON_LABELS.name in store.label_sets else None
+            evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
+        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
+
+
+def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:
+    if not given:
+        raise InputError("no run was named; give run folders or names")
+    return [resolve_run(name, workspace) for name in given]
+
+
+def _judging_store(run: Run, given: Path | None) -> ActivationStore:
+    if given is not None:
+        return ActivationStore(given)
+    held_out = run.store_path.with_name(run.store_path.resolve().name + "-held-out")
+    if not held_out.exists():
+        raise InputError(
+            f"there is no held-out store '{held_out}' to judge '{run.name}' on; capture one, or name another with --store "
+            f"(the run's own, {run.store_path}, judges it on what it has seen)"
+        )
+    return ActivationStore(held_out)

@@ -1,0 +1,91 @@
+"""``interp info``, ``interp read`` and ``interp tree``: what is in a store, a run, a feature, a hierarchy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from interp.browse.contents import facts_table, run_facts, store_facts
+from interp.browse.reading import directions_of_level, read_feature, reading_text
+from interp.browse.tree import ConceptTree, tree_rows, tree_text
+from interp.errors import InputError
+from interp.index.reader import FeatureIndex
+from interp.model.language_model import load_model
+from interp.runs.record import resolve_run
+from interp.store.reader import ActivationStore
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in a store or a run, and whether it is whole."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of a store or a run."""
+    verify: bool = False
+    """Read a store's every byte again and compare the checksums."""
+    spectra: bool = False
+    """Compute the spectra of a store's sites where they are not there yet: a pass over all activations."""
+    json: bool = False
+    """Print JSON alone."""
+
+    def run(self) -> None:
+        if (self.path / "run.json").exists():
+            facts = run_facts(self.path)
+        else:
+            facts = store_facts(self.path, spectra=self.spectra)
+            if self.verify:
+                facts["verified"] = _verified(self.path)
+        print(json.dumps(facts, indent=1) if self.json else facts_table(facts))
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read a feature at a layer of neurons: its neurons, the tokens it promotes and suppresses, who shares its neurons."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    feature: int
+    """Number of the feature."""
+    level: int = 0
+    """Level of the hierarchy that the number is of; 0 are the features themselves."""
+    n: int = 10
+    """Entries of each list."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        run = resolve_run(self.run_name, self.workspace)
+        directions = directions_of_level(run, self.level)
+        print(reading_text(read_feature(load_model(run.model_id), run.site, directions, self.feature, n=self.n)))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Print the hierarchy of a semi-NMF run as a tree, each feature named by the tokens it fires on; needs the index."""
+
+    run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
+    """Run folder, or the name of a run in the workspace."""
+    json: bool = False
+    """Print the rows of the tree as JSON alone."""
+    workspace: Path = Path("activations")
+    """Where runs are looked up by name."""
+
+    def run(self) -> None:
+        run = resolve_run(self.run_name, self.workspace)
+        with FeatureIndex(run.index_path) as index:
+            nodes = ConceptTree(run, index).nodes()
+        print(json.dumps(tree_rows(nodes), indent=1) if self.json else tree_text(nodes))
+
+
+def _verified(path: Path) -> str:
+    store = ActivationStore(path, allow_unfinished=True)
+    if damaged := store.verify():
+        raise InputError(
+            f"'{path}' is damaged: {', '.join(damaged)} of {len(store.manifest.shards)} shards are not what was written; "
+            "delete those files and run the same interp capture command again, which makes them anew"
+        )
+    return "every byte is what was written"

@@ -1,0 +1,51 @@
+"""``interp train``: learn features from a store, one run for each combination of options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.cli.methods import Methods, configs_of
+from interp.distributed import world
+from interp.errors import InputError
+from interp.evaluation.stability import curve_table, judge_ranks
+from interp.runs.record import Run
+from interp.runs.training import train_runs
+from interp.store.reader import ActivationStore
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn features from one site of a store. Several values of --n-features or --k make as many runs, NAME-n64-k16 and so
+    on; gradient-trained ones in one pass over the data."""
+
+    method: Methods
+    store: Path
+    """Folder of the store."""
+    site: str
+    """Hook point, such as blocks.2.mlp.hook_post."""
+    name: str
+    """Name of the run."""
+    stability: int = 0
+    """Fit again so many times, with other seeds on other rows: how stable is each feature, and how many are there?"""
+
+    def run(self) -> None:
+        store, configs = ActivationStore(self.store), configs_of(self.method)
+        if self.stability < 0:
+            raise InputError(f"--stability is a number of refits, 0 or more, not {self.stability}")
+        runs = train_runs(store, self.site, {self.name + ending: config for ending, config in configs.items()})
+        for run in runs if world().is_first else []:
+            last = run.training_curve()[-1]
+            figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
+            print(f"{run.path}  {figures}  {run.facts['seconds']} s")
+            print_notes(run)
+        if self.stability:
+            path = store.path / "runs" / f"{self.name}-stability"
+            curve = judge_ranks(runs, path, n_fits=self.stability)
+            if world().is_first:
+                print(f"{curve_table(curve)}\nthe curve is drawn in {path}.html")
+
+
+def print_notes(run: Run) -> None:
+    for key, value in run.decomposer().notes.items():
+        print(f"  {key.replace('_', ' ')}: {value}")

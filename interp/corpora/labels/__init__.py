@@ -1,0 +1,1 @@
+"""Label sets: what each character of a text is, without a model."""

@@ -1,0 +1,1 @@
+"""Methods that the others are held against."""

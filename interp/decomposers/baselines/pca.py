@@ -1,0 +1,66 @@
+"""Baselines that every comparison needs: principal components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decomposers.base import LinearDecomposer, moments_to_learn, register
+from interp.errors import InputError
+from interp.store.source import ActivationSource
+from interp.training.config import DecomposerConfig
+from interp.training.protocol import Recorder
+
+
+@dataclass(frozen=True)
+class PCAConfig(DecomposerConfig):
+    """Options of principal component analysis."""
+
+    n_features: int = 100
+    """Number of components, at most the width of the site."""
+
+
+@register
+class PCA(LinearDecomposer):
+    """The leading eigenvectors of the covariance; codes are signed projections of the centred row.
+
+    Each is turned so that its entry of largest magnitude is positive: an eigenvector has no sign of its own, and this one
+    is the same on every machine.
+    """
+
+    kind = "pca"
+    config_type = PCAConfig
+    signed_codes = True
+
+    @classmethod
+    def fit(cls, source: ActivationSource, config: PCAConfig, recorder: Recorder | None = None) -> PCA:
+        """Exact, from the source's moments.
+
+        Raises InputError when there are more components than dimensions that the rows can differ in.
+        """
+        rank = min(source.d_in, len(source) - 1)
+        if config.n_features > source.d_in:
+            raise InputError(f"{config.n_features} components were asked for, but the site is {source.d_in} wide")
+        moments = moments_to_learn(source)
+        if config.n_features > rank:
+            raise InputError(
+                f"{config.n_features} components were asked for, but {len(source)} rows differ in at most {rank} dimensions"
+            )
+        values, vectors = moments.spectrum
+        vectors = vectors[: config.n_features]
+        largest = np.abs(vectors).argmax(1)
+        vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
+        if recorder:
+            fvu = float(1 - values[: config.n_features].sum() / values.sum())
+            recorder.log({"step": 1, "tokens": len(source), "loss": fvu * moments.total_variance, "fvu": fvu})
+        return cls(
+            config,
+            {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()},
+        )
+
+    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+        return (x - self.b_dec) @ self.W_dec.T

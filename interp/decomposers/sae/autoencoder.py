@@ -1,0 +1,78 @@
+"""Sparse autoencoders, and those whose directions begin in the subspace that the activations live in.
+
+    pre = (x - b_dec) W_enc + b_enc
+    z   = activation(pre)                          see ``variants``
+    x^  = z W_dec + b_dec                          rows of W_dec have unit norm
+
+``training`` has the loss, ``kernels`` the gradients, ``initialisation`` the beginnings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decomposers.base import LinearDecomposer, moments_to_learn, register
+from interp.decomposers.gradient import GradientDecomposer
+from interp.decomposers.sae.config import SAEConfig, SparseConfig, SubspaceSAEConfig, VariantOptions
+from interp.decomposers.sae.initialisation import choose_rank, initial_directions, subspace_directions
+from interp.decomposers.sae.training import SparseTrainee
+from interp.decomposers.sae.variants import codes_in_use
+from interp.store.source import ActivationSource
+
+__all__ = ["SAE", "SAEConfig", "SparseAutoencoder", "SubspaceSAE", "SubspaceSAEConfig", "VariantOptions"]
+
+
+class SparseAutoencoder(GradientDecomposer, LinearDecomposer):
+    """A trained sparse autoencoder; tensors W_enc [d_in, n_features], W_dec [n_features, d_in], b_enc, b_dec, all for raw
+    activations, and ``threshold`` [n_features] for the variants batchtopk, matryoshka and jumprelu."""
+
+    config: SparseConfig
+
+    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+        """Codes, none below zero, on average about k of them above it (for topk at most k) a row."""
+        pre = torch.addmm(self.tensors["b_enc"], x - self.b_dec, self.tensors["W_enc"])
+        return codes_in_use(pre, self.config.variant, self.config.k, self.tensors.get("threshold"))
+
+
+@register
+class SAE(SparseAutoencoder):
+    """A sparse autoencoder whose directions begin at random, at rows of the data, or with the data's covariance."""
+
+    kind = "sae"
+    config_type = SAEConfig
+    config: SAEConfig
+
+    @classmethod
+    def trainee(cls, source: ActivationSource, config: SAEConfig) -> SparseTrainee:
+        moments_to_learn(source)
+        start = config.initialisation
+        generator = torch.Generator().manual_seed(config.seed)
+        directions = initial_directions(source, config.n_features, start.start, generator)
+        return SparseTrainee(source, config, directions, encoder_scale=start.encoder_scale)
+
+
+@register
+class SubspaceSAE(SparseAutoencoder):
+    """A sparse autoencoder whose directions begin in the leading principal subspace (arXiv 2508.16929).
+
+    It keeps the spectrum that its rank was chosen by as the tensor ``spectrum`` [d_in], and the rank and why in its notes.
+    """
+
+    kind = "subspace-sae"
+    config_type = SubspaceSAEConfig
+    config: SubspaceSAEConfig
+
+    @classmethod
+    def trainee(cls, source: ActivationSource, config: SubspaceSAEConfig) -> SparseTrainee:
+        moments = moments_to_learn(source)
+        start = config.initialisation
+        rank = choose_rank(moments, start.rank)
+        generator = torch.Generator().manual_seed(config.seed)
+        directions = subspace_directions(moments, config.n_features, rank.rank, start.full_space, generator)
+        notes: dict[str, Any] = rank.as_dict()
+        kept = {"spectrum": torch.from_numpy(moments.spectrum[0]).float()}
+        return SparseTrainee(source, config, directions, encoder_scale=start.encoder_scale, notes=notes, kept=kept)

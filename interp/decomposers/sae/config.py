@@ -1,0 +1,115 @@
+"""Options of sparse autoencoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from interp.decomposers.sae.dead_features import Revival
+from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
+from interp.errors import InputError
+from interp.training.config import GradientConfig
+
+VariantName = Literal["topk", "batchtopk", "relu", "jumprelu", "matryoshka"]
+
+STEERED = ("relu", "jumprelu")
+"""Variants whose L0 is that of a coefficient."""
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """Options that one variant or another has."""
+
+    target_l0: float | None = None
+    """relu and jumprelu: mean number of features firing on a token that the coefficient is steered to; by default k."""
+    coefficient: float | None = None
+    """relu and jumprelu: weight of the penalty, held fixed in place of a target."""
+    bandwidth: float = 0.5
+    """jumprelu: width of the window in which thresholds feel a gradient, in units of an activation's root mean square."""
+    prefixes: int = 5
+    """matryoshka: nested dictionaries, each twice as large as the one before."""
+
+    def __post_init__(self) -> None:
+        if self.target_l0 is not None and self.coefficient is not None:
+            raise InputError("give --target-l0 or --coefficient, not both: a fixed coefficient has the L0 it has")
+        given = [value for value in (self.target_l0, self.coefficient) if value is not None]
+        if min(*given, self.bandwidth, self.prefixes) <= 0:
+            raise InputError("target-l0, coefficient, bandwidth and prefixes must be above 0")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a step is computed."""
+
+    adam: Literal["dense", "row-sparse"] = "dense"
+    """row-sparse leaves features that do not fire in a batch as they are; dense moves them on by their momentum."""
+    encoder: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the encoder's product in training. bfloat16 is faster on a GPU and on processors with AMX or AVX512-BF16;
+    any other computes in float32, whatever is asked for."""
+
+
+@dataclass(frozen=True)
+class SparseConfig(GradientConfig):
+    """Options of every sparse autoencoder."""
+
+    n_features: int = 2048
+    """Number of features; 8 times the width of the bundled model's residual stream."""
+    variant: VariantName = "topk"
+    """What makes codes sparse: the k largest of a token (topk) or k a token of the batch (batchtopk), an L1 or L0 penalty
+    steered to k (relu, jumprelu), or batchtopk with nested dictionaries (matryoshka)."""
+    k: int = 32
+    """Features firing on one token: exactly (topk), on average (batchtopk, matryoshka), or aimed at (relu, jumprelu)."""
+    lr: float = 1e-3
+    """Adam's learning rate at its height, for activations scaled to a mean norm of sqrt(d_in)."""
+    # Measured at blocks.2.hook_resid_post of the bundled model (17 000 rows; FVU on 3 000 others / features that never fire):
+    # 300 000 tokens: 1e-3 .149 / 0 %, 2e-3 .134 / 4 %, 3e-3 .129 / 16 %, 6e-3 .124 / 51 %; 800 000 tokens: 1e-3 .133 / 0 %,
+    # 2e-3 .131 / 5 %. The gain of a higher rate shrinks with the length of the training, the dead features stay.
+    variant_options: VariantOptions = field(default_factory=VariantOptions)
+    """Options that one variant or another has."""
+    revival: Revival = field(default_factory=Revival)
+    """What is done for features that do not fire."""
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    """How a step is computed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.k <= self.n_features:
+            raise InputError(f"k is {self.k}, but it must lie between 1 and the number of features, {self.n_features}")
+        given = self.variant_options
+        if self.variant not in STEERED and (given.target_l0, given.coefficient) != (None, None):
+            raise InputError(
+                f"target-l0 and coefficient are for {' and '.join(STEERED)}; {self.variant} has the L0 that --k says"
+            )
+        if given.target_l0 is not None and given.target_l0 >= self.n_features / 2:
+            raise InputError(
+                f"a target L0 of {given.target_l0:g} is out of reach of {self.n_features} features, of which half fire on a "
+                "token without any penalty; give a lower --target-l0"
+            )
+        if self.variant == "matryoshka" and self.n_features >> (given.prefixes - 1) < 1:
+            raise InputError(
+                f"{self.n_features} features cannot be nested in {given.prefixes} prefixes, each half of the next; give fewer "
+                "--prefixes"
+            )
+
+    @property
+    def target_l0(self) -> float | None:
+        """Where the coefficient is steered to; None where there is none, or where it is fixed."""
+        if self.variant not in STEERED or self.variant_options.coefficient is not None:
+            return None
+        return self.variant_options.target_l0 or float(self.k)
+
+
+@dataclass(frozen=True)
+class SAEConfig(SparseConfig):
+    """Options of the sparse autoencoder."""
+
+    initialisation: Initialisation = field(default_factory=Initialisation)
+    """Where the directions begin."""
+
+
+@dataclass(frozen=True)
+class SubspaceSAEConfig(SparseConfig):
+    """Options of the subspace-initialised sparse autoencoder."""
+
+    initialisation: SubspaceInitialisation = field(default_factory=SubspaceInitialisation)
+    """In which subspace the directions begin."""

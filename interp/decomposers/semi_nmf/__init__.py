@@ -1,0 +1,1 @@
+"""Semi-non-negative matrix factorisation."""

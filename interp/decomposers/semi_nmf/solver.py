@@ -1,0 +1,149 @@
+"""The accelerated solver of semi-NMF: codes and features improved in turn, by passes over the rows in chunks.
+
+* codes: a few steps of non-negative least squares with the features fixed, warm-started from the last pass;
+* features: first the least-squares solution cut to the s largest entries of each row, then, row by row, the exact
+  minimiser over that row and the scale of its codes (block coordinate descent with hard thresholding).
+
+Of a pass only sums over the rows are kept (``Sums``), and the objective follows from them without a residual:
+|X|^2 - 2 <B, F> + <C, F F^T> + 2 l1 sum_k S_k |F_k|. The row-by-row stage does not raise it, but for the rounding of float32
+products. Memory is those sums and one chunk of rows and codes; the codes lie in a ``CodeTable``.
+
+Each process of a job keeps a share of the rows; the sums are added up once a pass, and every process then takes the same
+step of the features. The result is that of one process but for the order of additions.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.decomposers.semi_nmf.codes import CodeTable
+from interp.decomposers.semi_nmf.config import SemiNMFConfig
+from interp.decomposers.semi_nmf.features import (
+    COLD_STEPS,
+    Sums,
+    badly_explained,
+    hard_threshold_descent,
+    is_dead,
+    least_squares_features,
+    take_out_norms,
+)
+from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
+from interp.decomposers.semi_nmf.online import learn_online
+from interp.decomposers.semi_nmf.start import chunks_of, codes_from_centres, share_of, spherical_centres, totals_of
+from interp.distributed import world
+from interp.errors import InputError
+from interp.progress import progress
+from interp.store.source import ActivationSource
+from interp.training.protocol import Recorder
+
+LEAST_SQUARES_PASSES = 10
+RESEED_ROWS = 4096
+"""Rows looked at, anew each time, for those explained worst."""
+
+
+class Solver:
+    """The state of one factorisation: the features, this process's codes, and the sums over the last pass.
+
+    ``folder`` is where codes lie that are too many for memory. Raises InputError as ``SemiNMF.fit`` says.
+    """
+
+    def __init__(self, source: ActivationSource, config: SemiNMFConfig, folder: Path | None = None):
+        n, K = len(source), config.n_features
+        if n < K:
+            raise InputError(f"{K} features cannot be learned from {n} rows; capture more or ask for fewer")
+        self.source, self.config, self.world = source, config, world()
+        self.rows = share_of(n, self.world)
+        self.totals = totals_of(source, self.rows, self.world)
+        self.s = config.n_non_zero(source.d_in)
+        self.l1 = config.l1 * self.totals.mean_norm
+        self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
+        centres = spherical_centres(source, K, seed=config.seed)
+        self.world.share(centres)
+        self.n_least_squares = 0 if config.online_epochs else LEAST_SQUARES_PASSES
+        if config.online_epochs:
+            epochs, seed = config.online_epochs, config.seed
+            self.features = learn_online(source, centres, self.world, epochs=epochs, l1=self.l1, s=self.s, seed=seed)
+        else:
+            self._start(centres)
+
+    def close(self) -> None:
+        """Give the codes back."""
+        self.codes.close()
+
+    def run(self, recorder: Recorder) -> None:
+        """Passes until the loss no longer falls, or ``config.passes``."""
+        last, flat = math.inf, 0
+        bar = progress(range(self.config.passes), total=self.config.passes, what="semi-nmf", unit="pass")
+        for i in bar:
+            self._update_codes(cold=i == 0 and self.config.online_epochs > 0)
+            if i < self.n_least_squares:
+                self.features = least_squares_features(self.sums, self.s)
+            else:
+                hard_threshold_descent(self.features, self.sums.B, self.sums.C, self.l1 * self.sums.S, s=self.s)
+            error, penalty = self._objective()
+            loss = error + penalty
+            n_dead = self._finish_pass(i)
+            n = self.totals.n
+            record = {"step": i + 1, "tokens": (i + 1) * n, "loss": loss / n, "fvu": error / self.totals.variance}
+            recorder.log({**record, "l0": float(self.sums.n_active.sum()) / n, "dead": n_dead})
+            is_flat = i >= self.n_least_squares and last - loss < self.config.tolerance * loss
+            flat, last = flat + 1 if is_flat else 0, loss
+            if flat == 3:
+                return
+
+    def _start(self, centres: Float[Tensor, "K d_in"]) -> None:
+        """The first codes, from the centres, and the features that suit them."""
+        self.sums = Sums(self.config.n_features, self.source.d_in)
+        for rows, x in chunks_of(self.source, self.rows):
+            g = codes_from_centres(x, centres)
+            self.codes[rows] = g
+            self.sums.add(x, g)
+        self.sums.add_up(self.world)
+        self.features, self.codes.scale = take_out_norms(least_squares_features(self.sums, self.s))
+
+    def _update_codes(self, *, cold: bool) -> None:
+        """A few steps for every row, from the last pass's codes or, ``cold``, from none; and the sums over them."""
+        gram = self.features @ self.features.T
+        lipschitz = lipschitz_constant(gram)
+        self.sums = Sums(self.config.n_features, self.source.d_in)
+        for rows, x in chunks_of(self.source, self.rows):
+            products = x @ self.features.T - self.l1
+            if cold:
+                start = cold_start(products, gram)
+                g = improve_codes(products, gram, start, lipschitz=lipschitz, max_steps=COLD_STEPS)
+            else:
+                g = improve_codes(products, gram, self.codes[rows], lipschitz=lipschitz)
+            self.codes[rows] = g
+            self.sums.add(x, g)
+        self.sums.add_up(self.world)
+        self.codes.scale = torch.ones(self.config.n_features)
+        if not self.sums.S.any():
+            raise InputError(f"with --l1 {self.config.l1:g} no feature is used by any row; give a smaller one")
+
+    def _objective(self) -> tuple[float, float]:
+        """(squared error, l1 term), both summed over all rows, with codes scaled so that features have unit norm."""
+        f = self.features.double()
+        error = self.totals.squared_norm - 2 * float((self.sums.B * f).sum()) + float((f @ f.T * self.sums.C).sum())
+        return error, 2 * self.l1 * float(self.sums.S @ f.norm(dim=1))
+
+    def _finish_pass(self, i: int) -> int:
+        """Move the features' norms into the codes and reseed the dead, whose codes become zero; the number of dead.
+
+        The objective stays: nothing was explained by them.
+        """
+        dead = is_dead(self.features, self.sums)
+        self.features, self.codes.scale = take_out_norms(self.features)
+        n_dead = int(dead.sum())
+        if n_dead:
+            self.codes.scale[dead] = 0
+            rng, n = np.random.default_rng([self.config.seed, i]), self.totals.n
+            x = self.source.rows(np.sort(rng.choice(n, min(n, RESEED_ROWS), replace=False)))
+            self.features[dead] = badly_explained(x, self.features, l1=self.l1, s=self.s, count=n_dead)
+            self.world.share(self.features)
+        return n_dead

@@ -1,0 +1,107 @@
+"""What semi-NMF knows before its first pass: how large the rows are, and a first guess of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.distributed import World
+from interp.errors import InputError
+from interp.store.source import ActivationSource
+
+CHUNK = 4096
+ROWS_PER_CENTRE = 50
+
+
+def share_of(n: int, processes: World) -> range:
+    """The rows of ``n`` that this process keeps: whole chunks, since codes are improved a chunk at a time and would else
+    depend a little on how many processes there are."""
+    n_chunks = -(-n // CHUNK)
+    first, last = (n_chunks * rank // processes.size * CHUNK for rank in (processes.rank, processes.rank + 1))
+    return range(min(first, n), min(last, n))
+
+
+def chunks_of(source: ActivationSource, rows: range, size: int = CHUNK) -> Iterator[tuple[slice, Tensor]]:
+    """(places among ``rows``, those rows of the source), in order, ``size`` at a time."""
+    if len(rows) == len(source):  # gathering rows by number costs a tenth of a pass
+        for i, x in enumerate(source.chunks(size)):
+            yield slice(i * size, i * size + len(x)), x
+        return
+    for first in range(rows.start, rows.stop, size):
+        stop = min(first + size, rows.stop)
+        yield slice(first - rows.start, stop - rows.start), source.rows(np.arange(first, stop))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all rows of all processes."""
+
+    n: int
+    """Rows."""
+    squared_norm: float
+    """Sum of squared norms of the rows."""
+    variance: float
+    """Sum of squared distances of the rows from the mean row."""
+    mean_norm: float
+    """Mean norm of a row."""
+
+
+def totals_of(source: ActivationSource, rows: range, world: World) -> Totals:
+    """One cheap pass over this process's ``rows``, which ``source.moments()`` with its covariance is not.
+
+    Raises InputError for values that are not finite, and when there is nothing to learn: all rows zero or the same.
+    """
+    n = len(source)
+    shift = source.rows(np.zeros(1, dtype=np.int64))[0].double()
+    # Around the first row, so that rows which are all the same have a variance of exactly zero.
+    total, scalars = torch.zeros(source.d_in, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for _, x in chunks_of(source, rows):
+        x = x.double()
+        norms = x.norm(dim=1)
+        scalars[0] += norms.sum()
+        scalars[1] += norms.square().sum()
+        x -= shift
+        total += x.sum(0)
+        scalars[2] += x.square().sum()
+    world.sum(total, scalars)
+    norm, squared_norm, around = scalars.tolist()
+    variance = around - float(total.square().sum()) / n
+    if not np.isfinite(variance):
+        raise InputError("the activations hold values that are not finite; capture them again with --dtype float32")
+    if norm == 0:
+        raise InputError("every activation is zero; there is nothing to learn at this hook point")
+    if variance <= 1e-12 * squared_norm:
+        raise InputError(f"all {n} rows are the same; capture more text, or choose another hook point")
+    return Totals(n, squared_norm, variance, norm / n)
+
+
+def spherical_centres(source: ActivationSource, k: int, *, seed: int) -> Float[Tensor, "k d_in"]:
+    """k-means++ centres (Arthur and Vassilvitskii 2007) of unit-norm rows after five Lloyd steps, on at most 50 k rows."""
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.choice(len(source), min(len(source), ROWS_PER_CENTRE * k), replace=False))
+    x = F.normalize(source.rows(sample), dim=1)
+    chosen = [int(rng.integers(len(x)))]
+    distance = (1 - x @ x[chosen[0]]).clamp_min(0)
+    for _ in range(k - 1):
+        cumulative = distance.double().cumsum(0).numpy()
+        at = int(np.searchsorted(cumulative, rng.random() * cumulative[-1])) if cumulative[-1] > 0 else len(chosen)
+        chosen.append(min(at, len(x) - 1))
+        distance = torch.minimum(distance, (1 - x @ x[chosen[-1]]).clamp_min(0))
+    centres = x[chosen].clone()
+    for _ in range(5):
+        nearest = (x @ centres.T).argmax(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, x)
+        centres = torch.where(sums.norm(dim=1, keepdim=True) > 0, F.normalize(sums, dim=1), centres)
+    return centres
+
+
+def codes_from_centres(x: Float[Tensor, "n d_in"], centres: Float[Tensor, "K d_in"]) -> Float[Tensor, "n K"]:
+    """relu(cosine to a centre)^2 |x|, plus a little so that no code starts stuck at zero."""
+    norms = x.norm(dim=1, keepdim=True)
+    return ((x / norms.clamp_min(1e-12)) @ centres.T).relu_().square_().add_(1e-6).mul_(norms)

@@ -1,0 +1,188 @@
+"""How many features to learn: fit again on other rows from other seeds, and see which features come back.
+
+Every feature of a run is matched one to one to the features of each refit (Hungarian method, on cosines). The run's feature
+and its matches are a cluster, and its stability is the mean silhouette of the cluster's members v,
+
+    (b - a) / max(a, b)     a: mean distance 1 - cos of v to the rest of its cluster
+                            b: the smallest over other clusters of the mean distance of v to their members
+
+1 where the same direction is found every time and nothing else is near, about 0 where the match is no better than the next
+feature. The mean over features against their number is the stability curve: it holds up to the number of features that the
+rows have, then falls. Source: Nebgen et al. 2021 (NMFk); "Determination of Latent Dimensionality in International Trade
+Flow", Truong et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from interp.decomposers import kind_of
+from interp.distributed import world
+from interp.errors import InputError
+from interp.figures import stability_curve
+from interp.progress import progress
+from interp.records import read_json, write_json
+from interp.runs.record import Run
+from interp.store.source import ActivationSource, RowsInReach
+from interp.training.config import DecomposerConfig
+
+SCHEMA, VERSION = "interp-stability", 1
+FILE = "stability.json"
+ROW_SHARE = 0.8
+"""Share of the rows, drawn without replacement, that a refit sees."""
+MARGIN = 0.05
+"""How far below the most stable rank a recommended one may be."""
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Which features of a run come back when it is fitted again."""
+
+    n_fits: int
+    """Refits."""
+    features: list[float]
+    """Stability of each feature of the run, -1 to 1."""
+    fvu: float
+    """Fraction of variance unexplained by the run on the rows it was fitted to, by its training curve."""
+
+    @property
+    def n_features(self) -> int:
+        return len(self.features)
+
+    @property
+    def mean(self) -> float:
+        """Over features."""
+        return float(np.mean(self.features))
+
+
+class RowSample(RowsInReach):
+    """Some rows of a source as an ActivationSource."""
+
+    def __init__(self, source: ActivationSource, indices: Int[np.ndarray, " n"]):
+        self._source, self._indices = source, np.sort(indices)
+
+    @property
+    def d_in(self) -> int:
+        return self._source.d_in
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        return self._source.rows(self._indices[indices])
+
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
+        for first in range(0, len(self), size):
+            yield self._source.rows(self._indices[first : first + size])
+
+
+def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stability]:
+    """The stability of runs that differ in their number of features, and the curve as ``path``.json and ``path``.html.
+
+    Raises InputError for fewer than one refit, and for two runs of as many features.
+    """
+    by_rank = sorted(runs, key=lambda run: run.config["n_features"])
+    ranks = [run.config["n_features"] for run in by_rank]
+    if len(set(ranks)) < len(ranks):
+        raise InputError("a stability curve has one run for each number of features; give --stability with one --k")
+    curve = [stability_of(run, n_fits) for run in by_rank]
+    if world().is_first:
+        write_curve(path, curve)
+    return curve
+
+
+def stability_of(run: Run, n_fits: int) -> Stability:
+    """Refit ``run`` ``n_fits`` times and keep the result in the run folder; what was kept of as many refits is read back.
+
+    Raises InputError for fewer than one refit.
+    """
+    if n_fits < 1:
+        raise InputError(f"stability takes one refit or more, not {n_fits}")
+    path = run.path / FILE
+    if path.exists():
+        record = read_json(path, SCHEMA, VERSION, "")
+        if (record["run_identity"], record["n_fits"]) == (run.identity, n_fits):
+            return Stability(n_fits, record["features"], record["fvu"])
+    decomposer, source = run.decomposer(), run.store().site(run.site)
+    refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
+    features = feature_stability(decomposer.directions().numpy(), refits)
+    found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])
+    if world().is_first:
+        facts = {"run_identity": run.identity, "n_fits": n_fits, "mean": found.mean}
+        write_json(path, {"schema": SCHEMA, "version": VERSION, **facts, "fvu": found.fvu, "features": found.features})
+    return found
+
+
+def refitted_directions(
+    source: ActivationSource, config: DecomposerConfig, *, n_fits: int
+) -> list[Float[np.ndarray, "n_features d_in"]]:
+    """Feature directions of fits with other seeds, each on ``ROW_SHARE`` of the rows."""
+    method, found = kind_of(config), []
+    n = max(config.n_features, round(ROW_SHARE * len(source)))
+    for i in progress(range(1, n_fits + 1), total=n_fits, what=f"refit {config.n_features} features", unit="fit"):
+        rows = np.random.default_rng([config.seed, i]).choice(len(source), n, replace=False)
+        refit = method.fit(RowSample(source, rows), replace(config, seed=config.seed + i))
+        found.append(refit.directions().numpy())
+    return found
+
+
+def feature_stability(
+    directions: Float[np.ndarray, "K d_in"], refits: Sequence[Float[np.ndarray, "K d_in"]]
+) -> Float[np.ndarray, " K"]:
+    """Mean silhouette of each feature with its matches; unit or zero rows, and a zero row has 0."""
+    members = [directions, *(refit[_matches(directions, refit)] for refit in refits)]
+    centres = np.mean(members, axis=0)
+    n, silhouettes = len(members), []
+    for member in members:
+        # The mean distance of a unit row to a cluster is 1 - its product with the cluster's mean.
+        near = member @ centres.T
+        own = (1 - np.diagonal(near)) * n / (n - 1)  # without the distance to itself, which is 0
+        np.fill_diagonal(near, -np.inf)
+        other = 1 - near.max(1, initial=0.0) if len(directions) == 1 else 1 - near.max(1)
+        silhouettes.append((other - own) / np.maximum(np.maximum(own, other), 1e-12))
+    return np.where(directions.any(1), np.mean(silhouettes, axis=0), 0.0)
+
+
+def recommended_rank(curve: Sequence[Stability]) -> int:
+    """The largest number of features whose stability is within ``MARGIN`` of the best."""
+    best = max(point.mean for point in curve)
+    return max(point.n_features for point in curve if point.mean >= best - MARGIN)
+
+
+def write_curve(path: Path, curve: Sequence[Stability]) -> None:
+    """The curve as ``path``.json and, drawn, as ``path``.html."""
+    curve = sorted(curve, key=lambda point: point.n_features)
+    points = [{"n_features": p.n_features, "stability": p.mean, "fvu": p.fvu} for p in curve]
+    facts: dict[str, Any] = {"n_fits": curve[0].n_fits, "recommended": recommended_rank(curve), "curve": points}
+    write_json(path.with_name(path.name + ".json"), {"schema": SCHEMA + "-curve", "version": VERSION, **facts})
+    figure = stability_curve(
+        [p.n_features for p in curve],
+        [p.features for p in curve],
+        [p.fvu for p in curve],
+        recommended=facts["recommended"],
+    )
+    figure.write_html(path.with_name(path.name + ".html"), include_plotlyjs=True)
+
+
+def curve_table(curve: Sequence[Stability]) -> str:
+    """The curve as text, with the recommended rank marked."""
+    chosen = recommended_rank(curve)
+    lines = ["features  stability  features above .5    FVU"]
+    for point in sorted(curve, key=lambda point: point.n_features):
+        stable = float(np.mean(np.asarray(point.features) > 0.5))
+        mark = "  <- recommended" if point.n_features == chosen else ""
+        lines.append(f"{point.n_features:>8}{point.mean:>11.3f}{stable:>17.0%}{point.fvu:>10.3f}{mark}")
+    return "\n".join(lines)
+
+
+def _matches(directions: np.ndarray, refit: np.ndarray) -> Int[np.ndarray, " K"]:
+    """For each direction, the row of ``refit`` that is its partner when the cosines add up to most."""
+    return linear_sum_assignment(directions @ refit.T, maximize=True)[1]

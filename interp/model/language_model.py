@@ -1,0 +1,254 @@
+"""Loading a language model for looking inside: the bundled one, a local Hugging Face folder, or a hub name.
+
+All three go through the same path, TransformerLens' ``TransformerBridge``, with the model's raw weights: layer norms are
+not folded, so that activations are those of the model as published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor
+
+from interp.errors import InputError, unknown_name
+from interp.model.sites import HookSite, layer_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BUNDLED_MODEL = Path(__file__).parent.parent / "demo" / "model"
+_RESIDUAL_WIDTH_HOOKS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+
+
+class LanguageModel:
+    """A causal language model with named hook points, its tokenizer, and an identity."""
+
+    def __init__(self, bridge: Any, tokenizer: PreTrainedTokenizerFast, model_id: str):
+        self.bridge = bridge
+        """The TransformerBridge; hooks are added through it."""
+        self.tokenizer = tokenizer
+        self.id = model_id
+        """What it was loaded by: "demo", a folder, or a hub name."""
+        self.n_layers = int(bridge.cfg.n_layers)
+        self.d_model = int(bridge.cfg.d_model)
+        self.n_ctx = int(bridge.cfg.n_ctx)
+        self.d_vocab = int(bridge.cfg.d_vocab)
+        self.bos_id = _bos_id(tokenizer)
+        for parameter in bridge.parameters():
+            parameter.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, shapes and values of the weights (the first and last 64 KB of each tensor)."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.bridge.original_model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().reshape(-1)
+            n = 65536 // max(1, flat.element_size())
+            for part in (flat[:n], flat[-n:]):
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """A hash of the tokenizer's full definition."""
+        definition = self.tokenizer.backend_tokenizer.to_str()
+        return hashlib.sha256(definition.encode()).hexdigest()[:16]
+
+    @property
+    def hook_names(self) -> list[str]:
+        """Every hook point's name, canonical names and TransformerLens aliases alike."""
+        return list(self.bridge.hook_dict)
+
+    def site(self, name: str) -> HookSite:
+        """The hook point ``name``; see ``sites``."""
+        return self.sites([name])[0]
+
+    def sites(self, names: Sequence[str]) -> list[HookSite]:
+        """Hook points with their layers and widths, measured by one short forward pass.
+
+        Raises InputError for a name the model does not have, and for a hook point that is off, never fires, or does not hold
+        one row a token.
+        """
+        for name in names:
+            if name not in self.bridge.hook_dict:
+                raise unknown_name("hook point", name, self.hook_names, f"the model '{self.id}'")
+        widths = self._widths(names)
+        return [HookSite(name, layer_of(name, self.n_layers), widths[name]) for name in names]
+
+    @torch.no_grad()
+    def _widths(self, names: Sequence[str]) -> dict[str, int]:
+        shapes: dict[str, torch.Size] = {}
+        expected = (2, min(13, self.n_ctx))  # no model has 13 heads, so [batch, head, ...] does not pass for rows
+        tokens = torch.full(expected, self.bos_id, device=self.device)
+
+        def measure(name: str) -> Any:
+            return lambda activation, hook: shapes.__setitem__(name, activation.shape)
+
+        try:
+            self.bridge.run_with_hooks(tokens, fwd_hooks=[(name, measure(name)) for name in names])
+        except ValueError as error:  # TransformerLens refuses hook points that are off by default
+            listed = ", ".join(f"'{name}'" for name in names)
+            raise InputError(f"{listed} cannot be used ({error}); choose another one") from None
+        for name in names:
+            if name not in shapes:
+                raise InputError(
+                    f"the hook point '{name}' never fired in a forward pass of '{self.id}'; choose another one"
+                )
+            if shapes[name][:2] != expected:
+                raise InputError(
+                    f"the hook point '{name}' holds an array of shape {tuple(shapes[name])} for {expected[0]} sequences "
+                    f"of {expected[1]} tokens, not one row a token; choose another one"
+                )
+        return {name: int(shape[2:].numel()) for name, shape in shapes.items()}
+
+    def encode(self, text: str) -> Int[Tensor, " n_tokens"]:
+        """Token ids of ``text`` with the beginning-of-sequence token first and no other special token."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return torch.tensor([self.bos_id, *ids], dtype=torch.int64, device=self.device)
+
+    def decode(self, ids: Int[Tensor, " n_tokens"] | Sequence[int]) -> str:
+        """The text of ``ids``, special tokens left out."""
+        ids = torch.as_tensor(ids).tolist()
+        # Cleaning up would take blanks before full stops out, which were in the text.
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def token_strings(self) -> list[str]:
+        """The text of every token of the vocabulary alone; bytes that are no whole character are shown as ``\\xNN``."""
+        return [_printable(self.tokenizer, index) for index in range(self.d_vocab)]
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of a forward pass without any hook."""
+        return self.bridge(tokens.to(self.device))
+
+    def residual_directions(self, site: str, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_model"] | None:
+        """What ``directions`` at ``site`` add to the residual stream.
+
+        MLP neurons (``mlp.hook_post``) go through the layer's output matrix, head outputs (``attn.hook_z``) through W_O;
+        residual-width sites are already there. None where no linear map leads to the residual stream.
+        """
+        layer = layer_of(site, self.n_layers)
+        short = site.split(".", 2)[-1] if 0 <= layer < self.n_layers else site
+        if short in _RESIDUAL_WIDTH_HOOKS and directions.shape[1] == self.d_model:
+            return directions
+        if short == "mlp.hook_post":
+            weight = self.bridge.blocks[layer].mlp.W_out
+        elif short == "attn.hook_z":
+            weight = self.bridge.blocks[layer].attn.W_O
+        else:
+            return None
+        return directions @ weight.reshape(-1, self.d_model).to(directions)
+
+    @torch.no_grad()
+    def logit_effects(self, residual: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """What residual directions do to the logits, to first order and up to one positive factor a row.
+
+        The final norm's weight is applied (and its centring, where it centres), its division by the norm is not; the
+        mean over the vocabulary, which changes no probability, is taken off. ("Logit lens", nostalgebraist 2020.)
+        """
+        norm = getattr(self.bridge.ln_final, "_original_component", self.bridge.ln_final)
+        weight = norm.weight.detach().to(residual)
+        if "Gemma" in type(norm).__name__:  # stores its scale as an offset from one
+            weight = weight + 1
+        if isinstance(norm, torch.nn.LayerNorm):
+            residual = residual - residual.mean(1, keepdim=True)
+        logits = (residual * weight) @ self.bridge.W_U.detach().to(residual)
+        return logits - logits.mean(1, keepdim=True)
+
+
+def load_model(name: str, device: str | None = None) -> LanguageModel:
+    """Load "demo" (the bundled model), a local Hugging Face folder, or a model of the hub by its name.
+
+    ``device`` defaults to the accelerator where there is one. Raises InputError when the folder lacks a configuration,
+    weights or tokenizer, when the tokenizer does not fit the model, or when a hub name cannot be loaded.
+    """
+    path = BUNDLED_MODEL if name == "demo" else Path(name)
+    if path.is_dir():
+        _check_folder(path)
+        source = str(path)
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(
+            f"there is no model folder '{name}'; give a Hugging Face folder, a hub name 'owner/model', or demo"
+        )
+    else:
+        source = name
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    bridge = _boot(source, name, device)
+    bridge.eval()
+    tokenizer = bridge.tokenizer
+    if len(tokenizer) > int(bridge.cfg.d_vocab) or len(tokenizer) < 3:
+        raise InputError(
+            f"the tokenizer in '{name}' has {len(tokenizer)} tokens but the model's vocabulary has {bridge.cfg.d_vocab}; "
+            "put the model's own tokenizer.json beside its weights"
+        )
+    return LanguageModel(bridge, tokenizer, name)
+
+
+def _boot(source: str, name: str, device: str) -> Any:
+    # Deferred: importing transformers and TransformerLens takes seconds, and most commands need neither.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party deprecations a user can do nothing about
+        from transformer_lens.model_bridge import TransformerBridge
+
+        try:
+            return TransformerBridge.boot_transformers(source, device=device)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"the model '{name}' cannot be loaded: {reason}") from error
+
+
+def _check_folder(path: Path) -> None:
+    names = {file.name for file in path.iterdir()}
+    if "config.json" not in names:
+        raise InputError(f"'{path}' is no model folder: it has no config.json; save the model with save_pretrained")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise InputError(f"'{path}' has no weights (*.safetensors); save the model with save_pretrained")
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+        raise InputError(f"'{path}' has no tokenizer (tokenizer.json); save the model's tokenizer into the same folder")
+
+
+def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+def _printable(tokenizer: PreTrainedTokenizerFast, index: int) -> str:
+    text = str(tokenizer.decode([index], clean_up_tokenization_spaces=False))
+    token = tokenizer.convert_ids_to_tokens(index) or ""
+    if token.startswith("▁"):  # SentencePiece: decoding one token alone would drop its leading blank
+        return token.replace("▁", " ")
+    if "�" not in text:
+        return text
+    codes = [_BYTE_OF.get(c, ord(c)) for c in token]
+    return "".join(chr(code) if 32 <= code < 127 else f"\\x{code:02x}" for code in codes)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte each character of a byte-level BPE token stands for (Radford et al. 2019, ``bytes_to_unicode``)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()

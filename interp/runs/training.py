@@ -1,0 +1,168 @@
+"""Training as runs: fit what was asked for and keep it in the run folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from interp.decomposers import Decomposer, GradientDecomposer, kind_of
+from interp.distributed import world
+from interp.errors import InputError
+from interp.runs.record import CURVE, DECOMPOSER, RECORD, Run, read_lines, read_record, write_record
+from interp.store.reader import ActivationStore
+from interp.store.source import ActivationSource
+from interp.training.config import DecomposerConfig
+from interp.training.protocol import CHECKPOINT
+
+
+def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name: str) -> Run:
+    """Train a decomposer on one site of a store and keep it as the run ``name``.
+
+    The method is the one that ``config`` belongs to. A finished run of the same request is opened as it is, an interrupted one
+    goes on. Raises InputError for another request under the same name, and whatever the decomposer refuses; a run that was
+    begun by this call and has no checkpoint yet is then removed. Processes started by ``torchrun`` all call it; the first
+    writes.
+    """
+    return train_runs(store, site, {name: config})[0]
+
+
+def train_runs(store: ActivationStore, site: str, configs: Mapping[str, DecomposerConfig]) -> list[Run]:
+    """Train one run for each named config, all of one method: a gradient-trained one in one pass over the rows.
+
+    Each is what ``train_run`` would have made of it, and ``train_run`` says what is raised.
+    """
+    method = kind_of(next(iter(configs.values())))
+    source = store.site(site)
+    requests = [_Request(store, site, config, name, method.kind) for name, config in configs.items()]
+    to_do = [request for request in requests if not request.is_done]
+    world().wait()  # every process has seen what there is before the first changes it
+    if issubclass(method, GradientDecomposer):
+        groups = [to_do] if to_do else []
+    else:
+        # the largest is the likeliest to be refused
+        largest_first = sorted(to_do, key=lambda request: -request.config.n_features)
+        groups = [[request] for request in largest_first]
+    for group in groups:
+        _carry_out(method, source, group)
+    return [Run.load(request.path) for request in requests]
+
+
+def _carry_out(method: type[Decomposer], source: ActivationSource, requests: Sequence[_Request]) -> None:
+    """Fit what was asked for, and write it down; of several processes the first writes."""
+    peers = world()
+    if peers.is_first:
+        for request in requests:
+            request.begin()
+    peers.wait()
+    started = time.monotonic()
+    try:
+        recorders = [FileRecorder(request.path, writes=peers.is_first) for request in requests]
+        configs: list[Any] = [request.config for request in requests]
+        if issubclass(method, GradientDecomposer):
+            fitted: Sequence[Decomposer] = method.fit_together(source, configs, recorders)
+        else:
+            fitted = [method.fit(source, *each) for each in zip(configs, recorders, strict=True)]
+    except InputError:
+        if peers.is_first:
+            for request in requests:
+                request.withdraw()
+        raise
+    if peers.is_first:
+        for request, decomposer in zip(requests, fitted, strict=True):
+            decomposer.save(request.path / DECOMPOSER)
+            request.finish(time.monotonic() - started)
+    peers.wait()
+
+
+def keep_run(store: ActivationStore, site: str, decomposer: Decomposer, name: str) -> Run:
+    """Keep a decomposer that was trained elsewhere as the run ``name``. Raises InputError when there is one already."""
+    request = _Request(store, site, decomposer.config, name, decomposer.kind)
+    if not request.is_new:
+        raise InputError(f"'{request.path}' holds a run; choose another --name or delete that folder")
+    request.begin()
+    decomposer.save(request.path / DECOMPOSER)
+    request.finish(0.0)
+    return Run.load(request.path)
+
+
+class _Request:
+    """One run that was asked for, and what there is of it."""
+
+    def __init__(self, store: ActivationStore, site: str, config: DecomposerConfig, name: str, kind: str):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise InputError(f"'{name}' cannot name a run; use letters, digits, dots, hyphens and underscores")
+        self.config = config
+        self.path = store.path / "runs" / name
+        self.facts = _request(store, site, kind, config)
+        self.is_new = not (self.path / RECORD).exists()
+        self.is_done = False
+        if not self.is_new:
+            present = read_record(self.path, "")
+            if differs := [key for key in self.facts if present[key] != self.facts[key]]:
+                raise InputError(
+                    f"'{self.path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
+                )
+            self.is_done = present["complete"]
+
+    def begin(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.facts["versions"] = {package: version(package) for package in ("torch", "numpy")}
+        write_record(self.path, {**self.facts, "seconds": None, "complete": False})
+
+    def withdraw(self) -> None:
+        """Take away what a refused training wrote; a checkpoint is work that a better option may save."""
+        if self.is_new and not (self.path / CHECKPOINT).exists():
+            _remove(self.path)
+
+    def finish(self, seconds: float) -> None:
+        write_record(self.path, {**self.facts, "seconds": round(seconds, 1), "complete": True})
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _request(store: ActivationStore, site: str, kind: str, config: DecomposerConfig) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "site": site,
+        "d_in": store.sites[site],
+        "config": json.loads(json.dumps(asdict(config))),  # as it will be read back: tuples become lists
+        "store_name": store.name,
+        "store_identity": store.identity,
+        "model_id": store.manifest.model_id,
+        "model_fingerprint": store.manifest.model_fingerprint,
+    }
+
+
+def _remove(path: Path) -> None:
+    """Take away what a refused training wrote, so that the name is free for a better request."""
+    for name in (RECORD, CURVE, CHECKPOINT):
+        (path / name).unlink(missing_ok=True)
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
+class FileRecorder:
+    """Appends the records of a training to train.jsonl, and keeps its checkpoints in the run folder.
+
+    Of several processes that train together one ``writes``.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True):
+        self.checkpoints: Path | None = folder
+        self._writes = writes
+        self._path = folder / CURVE
+
+    def log(self, record: dict[str, float]) -> None:
+        """Append one record; records of later steps, left by an interrupted training, are dropped first."""
+        if not self._writes:
+            return
+        kept = [line for line in read_lines(self._path) if line["step"] < record["step"]]
+        text = "".join(json.dumps(line) + "\n" for line in [*kept, record])
+        partial = self._path.with_name(CURVE + ".partial")
+        partial.write_text(text)
+        partial.replace(self._path)

@@ -1,0 +1,1 @@
+"""Fitting: options, what a fit reports to, the one gradient loop and its checkpoints."""

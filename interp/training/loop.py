@@ -1,0 +1,196 @@
+"""The one gradient loop: every decomposer that learns by gradient descent goes through ``train``.
+
+A method hands over its parameters, its optimisers and a loss; the loop owns batches, the learning rate's course,
+checkpoints and the record of the training. A training that was killed goes on from its last checkpoint and ends with the
+same bits as one that was not. Several trainings may share one pass over the rows, and several processes, started by
+``torchrun``, one training: each takes its share of every batch and the gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.distributed import World, world
+from interp.errors import InputError
+from interp.progress import progress
+from interp.store.prefetch import prefetched
+from interp.store.source import ActivationSource, shuffled_indices
+from interp.training.checkpoints import load_checkpoint, save_checkpoint
+from interp.training.config import GradientConfig
+from interp.training.protocol import Recorder, Trainee
+
+N_RECORDS = 50
+"""Records and checkpoints per training, at most."""
+
+
+class Training:
+    """One trainee on its way: its optimisers, the step it is at, and the step it will end at."""
+
+    def __init__(self, trainee: Trainee, config: GradientConfig, recorder: Recorder):
+        self.trainee, self.config, self.recorder = trainee, config, recorder
+        self.optimizers = trainee.optimizers()
+        self._heights = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self._every = math.ceil(config.steps / N_RECORDS)
+        # float64 and one tensor, so that it is saved like everything else: step, last step, best FVU, records since
+        self._progress = torch.tensor([0, config.steps, math.inf, 0], dtype=torch.float64)
+        load_checkpoint(self.tensors(), self.optimizers, config, recorder.checkpoints)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the optimisers' states that the next step depends on, by name; written to in place."""
+        parameters = {f"parameter.{name}": tensor.detach() for name, tensor in self.trainee.parameters.items()}
+        state = {f"state.{name}": tensor for name, tensor in self.trainee.state.items()}
+        return {**parameters, **state, "progress": self._progress}
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self._progress[0])
+
+    @property
+    def last(self) -> int:
+        """Steps after which the training has finished."""
+        return int(self._progress[1])
+
+    def advance(self, x: Float[Tensor, "share d_in"], held_out: Float[Tensor, "n d_in"], peers: World) -> None:
+        """One step on this process's share of a batch; the record and the checkpoint where they are due."""
+        factor = self.config.lr_factor(self.step, self.last)
+        for optimizer, heights in zip(self.optimizers, self._heights, strict=True):
+            for group, height in zip(optimizer.param_groups, heights, strict=True):
+                group["lr"] = height * factor
+        loss = self.trainee.loss(x)
+        loss.backward()
+        value = _averaged(loss, list(self.trainee.parameters.values()), peers)
+        self._refuse_not_finite("loss", value)
+        self.trainee.before_step()
+        self._clip()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.trainee.after_step()
+        self._progress[0] += 1
+        if self.step % self._every == 0 or self.step == self.last:
+            self._record(value, held_out if len(held_out) else x, peers)
+
+    def _clip(self) -> None:
+        if self.config.schedule.clip:
+            norm = torch.nn.utils.clip_grad_norm_(self.trainee.parameters.values(), self.config.schedule.clip)
+            self._refuse_not_finite("gradient's norm", float(norm))
+
+    def _record(self, loss: float, x: Float[Tensor, "n d_in"], peers: World) -> None:
+        with torch.no_grad():
+            measured = self.trainee.measure(x)
+        for name, value in measured.items():
+            self._refuse_not_finite(name, value, after=True)
+        if self.config.schedule.patience:
+            self._stop_early(measured["fvu"], peers)
+        if peers.is_first:
+            tokens = self.step * self.config.batch
+            self.recorder.log({"step": self.step, "tokens": tokens, "loss": loss, **measured})
+            save_checkpoint(self.tensors(), self.optimizers, self.config, self.recorder.checkpoints)
+
+    def _stop_early(self, fvu: float, peers: World) -> None:
+        """Let the cool-down begin here when nothing is gained any more."""
+        device = next(iter(self.trainee.parameters.values())).device
+        shared = torch.tensor(fvu, dtype=torch.float64, device=device)
+        peers.share(shared)  # the processes must decide alike
+        if shared < 0.999 * self._progress[2]:
+            self._progress[2:] = torch.tensor([float(shared), 0.0])
+            return
+        self._progress[3] += 1
+        cooldown = math.ceil(self.config.steps * self.config.schedule.cooldown)
+        if self._progress[3] >= self.config.schedule.patience:
+            self._progress[1] = min(self.last, self.step + cooldown)
+
+    def _refuse_not_finite(self, what: str, value: float, *, after: bool = False) -> None:
+        if not math.isfinite(value):
+            raise InputError(
+                f"the {what} is {value} {'after' if after else 'at'} step {self.step + (not after)}; the last checkpoint is "
+                f"kept: train again with a smaller --lr than {self.config.lr:g}"
+            )
+
+
+def train(trainee: Trainee, source: ActivationSource, config: GradientConfig, recorder: Recorder) -> None:
+    """Run ``config.steps`` steps of the trainee's optimisers, in place.
+
+    Raises InputError when the loss or the gradient is no finite number; the last checkpoint is kept.
+    """
+    train_together([Training(trainee, config, recorder)], source)
+
+
+def train_together(trainings: Sequence[Training], source: ActivationSource) -> None:
+    """Train several in one pass over the rows: every batch is read once, and each ends as it would have alone.
+
+    Raises InputError when they do not agree on batch, tokens, seed and held-out rows, or when the source is too small.
+    """
+    first = trainings[0].config
+    for training in trainings:
+        config = training.config
+        if (config.batch, config.steps, config.seed) != (first.batch, first.steps, first.seed) or (
+            config.schedule.held_out != first.schedule.held_out
+        ):
+            raise InputError("runs trained in one pass need the same batch, tokens, seed and held-out rows")
+    peers = world()
+    n_held_out = min(first.schedule.held_out, len(source) // 10)
+    n = len(source) - n_held_out
+    _check_batch(first.batch, n, n_held_out, peers)
+    held_out = source.rows(np.arange(n, len(source)))
+    start = min(training.step for training in trainings)
+    with closing(_shares(source, n, first, start, peers)) as shares:
+        for step, x in zip(_bar(start, first, peers), shares, strict=True):
+            going = [training for training in trainings if step < training.last]
+            if not going:
+                break
+            for training in going:
+                if training.step == step:  # one that was killed a little later than the others waits for them
+                    training.advance(x, held_out, peers)
+
+
+def _shares(
+    source: ActivationSource, n: int, config: GradientConfig, start: int, peers: World
+) -> Generator[Float[Tensor, "share d_in"], None, None]:
+    """Of every batch from ``start`` on, taken from the first ``n`` rows, this process's rows; read one batch ahead.
+
+    Each process takes every ``peers.size``-th row of a batch: its rows stand in the source's order, so a part of it in one
+    piece would be a part of the source.
+    """
+    order = islice(shuffled_indices(n, config.batch, seed=config.seed, start=start), config.steps - start)
+    return prefetched((source.rows(indices[peers.rank :: peers.size]) for indices in order), depth=1)
+
+
+def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
+    if batch > n:
+        besides = f", of which {n_held_out} are held out" if n_held_out else ""
+        raise InputError(
+            f"a batch of {batch} rows was asked for, but the source holds {n + n_held_out}{besides}; use a smaller --batch"
+        )
+    if batch % peers.size:
+        raise InputError(f"a batch of {batch} rows cannot be shared by {peers.size} processes; use a multiple of that")
+
+
+def _bar(start: int, config: GradientConfig, peers: World) -> Iterator[int]:
+    steps = range(start, config.steps)
+    if not peers.is_first:
+        return iter(steps)
+    return progress(steps, total=len(steps) * config.batch, what="train", unit="tok", amount=config.batch)
+
+
+def _averaged(loss: Tensor, parameters: Sequence[Tensor], peers: World) -> float:
+    """The loss of the whole batch; every parameter's gradient becomes that of the whole batch, in one exchange."""
+    if peers.size > 1:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        together = torch.cat([loss.detach().reshape(1), *(gradient.flatten() for gradient in gradients)])
+        peers.sum(together)
+        together /= peers.size
+        loss, *parts = together.split([1, *(gradient.numel() for gradient in gradients)])
+        for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
+            parameter.grad = gradient.copy_(part.view(gradient.shape))
+    return float(loss.detach())

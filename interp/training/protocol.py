@@ -1,0 +1,67 @@
+"""What every fit is given and reports to: the shared options, and the recorder of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHECKPOINT = "checkpoint.safetensors"
+"""What an interrupted training goes on from; lies in the run folder until the training has finished."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Where a fit reports to: one record per logged step, and a folder for checkpoints where there is one."""
+
+    checkpoints: Path | None
+
+    def log(self, record: dict[str, float]) -> None:
+        """Append a record such as {"step", "tokens", "loss", "fvu", "l0", "dead"}."""
+        ...
+
+
+class Silent:
+    """A Recorder that keeps nothing."""
+
+    checkpoints: Path | None = None
+
+    def log(self, record: dict[str, float]) -> None:
+        """Drop the record."""
+
+
+@runtime_checkable
+class Trainee(Protocol):
+    """What the loop trains.
+
+    With several processes ``loss`` sees this process's share of a batch; what it keeps in ``state`` must nevertheless end
+    up the same in every process (``interp.distributed.world`` adds things up).
+    """
+
+    parameters: dict[str, Tensor]
+    """Leaf tensors that require gradients, by name."""
+    state: dict[str, Tensor]
+    """Other tensors that training changes in place, such as counters; saved with checkpoints."""
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Fresh optimisers, each parameter in one of them; the loop multiplies their rates by the schedule's factor."""
+        ...
+
+    def loss(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+        """Mean loss over the rows of a batch."""
+        ...
+
+    def before_step(self) -> None:
+        """Change the gradients before they are clipped and used."""
+        ...
+
+    def after_step(self) -> None:
+        """Put the parameters back where they must be, such as rows on the unit sphere."""
+        ...
+
+    def measure(self, x: Float[Tensor, "n d_in"]) -> dict[str, float]:
+        """What to log beside the loss, such as fvu, l0 and dead; ``x`` are held-out rows where any are held out."""
+        ...
