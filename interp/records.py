@@ -96,7 +96,7 @@ def check_options(options: Any) -> None:
 
     Raises InputError naming the option, what was given, and what is allowed.
     """
-    for name, kind in _types(type(options)).items():
+    for name, kind in _types(cast(type, type(options))).items():
         value = getattr(options, name)
         if is_dataclass(kind):
             if not isinstance(value, cast(type, kind)):
