@@ -102,7 +102,7 @@ def test_encoding_leaves_its_input_alone(kind, fitted, x):
 
 @every_kind
 def test_directions_are_unit_rows_or_zero(kind, fitted):
-    directions = fitted[kind].directions()
+    directions = fitted[kind].write_directions()
     assert directions.shape == (N_FEATURES, D_IN)
     norms = directions.norm(dim=1)
     assert ((norms - 1).abs() < 1e-5).logical_or(norms == 0).all()
@@ -122,7 +122,7 @@ def test_a_linear_method_reconstructs_by_its_weights_and_fvu_is_the_formula(kind
     expected = ((x - x_hat) ** 2).sum() / ((x.double() - x.double().mean(0)) ** 2).sum()
     assert decomposer.fvu(x) == pytest.approx(float(expected), rel=1e-4)
     scaled = decomposer.W_dec / decomposer.W_dec.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(decomposer.directions(), scaled)
+    torch.testing.assert_close(decomposer.write_directions(), scaled)
 
 
 @every_kind
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind, fitted,
     for name, tensor in fitted[kind].tensors.items():
         assert torch.equal(again.tensors[name], tensor), name
     other = registry[kind].fit(ArraySource(x), config_of(kind, seed=1))
-    is_same = torch.equal(other.directions(), fitted[kind].directions())
+    is_same = torch.equal(other.write_directions(), fitted[kind].write_directions())
     assert is_same == (kind in DETERMINISTIC)
 
 

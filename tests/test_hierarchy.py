@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp.decomposers import load
+from interp.decomposers.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig, grow_levels
-from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.errors import InputError
 from interp.store.source import ArraySource
 
@@ -111,10 +111,10 @@ def test_a_level_is_a_decomposer_of_its_own(fitted):
     assert semi_nmf.fvu(x) < level.fvu(x) < semi_nmf.at_level(2).fvu(x)
 
 
-def test_without_levels_there_is_level_zero_alone(fitted):
+def test_without_levels_there_is_no_hierarchy(fitted):
     alone = fitted[0].at_level(2)
-    assert alone.hierarchy.ranks == (2,)
-    assert alone.hierarchy.path(1) == [1]
+    assert alone.hierarchy is None
+    assert len(alone.W_dec) == 2
 
 
 @pytest.mark.parametrize("levels", [(20,), (30,), (4, 4), (4, 5), (4, 0)])

@@ -331,7 +331,7 @@ def test_search_finds_features_by_the_tokens_at_their_tops(tmp_path):
 def test_a_real_run_shows_its_models_own_tokens_and_effects(tmp_path):
     run = make_workspace(tmp_path).run
     model = load_model(run.model_id, device="cpu")
-    directions = run.decomposer().directions()
+    directions = run.decomposer().write_directions()
     effects = model.logit_effects(model.residual_directions(run.site, directions))
     words, tokens = model.token_strings(), run.store().tokens()
     with FeatureIndex(run.index_path) as index:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.bilinear.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
+from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
 from interp.errors import InputError
 
 

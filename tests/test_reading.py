@@ -89,7 +89,7 @@ def test_features_of_a_level_are_read_by_its_number(
     run = train_run(store, SITE, SemiNMFConfig(n_features=8, passes=12, levels=(3,)), "levels")
     directions = directions_of_level(run, 1)
     assert directions.shape == (3, tiny_model.site(SITE).d_in)
-    assert torch.equal(directions_of_level(run, 0), run.decomposer().directions())
+    assert torch.equal(directions_of_level(run, 0), run.decomposer().write_directions())
     with pytest.raises(InputError, match="there is no level 2; the hierarchy has levels 0 to 1"):
         directions_of_level(run, 2)
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from interp.decomposers import load
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SubspaceSAE, SubspaceSAEConfig, VariantOptions
 from interp.decomposers.sae.config import Arithmetic, VariantName
-from interp.decomposers.sae.dead_features import Revival
+from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import (
     Initialisation,
     SubspaceInitialisation,
     choose_rank,
     initial_directions,
 )
-from interp.decomposers.sae.training import SparseTrainee
+from interp.decomposers.sae.training import TrainableSAE
 from interp.decomposers.sae.variants import VARIANTS
 from interp.errors import InputError
 from interp.metrics import matched_cosine
@@ -86,8 +86,8 @@ class Memory:
         self.records.append(record)
 
 
-def trainee_of(x: Tensor, config: SAEConfig) -> SparseTrainee:
-    return SAE.trainee(ArraySource(x), config)
+def trainable_of(x: Tensor, config: SAEConfig) -> TrainableSAE:
+    return SAE.trainable(ArraySource(x), config)
 
 
 # ---------------------------------------------------------------------------------------------------- what is recovered
@@ -100,7 +100,7 @@ def test_planted_features_are_recovered(trained: dict[str, SAE], rows_and_truth:
     assert matched_cosine(untrained.numpy(), directions)[0] < 0.6
     # Measured .998, .99, .93, .98, .92, and FVUs of .03, .04, .35, .05, .12: L1 shrinks codes, prefixes cost something.
     least, most = {"relu": (0.9, 0.45), "matryoshka": (0.88, 0.2)}.get(variant, (0.96, 0.1))
-    assert matched_cosine(trained[variant].directions().numpy(), directions)[0] > least
+    assert matched_cosine(trained[variant].write_directions().numpy(), directions)[0] > least
     assert trained[variant].fvu(x) < most
 
 
@@ -168,12 +168,12 @@ def test_decoder_rows_keep_unit_norm(trained: dict[str, SAE]) -> None:
 
 
 def test_the_step_does_not_move_a_decoder_row_along_itself(rows_and_truth: Planted) -> None:
-    trainee = trainee_of(rows_and_truth[0], SMALL)
-    trainee.loss(rows_and_truth[0][:256]).backward()
-    gradient, rows = trainee.parameters["W_dec"].grad, trainee.parameters["W_dec"].detach()
+    trainable = trainable_of(rows_and_truth[0], SMALL)
+    trainable.loss(rows_and_truth[0][:256])[0].backward()
+    gradient, rows = trainable.parameters["W_dec"].grad, trainable.parameters["W_dec"].detach()
     assert gradient is not None
     before = gradient.clone()
-    trainee.before_step()
+    trainable.before_step()
     torch.testing.assert_close((gradient * rows).sum(1), torch.zeros(96), rtol=0, atol=1e-5)
     tangent = before - (before * rows).sum(1, keepdim=True) * rows
     torch.testing.assert_close(gradient, tangent, rtol=1e-4, atol=1e-5)
@@ -183,12 +183,12 @@ def test_the_step_does_not_move_a_decoder_row_along_itself(rows_and_truth: Plant
 @pytest.mark.parametrize("factor", [1e-3, 500.0])
 def test_folding_the_scale_changes_no_fvu(rows_and_truth: Planted, variant: VariantName, factor: float) -> None:
     x, config = rows_and_truth[0][:2000] * factor, replace(SMALL, variant=variant)
-    trainee = trainee_of(x, config)
+    trainable = trainable_of(x, config)
     with torch.no_grad():
-        trainee.parameters["b_enc"] += 0.3  # zero at the start, where folding it wrongly would not show
-        trainee.loss(x)
-    in_training = trainee.measure(x)["fvu"]
-    assert SAE(config, trainee.finished()).fvu(x) == pytest.approx(in_training, rel=1e-4)
+        trainable.parameters["b_enc"] += 0.3  # zero at the start, where folding it wrongly would not show
+        trainable.after_step(trainable.loss(x)[1])
+    in_training = trainable.measure(x)["fvu"]
+    assert SAE(config, trainable.finished()).fvu(x) == pytest.approx(in_training, rel=1e-4)
 
 
 def test_the_unit_of_the_activations_does_not_change_what_is_learned(rows_and_truth: Planted) -> None:
@@ -201,31 +201,32 @@ def test_the_unit_of_the_activations_does_not_change_what_is_learned(rows_and_tr
 def test_features_that_never_fire_are_counted_dead(rows_and_truth: Planted) -> None:
     x = rows_and_truth[0][:1000]
     config = replace(SMALL, k=96)
-    trainee = trainee_of(x, config)
+    trainable = trainable_of(x, config)
     with torch.no_grad():
-        trainee.parameters["b_enc"][:5] = -1e6
+        trainable.parameters["b_enc"][:5] = -1e6
         for batch in x.split(250):
-            assert trainee.measure(batch)["dead"] == 0  # not before a pass over the rows is over
-            trainee.loss(batch)
-    z = SAE(config, trainee.finished()).encode(x)
+            assert trainable.measure(batch)["dead"] == 0  # not before a pass over the rows is over
+            trainable.after_step(trainable.loss(batch)[1])
+    z = SAE(config, trainable.finished()).encode(x)
     assert not z[:, :5].any()
-    assert trainee.measure(x)["dead"] == (z == 0).all(0).sum()
+    assert trainable.measure(x)["dead"] == (z == 0).all(0).sum()
 
 
 def test_an_auxiliary_loss_moves_dead_features_alone(rows_and_truth: Planted) -> None:
     x = rows_and_truth[0][:512]
-    trainees = [
-        trainee_of(x, replace(SMALL, revival=Revival(dead_after=1, aux_k=aux_k, aux_weight=1.0))) for aux_k in (0, 8)
+    trainables = [
+        trainable_of(x, replace(SMALL, dead_features=DeadFeatures(dead_after=1, aux_k=aux_k, aux_weight=1.0)))
+        for aux_k in (0, 8)
     ]
-    for trainee in trainees:
+    for trainable in trainables:
         with torch.no_grad():
-            trainee.parameters["b_enc"][:10] -= 100.0
-        trainee.loss(x)  # those ten are dead from here on
-        is_dead = trainee.state["silent_for"] > 0
+            trainable.parameters["b_enc"][:10] -= 100.0
+            trainable.after_step(trainable.loss(x)[1])  # those ten are dead from here on
+        is_dead = trainable.state["tokens_since_fired"] > 0
         with torch.no_grad():
-            trainee.parameters["b_enc"][:10] += 99.0  # so that some of their codes are above zero
-        trainee.loss(x).backward()
-    without, with_it = ({name: p.grad for name, p in t.parameters.items()} for t in trainees)
+            trainable.parameters["b_enc"][:10] += 99.0  # so that some of their codes are above zero
+        trainable.loss(x)[0].backward()
+    without, with_it = ({name: p.grad for name, p in t.parameters.items()} for t in trainables)
     for name in ("W_enc", "W_dec", "b_enc"):
         assert without[name] is not None
         torch.testing.assert_close(with_it[name][~is_dead], without[name][~is_dead])
@@ -237,8 +238,8 @@ def test_resampling_brings_dead_features_back() -> None:
     config = replace(SMALL, n_features=512, tokens=60_000, schedule=Schedule(clip=0))
     recorders = Memory(), Memory()
     for recorder, every in zip(recorders, (0, 15_000), strict=True):
-        revival = Revival(dead_after=5_000, resample_every=every)
-        SAE.fit(ArraySource(x), replace(config, revival=revival), recorder)
+        options = DeadFeatures(dead_after=5_000, resample_every=every)
+        SAE.fit(ArraySource(x), replace(config, dead_features=options), recorder)
     without, with_it = (recorder.records[-1] for recorder in recorders)
     assert without["dead"] > 200
     assert with_it["dead"] < 0.7 * without["dead"]
@@ -260,7 +261,7 @@ def test_on_low_rank_data_random_directions_die_and_those_of_the_subspace_live()
     ):
         recorder = Memory()
         sae = method.fit(ArraySource(x), config, recorder)  # type: ignore[arg-type]
-        found[name] = recorder.records[-1] | {"mcc": matched_cosine(sae.directions().numpy(), directions)[0]}
+        found[name] = recorder.records[-1] | {"mcc": matched_cosine(sae.write_directions().numpy(), directions)[0]}
     assert found["random"]["dead"] > 0.5 * 1024
     assert found["subspace"]["dead"] < 0.05 * 1024
     assert found["subspace"]["fvu"] < found["random"]["fvu"]
@@ -291,14 +292,14 @@ def test_a_subspace_holds_all_directions_but_the_full_space_share() -> None:
     x, _ = planted(4000, d=32, rank=5, tail=0.0)
     start = SubspaceInitialisation(rank=5, full_space=0.25, encoder_scale=0.5)
     config = SubspaceSAEConfig(n_features=80, k=3, initialisation=start)
-    trainee = SubspaceSAE.trainee(ArraySource(x), config)
+    trainable = SubspaceSAE.trainable(ArraySource(x), config)
     basis = torch.from_numpy(moments_of([x]).spectrum[1][:5]).float()
-    rows = trainee.parameters["W_dec"].detach()
+    rows = trainable.parameters["W_dec"].detach()
     within = (rows @ basis.T).norm(dim=1)
     torch.testing.assert_close(within[:60], torch.ones(60))
     assert (within[60:] < 0.9).all()
-    torch.testing.assert_close(trainee.parameters["W_enc"].detach(), 0.5 * rows)
-    torch.testing.assert_close(trainee.parameters["b_dec"].detach(), x.mean(0) * trainee.scale)
+    torch.testing.assert_close(trainable.parameters["W_enc"].detach(), 0.5 * rows)
+    torch.testing.assert_close(trainable.parameters["b_dec"].detach(), x.mean(0) * trainable.scale)
 
 
 def with_spectrum(values: list[float], n: int = 4000) -> Any:
@@ -355,7 +356,7 @@ def test_the_rank_the_spectrum_and_the_reason_are_kept(tmp_path: Path) -> None:
     [
         *({"variant": variant} for variant in VARIANTS),
         {"arithmetic": Arithmetic(adam="row-sparse")},
-        {"revival": Revival(dead_after=512, aux_k=4, resample_every=2048)},
+        {"dead_features": DeadFeatures(dead_after=512, aux_k=4, resample_every=2048)},
     ],
     ids=str,
 )
@@ -399,10 +400,10 @@ def test_several_trained_in_one_pass_are_those_trained_alone(rows_and_truth: Pla
 PARALLEL = """
 import json, sys
 import torch
-from interp.decomposers.sae import SAE, SAEConfig, VariantOptions
-from interp.decomposers.revival import Revival
+from interp.decomposers.sae.autoencoder import SAE, SAEConfig
+from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.distributed import joined
-from interp.store import ArraySource
+from interp.store.source import ArraySource
 
 class Memory:
     checkpoints, records = None, []
@@ -413,9 +414,9 @@ x = torch.randn(2000, 12, generator=torch.Generator().manual_seed(0)).relu() + 0
 found = {}
 with joined() as world:
     for variant in ("topk", "batchtopk", "jumprelu"):
-        revival = Revival(dead_after=256, resample_every=1024)
+        dead = DeadFeatures(dead_after=256, resample_every=1024)
         Memory.records = []
-        config = SAEConfig(n_features=48, k=3, variant=variant, tokens=128 * 40, batch=128, revival=revival)
+        config = SAEConfig(n_features=48, k=3, variant=variant, tokens=128 * 40, batch=128, dead_features=dead)
         sae = SAE.fit(ArraySource(x), config, Memory())
         found[variant] = {"records": Memory.records, "W_dec": sae.W_dec.tolist()}
     if world.is_first:
@@ -450,7 +451,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         ({"lr": 0}, "the learning rate must be above 0"),
         (
             {"variant_options": VariantOptions(target_l0=9)},
-            "target-l0 and coefficient are for relu and jumprelu; topk has the L0 that --k says",
+            "target-l0 and coefficient are for relu, jumprelu and gated; topk has the L0 that --k says",
         ),
         (
             {"variant": "relu", "n_features": 64, "variant_options": VariantOptions(target_l0=32)},
@@ -471,8 +472,10 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
     ("part", "options", "message"),
     [
         (VariantOptions, {"target_l0": 3, "coefficient": 1}, "give --target-l0 or --coefficient, not both"),
-        (VariantOptions, {"bandwidth": 0}, "target-l0, coefficient, bandwidth and prefixes must be above 0"),
-        (Revival, {"aux_k": -1}, "dead-after, aux-k, aux-weight and resample-every must not be negative"),
+        (VariantOptions, {"coefficient": 0}, "target-l0 and coefficient must be above 0"),
+        (VariantOptions, {"bandwidth": 0}, "bandwidth must be above 0"),
+        (VariantOptions, {"prefixes": 0}, "prefixes must be above 0"),
+        (DeadFeatures, {"aux_k": -1}, "dead-after, aux-k, aux-weight and resample-every must not be negative"),
         (Initialisation, {"encoder_scale": 0}, "the encoder's scale is 0; it must be above 0"),
         (SubspaceInitialisation, {"full_space": 1.2}, "the share of full-space directions is 1.2; it must lie between"),
         (SubspaceInitialisation, {"rank": 0}, "the rank is 0; give a whole number from 1, a share of the variance"),

@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from interp.decomposers.sae.config import SparseConfig, VariantName, VariantOptions
-from interp.decomposers.sae.kernels import Pairs, decode_pairs, encode_all, encode_pairs, pre_activations, stable_order
+from interp.decomposers.sae.kernels import (
+    Pairs,
+    above,
+    decode_pairs,
+    encode_all,
+    encode_pairs,
+    kth_largest,
+    largest_of_batch,
+    largest_of_rows,
+    pre_activations,
+    stable_order,
+)
 from interp.decomposers.sae.l0_control import L0Control
 from interp.decomposers.sae.row_sparse_adam import RowSparseAdam
-from interp.decomposers.sae.selection import above, kth_largest, largest_of_batch, largest_of_rows
-from interp.decomposers.sae.training import SparseTrainee
-from interp.decomposers.sae.variants import VARIANTS, prefix_groups
+from interp.decomposers.sae.training import TrainableSAE
+from interp.decomposers.sae.variants import VARIANTS
+from interp.decomposers.sae.variants.matryoshka import prefix_groups
 from interp.store.source import ArraySource
 
 N, D, FEATURES, K = 23, 7, 19, 4
@@ -172,10 +183,10 @@ def test_above_is_a_threshold_of_one_or_of_each_feature_and_gives_up_on_too_many
 # --------------------------------------------------------------------------------------------- whole losses of variants
 
 
-def dense_loss(trainee: SparseTrainee, x: Tensor) -> Tensor:
-    """The loss of a variant written out in full, with straight-through thresholds, in the trainee's own parameters."""
-    config, p = trainee.config, trainee.parameters
-    x = x * trainee.scale
+def dense_loss(trainable: TrainableSAE, x: Tensor) -> Tensor:
+    """The loss of a variant written out in full, with straight-through thresholds, in the trainable's own parameters."""
+    config, p = trainable.config, trainable.parameters
+    x = x * trainable.scale
     pre = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
     penalty: Tensor | float = 0.0
     match config.variant:
@@ -185,10 +196,15 @@ def dense_loss(trainee: SparseTrainee, x: Tensor) -> Tensor:
             z = pre.relu() * (pre >= pre.flatten().sort(descending=True).values[config.k * len(x) - 1])
         case "relu":
             z = pre.relu()
-            penalty = coefficient(trainee) * (z * p["W_dec"].norm(dim=1).detach()).sum()
+            penalty = coefficient(trainable) * (z * p["W_dec"].norm(dim=1).detach()).sum()
+        case "gated":
+            magnitude = p["r_mag"].exp() * (pre - p["b_enc"]) + p["b_mag"]
+            z = (pre > 0) * magnitude.relu()
+            by_gate = pre.relu() @ p["W_dec"].detach() + p["b_dec"].detach()
+            penalty = coefficient(trainable) * pre.relu().sum() + (by_gate - x).square().sum()
         case "jumprelu":
             z, active = straight_through(pre, p["log_threshold"].exp(), config.variant_options.bandwidth)
-            penalty = coefficient(trainee) * active.sum()
+            penalty = coefficient(trainable) * active.sum()
     ends = [config.n_features]
     if config.variant == "matryoshka":
         n = config.variant_options.prefixes
@@ -197,9 +213,8 @@ def dense_loss(trainee: SparseTrainee, x: Tensor) -> Tensor:
     return (torch.stack(errors).mean() + penalty) / len(x)
 
 
-def coefficient(trainee: SparseTrainee) -> float:
-    assert trainee.variant.control
-    return trainee.variant.control.coefficient
+def coefficient(trainable: TrainableSAE) -> float:
+    return trainable.variant.control.coefficient
 
 
 def straight_through(pre: Tensor, threshold: Tensor, width: float) -> tuple[Tensor, Tensor]:
@@ -212,25 +227,27 @@ def straight_through(pre: Tensor, threshold: Tensor, width: float) -> tuple[Tens
 
 
 @pytest.mark.parametrize(
-    ("variant", "is_dense"), [(variant, False) for variant in VARIANTS] + [("relu", True), ("jumprelu", True)]
+    ("variant", "is_dense"),
+    [(variant, False) for variant in VARIANTS] + [("relu", True), ("jumprelu", True), ("gated", True)],
 )
 def test_the_loss_and_its_gradients_are_those_of_the_dense_formula(
     variant: VariantName, is_dense: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.decomposers.sae.variants.SPARSE_BELOW", 0.0 if is_dense else 1.0)
-    steered: Any = {"coefficient": 0.3} if variant in ("relu", "jumprelu") else {}
+    monkeypatch.setattr("interp.decomposers.sae.variants.base.SPARSE_BELOW", 0.0 if is_dense else 1.0)
+    steered: Any = {"coefficient": 0.3} if VARIANTS[variant].has_penalty else {}
     config = SparseConfig(
         n_features=32, k=5, variant=variant, variant_options=VariantOptions(**steered, prefixes=3), batch=64
     )
     x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)) + 0.5
     random = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(32, 12, generator=random), dim=1)
-    trainee = SparseTrainee(ArraySource(x), config, directions, encoder_scale=0.7)
+    trainable = TrainableSAE(ArraySource(x), config, directions, encoder_scale=0.7)
     with torch.no_grad():
-        trainee.parameters["b_enc"] += 0.2 * torch.randn(32, generator=random)
-    expected, found = dense_loss(trainee, x), trainee.loss(x)
+        for name in {"b_enc", "r_mag", "b_mag"} & set(trainable.parameters):
+            trainable.parameters[name] += 0.2 * torch.randn(32, generator=random)
+    expected, (found, _) = dense_loss(trainable, x), trainable.loss(x)
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-5, atol=1e-5, check_dtype=False)
-    assert_same_gradients(found, expected, trainee.parameters, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(found, expected, trainable.parameters, rtol=1e-4, atol=1e-4)
 
 
 def test_prefixes_are_nested_and_double() -> None:

@@ -67,7 +67,7 @@ def objective(x: torch.Tensor, g: torch.Tensor, features: torch.Tensor, l1: floa
 
 
 def test_planted_features_are_found_again(fitted, planted):
-    assert mean_max_cosine(planted[1], fitted.directions().numpy()) >= 0.95
+    assert mean_max_cosine(planted[1], fitted.write_directions().numpy()) >= 0.95
     assert fitted.fvu(planted[0]) < 0.05
 
 

@@ -88,7 +88,7 @@ def test_the_curve_finds_the_planted_rank():
     curve = []
     for rank in (6, 10, 12, 14, 20):
         config = SemiNMFConfig(n_features=rank, sparsity=0.2, passes=30)
-        directions = SemiNMF.fit(source, config).directions().numpy()
+        directions = SemiNMF.fit(source, config).write_directions().numpy()
         stability = feature_stability(directions, refitted_directions(source, config, n_fits=5))
         curve.append(Stability(5, stability.tolist(), 0.0))
     means = {point.n_features: point.mean for point in curve}
@@ -237,8 +237,8 @@ def test_processes_of_torchrun_train_and_judge_what_one_does(store: ActivationSt
     assert done.stdout.count("the curve is drawn in") == 1
     for name in ("many-n4", "many-n8"):
         alone, together = (Run.load(one.path / "runs" / name) for one in (store, other))
-        difference = (together.decomposer().directions() - alone.decomposer().directions()).norm()
-        assert float(difference / alone.decomposer().directions().norm()) < 1e-5
+        difference = (together.decomposer().write_directions() - alone.decomposer().write_directions()).norm()
+        assert float(difference / alone.decomposer().write_directions().norm()) < 1e-5
         losses = [[line["loss"] for line in run.training_curve()] for run in (alone, together)]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
         assert stability_of(together, 1).mean == pytest.approx(stability_of(alone, 1).mean, abs=1e-3)

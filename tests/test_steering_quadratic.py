@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interp.cli.main import main
-from interp.decomposers.bilinear.forms import QuadraticForm
+from interp.decomposers.forms import QuadraticForm
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel, load_model
 from interp.runs.record import Run

@@ -45,17 +45,17 @@ class Centre:
         others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
         return [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.Adam(others, lr=0.05, fused=True)]
 
-    def loss(self, x: Tensor) -> Tensor:
-        self.state["n_seen"] += len(x)
+    def loss(self, x: Tensor) -> tuple[Tensor, int]:
         self.calls.append("loss")
         p = self.parameters
-        return (x - p["gain"] * p["centre"] - x @ p["down"] @ p["up"]).square().sum() / len(x)
+        return (x - p["gain"] * p["centre"] - x @ p["down"] @ p["up"]).square().sum() / len(x), len(x)
 
     def before_step(self) -> None:
         assert self.parameters["centre"].grad is not None
         self.calls.append("before")
 
-    def after_step(self) -> None:
+    def after_step(self, seen: int) -> None:
+        self.state["n_seen"] += seen
         self.parameters["centre"] /= self.parameters["centre"].norm().clamp_min(1)
         self.calls.append("after")
 
@@ -89,14 +89,14 @@ def source() -> ArraySource:
 
 
 def test_it_learns_and_reports_every_step_of_a_short_training(source: ArraySource, tmp_path: Path) -> None:
-    trainee, recorder = Centre(), Records(tmp_path)
-    train(trainee, source, replace(CONFIG, tokens=6400), recorder)
+    trainable, recorder = Centre(), Records(tmp_path)
+    train(trainable, source, replace(CONFIG, tokens=6400), recorder)
     assert recorder.records[-1]["loss"] < 0.05  # the rows are 0.1 about their mean, which is 0.77 long
     assert [record["step"] for record in recorder.records] == list(range(4, 201, 4))
     assert recorder.records[-1]["tokens"] == 6400
     assert set(recorder.records[0]) == {"step", "tokens", "loss", "fvu", "rows"}
     assert recorder.records[-1]["loss"] < recorder.records[0]["loss"]
-    assert trainee.calls[:6] == ["loss", "before", "after"] * 2
+    assert trainable.calls[:6] == ["loss", "before", "after"] * 2
 
 
 @pytest.mark.parametrize("die_at", range(1, 21))
@@ -156,9 +156,9 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoi
     source: ArraySource, tmp_path: Path
 ) -> None:
     class Diverging(Centre):
-        def loss(self, x: Tensor) -> Tensor:
-            value = super().loss(x)
-            return value * float("nan") if int(self.state["n_seen"]) > 5 * 32 else value
+        def loss(self, x: Tensor) -> tuple[Tensor, int]:
+            value, seen = super().loss(x)
+            return value * float("nan") if int(self.state["n_seen"]) >= 5 * 32 else value, seen
 
     message = r"the loss is nan at step 6; the last checkpoint is kept: train again with a smaller --lr than 0.05"
     with pytest.raises(InputError, match=message):
@@ -217,8 +217,9 @@ def test_clipping_bounds_a_step_but_not_what_is_learned(source: ArraySource) -> 
     """A gradient a million times too large moves the parameters no further than the learning rate, which Adam takes."""
 
     class Steep(Centre):
-        def loss(self, x: Tensor) -> Tensor:
-            return 1e6 * super().loss(x)
+        def loss(self, x: Tensor) -> tuple[Tensor, int]:
+            value, seen = super().loss(x)
+            return 1e6 * value, seen
 
     steep = Steep()
     train(steep, source, replace(CONFIG, tokens=32), Silent())
@@ -244,8 +245,8 @@ def test_a_gradient_that_is_no_number_stops_the_training_before_it_is_used(sourc
 
 def test_parameters_that_a_step_has_broken_are_not_kept(source: ArraySource, tmp_path: Path) -> None:
     class Leaping(Centre):
-        def after_step(self) -> None:
-            super().after_step()
+        def after_step(self, seen: int) -> None:
+            super().after_step(seen)
             if len(self.calls) > 3 * 3:
                 self.parameters["gain"] *= float("inf")
 
@@ -258,7 +259,7 @@ def test_what_is_logged_is_measured_on_rows_that_are_never_trained_on(tmp_path: 
     seen: list[Tensor] = []
 
     class Watching(Centre):
-        def loss(self, x: Tensor) -> Tensor:
+        def loss(self, x: Tensor) -> tuple[Tensor, int]:
             seen.append(x)
             return super().loss(x)
 
@@ -309,8 +310,8 @@ def test_trained_in_one_pass_each_ends_as_it_would_have_alone(source: ArraySourc
 
     configs = [replace(CONFIG, lr=lr, n_features=n) for lr, n in ((0.05, 3), (0.02, 4), (0.01, 5))]
     alone, together = [Centre() for _ in configs], [Centre() for _ in configs]
-    for trainee, config in zip(alone, configs, strict=True):
-        train(trainee, source, config, Silent())
+    for trainable, config in zip(alone, configs, strict=True):
+        train(trainable, source, config, Silent())
     counting = Counting(source.rows(torch.arange(100).numpy()))
     for i, die_at in ((0, None), (1, 7), (2, None)):  # the second is behind when all go on
         (tmp_path / str(i)).mkdir()

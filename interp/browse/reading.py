@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.errors import InputError, unknown_feature
 from interp.runs.record import Run
 
@@ -95,10 +94,10 @@ def directions_of_level(run: Run, level: int) -> Float[Tensor, "n_features d_mlp
     """Feature directions of a run, or of a level above them. Raises InputError where there is no such level."""
     decomposer = run.decomposer()
     if level == 0:
-        return decomposer.directions()
-    hierarchy = getattr(decomposer, "hierarchy", None)
-    if not isinstance(hierarchy, Hierarchy):
-        raise InputError(f"'{run.name}' has no hierarchy; only semi-nmf has, trained with --levels")
+        return decomposer.write_directions()
+    hierarchy = decomposer.hierarchy
+    if hierarchy is None:
+        raise InputError(f"'{run.name}' has no hierarchy; train a semi-nmf with --levels")
     hierarchy.parents(level, 0)  # refuses a level that is not there
     return hierarchy.features[level]
 

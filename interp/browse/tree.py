@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.errors import InputError
 from interp.figures import show_blanks
 from interp.index.reader import FeatureIndex
@@ -50,8 +49,8 @@ class ConceptTree:
     """The hierarchy of a semi-NMF run over its index. Raises InputError for a run without levels."""
 
     def __init__(self, run: Run, index: FeatureIndex):
-        hierarchy = getattr(run.decomposer(), "hierarchy", None)
-        if not isinstance(hierarchy, Hierarchy) or len(hierarchy.ranks) < 2:
+        hierarchy = run.decomposer().hierarchy
+        if hierarchy is None:
             raise InputError(
                 f"'{run.name}' has no hierarchy; train semi-nmf with --levels, such as --n-features 200 --levels 50 12"
             )

@@ -1,6 +1,13 @@
-"""What every decomposer is: fitted on an ActivationSource, it turns rows into codes and names its feature directions.
+"""What every decomposer is, and what one may be able to do beyond that.
 
-A method is one file: a frozen config dataclass, a class, and ``@register``. Its command-line options, its saved form and
+Fitted on an ActivationSource, a decomposer turns rows into codes and names the directions that it reads and writes. The rest
+of the code never asks which method it has; it asks for a capability:
+
+    ``LinearDecomposer``        codes decode to activations                      "decode"
+    ``QuadraticDecomposer``     latents are quadratic forms                      "forms"
+    ``hierarchy``               there are levels of features above the features  "hierarchy"
+
+A method is a folder: a frozen config dataclass, a class, and ``@register``. Its command-line options, its saved form and
 its contract tests follow from the registry.
 """
 
@@ -10,7 +17,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -18,12 +25,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp.decomposers.forms import QuadraticForm
+from interp.decomposers.hierarchy import Hierarchy
 from interp.errors import InputError, unknown_name
 from interp.metrics import fvu
 from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
 from interp.training.protocol import Recorder
+
+Capability = Literal["decode", "forms", "hierarchy"]
 
 SCHEMA = "interp-decomposer"
 VERSION = 1
@@ -58,8 +69,27 @@ class Decomposer(ABC):
         """Codes of rows. A row's codes do not depend on the rows beside it."""
 
     @abstractmethod
-    def directions(self) -> Float[Tensor, "n_features d_in"]:
-        """The features as unit rows in activation space; a feature that died is a zero row."""
+    def write_directions(self) -> Float[Tensor, "n_features d_out"]:
+        """What each feature adds at the site it writes, as unit rows; a feature that died is a zero row."""
+
+    def read_directions(self) -> Float[Tensor, "n_features d_in"]:
+        """What each feature stands for at the site it reads, as unit rows; an autoencoder writes what it reads."""
+        return self.write_directions()
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The levels of features above the features; None where there are none."""
+        return None
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What this one can do, by name, for readers that have no decomposer in memory."""
+        can = {
+            "decode": isinstance(self, LinearDecomposer),
+            "forms": isinstance(self, QuadraticDecomposer),
+            "hierarchy": self.hierarchy is not None,
+        }
+        return cast("tuple[Capability, ...]", tuple(name for name, is_so in can.items() if is_so))
 
     @abstractmethod
     def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
@@ -71,11 +101,11 @@ class Decomposer(ABC):
 
     @property
     def n_features(self) -> int:
-        return int(self.directions().shape[0])
+        return int(self.read_directions().shape[0])
 
     @property
     def d_in(self) -> int:
-        return int(self.directions().shape[1])
+        return int(self.read_directions().shape[1])
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with the config in its header; a temporary name first, then renamed."""
@@ -111,7 +141,7 @@ class LinearDecomposer(Decomposer):
         """Reconstruction from codes."""
         return torch.addmm(self.b_dec, z, self.W_dec)
 
-    def directions(self) -> Float[Tensor, "n_features d_in"]:
+    def write_directions(self) -> Float[Tensor, "n_features d_in"]:
         norms = self.W_dec.norm(dim=1, keepdim=True)
         return torch.where(norms > 0, self.W_dec / norms.clamp_min(1e-30), torch.zeros(()))
 
@@ -120,8 +150,33 @@ class LinearDecomposer(Decomposer):
         return fvu(x, self.decode(self.encode(x)))
 
 
-def moments_to_learn(source: ActivationSource) -> Moments:
-    """Moments of a source that there is something to learn from.
+class QuadraticDecomposer(Decomposer):
+    """A decomposer whose latents are quadratic forms of the row, which have axes and not one direction."""
+
+    @abstractmethod
+    def form(self, feature: int) -> QuadraticForm:
+        """One latent as an object. Raises InputError for a number that there is not."""
+
+    @property
+    @abstractmethod
+    def spectra(self) -> tuple[Float[Tensor, "n_features r"], Float[Tensor, "n_features r d_in"]]:
+        """(eigenvalues by magnitude, unit eigenvectors) of every latent's form."""
+
+    @property
+    @abstractmethod
+    def norms(self) -> Float[Tensor, " n_features"]:
+        """Frobenius norm of every latent's form."""
+
+    def write_directions(self) -> Float[Tensor, "n_features d_in"]:
+        """The eigenvector of largest magnitude of each latent's form, the one axis that says most of it; a form has others.
+
+        Its entry of largest magnitude is positive. A latent whose form is zero has a zero row.
+        """
+        return self.spectra[1][:, 0]
+
+
+def checked_moments(source: ActivationSource) -> Moments:
+    """The moments of a source, checked: its rows vary.
 
     Raises InputError for rows that are all the same, and for values that are not finite.
     """

@@ -12,13 +12,13 @@ from interp.decomposers.base import Decomposer
 from interp.store.source import ActivationSource
 from interp.training.config import GradientConfig
 from interp.training.loop import Training, train_together
-from interp.training.protocol import Recorder, Silent, Trainee
+from interp.training.protocol import Recorder, Silent, Trainable
 
 G = TypeVar("G", bound="GradientDecomposer")
 
 
 @runtime_checkable
-class DecomposerTrainee(Trainee, Protocol):
+class TrainableDecomposer(Trainable, Protocol):
     """What a decomposer trains, and what is left of it at the end."""
 
     notes: dict[str, Any]
@@ -34,7 +34,7 @@ class GradientDecomposer(Decomposer):
 
     @classmethod
     @abstractmethod
-    def trainee(cls, source: ActivationSource, config: Any) -> DecomposerTrainee:
+    def trainable(cls, source: ActivationSource, config: Any) -> TrainableDecomposer:
         """What is trained, at its initial values. Raises InputError when the config does not suit the source."""
 
     @classmethod
@@ -47,9 +47,10 @@ class GradientDecomposer(Decomposer):
         cls: type[G], source: ActivationSource, configs: Sequence[GradientConfig], recorders: Sequence[Recorder]
     ) -> list[G]:
         """One trained decomposer for each config, each the same as if it had been trained alone."""
-        trainees = [cls.trainee(source, config) for config in configs]
-        trainings = [Training(*each) for each in zip(trainees, configs, recorders, strict=True)]
+        trainables = [cls.trainable(source, config) for config in configs]
+        trainings = [Training(*each) for each in zip(trainables, configs, recorders, strict=True)]
         train_together(trainings, source)
         return [
-            cls(config, trainee.finished(), trainee.notes) for config, trainee in zip(configs, trainees, strict=True)
+            cls(config, trainable.finished(), trainable.notes)
+            for config, trainable in zip(configs, trainables, strict=True)
         ]

@@ -113,7 +113,7 @@ def stability_of(run: Run, n_fits: int) -> Stability:
             return Stability(n_fits, record["features"], record["fvu"])
     decomposer, source = run.decomposer(), run.store().site(run.site)
     refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
-    features = feature_stability(decomposer.directions().numpy(), refits)
+    features = feature_stability(decomposer.read_directions().numpy(), refits)
     found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])
     if world().is_first:
         facts = {"run_identity": run.identity, "n_fits": n_fits, "mean": found.mean}
@@ -130,7 +130,7 @@ def refitted_directions(
     for i in progress(range(1, n_fits + 1), total=n_fits, what=f"refit {config.n_features} features", unit="fit"):
         rows = np.random.default_rng([config.seed, i]).choice(len(source), n, replace=False)
         refit = method.fit(RowSample(source, rows), replace(config, seed=config.seed + i))
-        found.append(refit.directions().numpy())
+        found.append(refit.read_directions().numpy())
     return found
 
 

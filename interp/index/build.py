@@ -119,7 +119,7 @@ def _reconstructs(decomposer: Any) -> bool:
 
 def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig) -> dict[str, np.ndarray]:
     """Neighbours of both kinds and, where the site is a layer of neurons, the largest neuron weights."""
-    directions = decomposer.directions().detach().cpu().numpy()
+    directions = decomposer.read_directions().detach().cpu().numpy()
     found = {
         "cosine": cosine_neighbours(directions, config.n_neighbours),
         "coactivation": coactivation_neighbours(codes.acts, config.n_neighbours, seed=config.seed),
@@ -138,7 +138,7 @@ def _largest_weights(directions: np.ndarray, n: int) -> Neighbours:
 
 def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
     """The tokens each feature's direction promotes and suppresses most; nothing for a site without a known path."""
-    residual = model.residual_directions(site, decomposer.directions())
+    residual = model.residual_directions(site, decomposer.write_directions())
     if residual is None:
         return {}
     found: dict[str, list[Neighbours]] = {"promoted": [], "suppressed": []}

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.decomposers.bilinear.autoencoder import Bilinear
-from interp.decomposers.bilinear.forms import QuadraticForm, unit_rows
+from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.index.layout import write_compressed
 from interp.manifolds.label_curve import N_KNOTS, LabelCurve

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from interp.decomposers.bilinear.autoencoder import Bilinear
-from interp.decomposers.bilinear.forms import unit_rows
+from interp.decomposers.forms import unit_rows
 from interp.errors import InputError, unknown_name
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import PLANES, SHAPES

@@ -33,7 +33,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.decomposers.bilinear.autoencoder import Bilinear
-from interp.decomposers.bilinear.forms import QuadraticForm, unit_rows
+from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.manifolds.layout import SHAPES
 

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.decomposers.bilinear.autoencoder import Bilinear
-from interp.decomposers.bilinear.forms import QuadraticForm, unit_rows
+from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.metrics import kl_divergence
 from interp.steering.edits import Edit, edit_activations
@@ -132,7 +132,7 @@ class QuadraticSteerer(Steerer):
             raise InputError(
                 f"'{run.name}' is a run of {run.kind}, whose features have no forms; steer it by adding them"
             )
-        steerer = cls(model, run.site, decomposer.directions(), feature_scales(run))
+        steerer = cls(model, run.site, decomposer.write_directions(), feature_scales(run))
         steerer.forms = decomposer.form
         return steerer
 

@@ -28,7 +28,7 @@ def feature_scales(run: Run) -> Float[np.ndarray, " n_features"]:
     """
     decomposer = run.decomposer()
     if not isinstance(decomposer, LinearDecomposer):
-        return _largest_projection(run, decomposer.directions())
+        return _largest_projection(run, decomposer.write_directions())
     if not run.index_path.exists():
         raise InputError(f"run '{run.name}' has no index, so strengths have no unit; run: interp index {run.path}")
     with FeatureIndex(run.index_path) as index:

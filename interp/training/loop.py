@@ -25,18 +25,18 @@ from interp.store.prefetch import prefetched
 from interp.store.source import ActivationSource, shuffled_indices
 from interp.training.checkpoints import load_checkpoint, save_checkpoint
 from interp.training.config import GradientConfig
-from interp.training.protocol import Recorder, Trainee
+from interp.training.protocol import Recorder, Trainable
 
 N_RECORDS = 50
 """Records and checkpoints per training, at most."""
 
 
 class Training:
-    """One trainee on its way: its optimisers, the step it is at, and the step it will end at."""
+    """One trainable on its way: its optimisers, the step it is at, and the step it will end at."""
 
-    def __init__(self, trainee: Trainee, config: GradientConfig, recorder: Recorder):
-        self.trainee, self.config, self.recorder = trainee, config, recorder
-        self.optimizers = trainee.optimizers()
+    def __init__(self, trainable: Trainable, config: GradientConfig, recorder: Recorder):
+        self.trainable, self.config, self.recorder = trainable, config, recorder
+        self.optimizers = trainable.optimizers()
         self._heights = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self._every = math.ceil(config.steps / N_RECORDS)
         # float64 and one tensor, so that it is saved like everything else: step, last step, best FVU, records since
@@ -45,8 +45,8 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the optimisers' states that the next step depends on, by name; written to in place."""
-        parameters = {f"parameter.{name}": tensor.detach() for name, tensor in self.trainee.parameters.items()}
-        state = {f"state.{name}": tensor for name, tensor in self.trainee.state.items()}
+        parameters = {f"parameter.{name}": tensor.detach() for name, tensor in self.trainable.parameters.items()}
+        state = {f"state.{name}": tensor for name, tensor in self.trainable.state.items()}
         return {**parameters, **state, "progress": self._progress}
 
     @property
@@ -65,29 +65,29 @@ class Training:
         for optimizer, heights in zip(self.optimizers, self._heights, strict=True):
             for group, height in zip(optimizer.param_groups, heights, strict=True):
                 group["lr"] = height * factor
-        loss = self.trainee.loss(x)
+        loss, seen = self.trainable.loss(x)
         loss.backward()
-        value = _averaged(loss, list(self.trainee.parameters.values()), peers)
+        value = _averaged(loss, list(self.trainable.parameters.values()), peers)
         self._refuse_not_finite("loss", value)
-        self.trainee.before_step()
+        self.trainable.before_step()
         self._clip()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            self.trainee.after_step()
+            self.trainable.after_step(seen)
         self._progress[0] += 1
         if self.step % self._every == 0 or self.step == self.last:
             self._record(value, held_out if len(held_out) else x, peers)
 
     def _clip(self) -> None:
         if self.config.schedule.clip:
-            norm = torch.nn.utils.clip_grad_norm_(self.trainee.parameters.values(), self.config.schedule.clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.trainable.parameters.values(), self.config.schedule.clip)
             self._refuse_not_finite("gradient's norm", float(norm))
 
     def _record(self, loss: float, x: Float[Tensor, "n d_in"], peers: World) -> None:
         with torch.no_grad():
-            measured = self.trainee.measure(x)
+            measured = self.trainable.measure(x)
         for name, value in measured.items():
             self._refuse_not_finite(name, value, after=True)
         if self.config.schedule.patience:
@@ -99,7 +99,7 @@ class Training:
 
     def _stop_early(self, fvu: float, peers: World) -> None:
         """Let the cool-down begin here when nothing is gained any more."""
-        device = next(iter(self.trainee.parameters.values())).device
+        device = next(iter(self.trainable.parameters.values())).device
         shared = torch.tensor(fvu, dtype=torch.float64, device=device)
         peers.share(shared)  # the processes must decide alike
         if shared < 0.999 * self._progress[2]:
@@ -118,12 +118,12 @@ class Training:
             )
 
 
-def train(trainee: Trainee, source: ActivationSource, config: GradientConfig, recorder: Recorder) -> None:
-    """Run ``config.steps`` steps of the trainee's optimisers, in place.
+def train(trainable: Trainable, source: ActivationSource, config: GradientConfig, recorder: Recorder) -> None:
+    """Run ``config.steps`` steps of the trainable's optimisers, in place.
 
     Raises InputError when the loss or the gradient is no finite number; the last checkpoint is kept.
     """
-    train_together([Training(trainee, config, recorder)], source)
+    train_together([Training(trainable, config, recorder)], source)
 
 
 def train_together(trainings: Sequence[Training], source: ActivationSource) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,10 +34,11 @@ class Silent:
 
 
 @runtime_checkable
-class Trainee(Protocol):
+class Trainable(Protocol):
     """What the loop trains.
 
-    With several processes ``loss`` sees this process's share of a batch; what it keeps in ``state`` must nevertheless end
+    ``loss`` is a pure function of the parameters, the state and the batch; what it saw goes to ``after_step``, which alone
+    changes the state. With several processes ``loss`` sees this process's share of a batch; the state must nevertheless end
     up the same in every process (``interp.distributed.world`` adds things up).
     """
 
@@ -50,16 +51,16 @@ class Trainee(Protocol):
         """Fresh optimisers, each parameter in one of them; the loop multiplies their rates by the schedule's factor."""
         ...
 
-    def loss(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-        """Mean loss over the rows of a batch."""
+    def loss(self, x: Float[Tensor, "batch d_in"]) -> tuple[Float[Tensor, ""], Any]:
+        """Mean loss over the rows of a batch, and what ``after_step`` is to know of the batch."""
         ...
 
     def before_step(self) -> None:
         """Change the gradients before they are clipped and used."""
         ...
 
-    def after_step(self) -> None:
-        """Put the parameters back where they must be, such as rows on the unit sphere."""
+    def after_step(self, seen: Any) -> None:
+        """Put the parameters back where they must be, such as rows on the unit sphere, and update the state."""
         ...
 
     def measure(self, x: Float[Tensor, "n d_in"]) -> dict[str, float]:

@@ -84,7 +84,7 @@ def ours(kind: Kind, d_in: int, n_features: int) -> Step:
         tokens=BATCH * 10**6,
         schedule=Schedule(warmup=0.0),
     )
-    training = Training(SAE.trainee(ArraySource(x), config), config, Silent())
+    training = Training(SAE.trainable(ArraySource(x), config), config, Silent())
     return lambda: training.advance(x, x[:0], World())
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.base import LinearDecomposer, moments_to_learn, register
+from interp.decomposers.base import LinearDecomposer, checked_moments, register
 from interp.errors import InputError
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
@@ -45,7 +45,7 @@ class PCA(LinearDecomposer):
         rank = min(source.d_in, len(source) - 1)
         if config.n_features > source.d_in:
             raise InputError(f"{config.n_features} components were asked for, but the site is {source.d_in} wide")
-        moments = moments_to_learn(source)
+        moments = checked_moments(source)
         if config.n_features > rank:
             raise InputError(
                 f"{config.n_features} components were asked for, but {len(source)} rows differ in at most {rank} dimensions"

@@ -5,8 +5,8 @@
     X^  = sum_h g_h Q_h,  g = f, or D^T D f where atoms are mixed  the reconstruction of X = u u^T, by the same forms
     loss = mean over rows of |X - X^|^2 / |u|^4  +  alpha * Hoyer density of the atoms over the batch
 
-``kernels`` evaluates it exactly; ``forms`` is how a latent is read. It reconstructs u u^T, not x: there is
-no ``decode``, its FVU is that of u u^T, and it is no linear method's FVU.
+``kernels`` evaluates it exactly; ``interp.decomposers.forms`` is how a latent is read. It reconstructs u u^T, not x: there is
+no ``decode``, and its FVU, that of u u^T, is measured in another space than a linear method's.
 
 Two deviations from the paper: its training loss weighs the two halves of the kernel otherwise (``gamma`` = 1), and
 with a bias |X|^2 = 4 for every row, so the error is divided by 4: alpha then means the same with and without.
@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.decomposers.base import moments_to_learn, register
-from interp.decomposers.bilinear.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
+from interp.decomposers.base import QuadraticDecomposer, checked_moments, register
 from interp.decomposers.bilinear.kernels import form_products, hoyer_density, read_atoms, reconstruction_error
+from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
 from interp.decomposers.gradient import GradientDecomposer
 from interp.errors import InputError, unknown_feature
 from interp.store.source import ActivationSource
@@ -89,12 +89,8 @@ class BilinearConfig(GradientConfig):
         return self.structure in ("ordered", "combined")
 
 
-class NoDecoder(InputError, AttributeError):
-    """Asking for ``decode``. An AttributeError too, so that ``hasattr`` says what is true."""
-
-
 @register
-class Bilinear(GradientDecomposer):
+class Bilinear(GradientDecomposer, QuadraticDecomposer):
     """A trained bilinear autoencoder; tensors L, R [n_features, d_in], one wider with a bias, and D [2 d, n_features] if mixed.
 
     Latent f is atom f; of a mixed autoencoder, whose h = D f are defined only up to a rotation, it is the composite of the
@@ -107,16 +103,8 @@ class Bilinear(GradientDecomposer):
     signed_codes = True
 
     @classmethod
-    def trainee(cls, source: ActivationSource, config: BilinearConfig) -> _Trainee:
-        return _Trainee(source, config)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "decode":
-            raise NoDecoder(
-                "a bilinear autoencoder reconstructs x x^T and not x, so there is nothing to decode to; read its latents with "
-                "form(), or train an sae where a reconstruction is needed"
-            )
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+    def trainable(cls, source: ActivationSource, config: BilinearConfig) -> TrainableBilinear:
+        return TrainableBilinear(source, config)
 
     @property
     def n_features(self) -> int:
@@ -135,13 +123,6 @@ class Bilinear(GradientDecomposer):
         return torch.nn.functional.embedding_bag(
             atoms, f.T.contiguous(), per_sample_weights=weights, mode="sum"
         ).T.contiguous()
-
-    def directions(self) -> Float[Tensor, "n_features d_in"]:
-        """The eigenvector of largest magnitude of each latent's form, the one axis that says most of it; a form has others.
-
-        Its entry of largest magnitude is positive. A latent whose form is zero has a zero row.
-        """
-        return self.spectra[1][:, 0]
 
     def fvu(self, x: Float[Tensor, "n d_in"]) -> float:
         """sum |X - X^|^2 / sum |X - mean of X|^2 over the rows, X = u u^T: how much of the rows' *second* moments is missed.
@@ -260,11 +241,11 @@ class Bilinear(GradientDecomposer):
         return _as_seen(x, self.config.biased)
 
 
-class _Trainee:
+class TrainableBilinear:
     """The parameters in training."""
 
     def __init__(self, source: ActivationSource, config: BilinearConfig):
-        moments_to_learn(source)
+        checked_moments(source)
         self.config = config
         self.notes: dict[str, Any] = {}
         self.variance = _target_variance(_refuse_zeros(source), config.biased)
@@ -283,12 +264,11 @@ class _Trainee:
             return [torch.optim.Adam(matrices, lr=self.config.lr, fused=True)]
         return [torch.optim.Muon(matrices, lr=self.config.lr, momentum=0.95, weight_decay=0.0)]
 
-    def loss(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    def loss(self, x: Float[Tensor, "batch d_in"]) -> tuple[Float[Tensor, ""], None]:
         config = self.config
         error, f = self._error(x, ordered=config.is_ordered, gamma=config.gamma)
         ramp = min(1.0, 4 * int(self.state["step"]) / config.steps)
-        self.state["step"] += 1
-        return error + config.alpha * ramp * hoyer_density(f, ordered=config.is_ordered)
+        return error + config.alpha * ramp * hoyer_density(f, ordered=config.is_ordered), None
 
     def _error(self, x: Tensor, *, ordered: bool, gamma: float) -> tuple[Tensor, Tensor]:
         p = self.parameters
@@ -299,8 +279,9 @@ class _Trainee:
     def before_step(self) -> None:
         """Nothing: the gradients are used as they are."""
 
-    def after_step(self) -> None:
-        """Nothing: the parameters are free."""
+    def after_step(self, seen: None) -> None:
+        """Count the step; the parameters are free."""
+        self.state["step"] += 1
 
     def measure(self, x: Float[Tensor, "n d_in"]) -> dict[str, float]:
         """The FVU of the exact error of all atoms, whatever the training minimises, and the mean Hoyer density."""

@@ -4,7 +4,7 @@
     z   = activation(pre)                          see ``variants``
     x^  = z W_dec + b_dec                          rows of W_dec have unit norm
 
-``training`` has the loss, ``kernels`` the gradients, ``initialisation`` the beginnings.
+``training`` has the loss, ``kernels`` the gradients, ``initialisation`` where the directions begin.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.base import LinearDecomposer, moments_to_learn, register
+from interp.decomposers.base import LinearDecomposer, checked_moments, register
 from interp.decomposers.gradient import GradientDecomposer
-from interp.decomposers.sae.config import SAEConfig, SparseConfig, SubspaceSAEConfig, VariantOptions
+from interp.decomposers.sae.config import SAEConfig, SparseConfig, SubspaceSAEConfig
 from interp.decomposers.sae.initialisation import choose_rank, initial_directions, subspace_directions
-from interp.decomposers.sae.training import SparseTrainee
-from interp.decomposers.sae.variants import codes_in_use
+from interp.decomposers.sae.training import TrainableSAE
+from interp.decomposers.sae.variants import VARIANTS, VariantOptions
 from interp.store.source import ActivationSource
 
 __all__ = ["SAE", "SAEConfig", "SparseAutoencoder", "SubspaceSAE", "SubspaceSAEConfig", "VariantOptions"]
@@ -28,14 +28,14 @@ __all__ = ["SAE", "SAEConfig", "SparseAutoencoder", "SubspaceSAE", "SubspaceSAEC
 
 class SparseAutoencoder(GradientDecomposer, LinearDecomposer):
     """A trained sparse autoencoder; tensors W_enc [d_in, n_features], W_dec [n_features, d_in], b_enc, b_dec, all for raw
-    activations, and ``threshold`` [n_features] for the variants batchtopk, matryoshka and jumprelu."""
+    activations, and what the variant adds to them, such as ``threshold`` [n_features]."""
 
     config: SparseConfig
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Codes, none below zero, on average about k of them above it (for topk at most k) a row."""
         pre = torch.addmm(self.tensors["b_enc"], x - self.b_dec, self.tensors["W_enc"])
-        return codes_in_use(pre, self.config.variant, self.config.k, self.tensors.get("threshold"))
+        return VARIANTS[self.config.variant].codes(pre, self.config.k, self.tensors)
 
 
 @register
@@ -47,12 +47,12 @@ class SAE(SparseAutoencoder):
     config: SAEConfig
 
     @classmethod
-    def trainee(cls, source: ActivationSource, config: SAEConfig) -> SparseTrainee:
-        moments_to_learn(source)
+    def trainable(cls, source: ActivationSource, config: SAEConfig) -> TrainableSAE:
+        checked_moments(source)
         start = config.initialisation
         generator = torch.Generator().manual_seed(config.seed)
         directions = initial_directions(source, config.n_features, start.start, generator)
-        return SparseTrainee(source, config, directions, encoder_scale=start.encoder_scale)
+        return TrainableSAE(source, config, directions, encoder_scale=start.encoder_scale)
 
 
 @register
@@ -67,12 +67,12 @@ class SubspaceSAE(SparseAutoencoder):
     config: SubspaceSAEConfig
 
     @classmethod
-    def trainee(cls, source: ActivationSource, config: SubspaceSAEConfig) -> SparseTrainee:
-        moments = moments_to_learn(source)
+    def trainable(cls, source: ActivationSource, config: SubspaceSAEConfig) -> TrainableSAE:
+        moments = checked_moments(source)
         start = config.initialisation
         rank = choose_rank(moments, start.rank)
         generator = torch.Generator().manual_seed(config.seed)
         directions = subspace_directions(moments, config.n_features, rank.rank, start.full_space, generator)
         notes: dict[str, Any] = rank.as_dict()
         kept = {"spectrum": torch.from_numpy(moments.spectrum[0]).float()}
-        return SparseTrainee(source, config, directions, encoder_scale=start.encoder_scale, notes=notes, kept=kept)
+        return TrainableSAE(source, config, directions, encoder_scale=start.encoder_scale, notes=notes, kept=kept)

@@ -5,36 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from interp.decomposers.sae.dead_features import Revival
+from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
+from interp.decomposers.sae.variants import VARIANTS, VariantName, VariantOptions
 from interp.errors import InputError
 from interp.training.config import GradientConfig
-
-VariantName = Literal["topk", "batchtopk", "relu", "jumprelu", "matryoshka"]
-
-STEERED = ("relu", "jumprelu")
-"""Variants whose L0 is that of a coefficient."""
-
-
-@dataclass(frozen=True)
-class VariantOptions:
-    """Options that one variant or another has."""
-
-    target_l0: float | None = None
-    """relu and jumprelu: mean number of features firing on a token that the coefficient is steered to; by default k."""
-    coefficient: float | None = None
-    """relu and jumprelu: weight of the penalty, held fixed in place of a target."""
-    bandwidth: float = 0.5
-    """jumprelu: width of the window in which thresholds feel a gradient, in units of an activation's root mean square."""
-    prefixes: int = 5
-    """matryoshka: nested dictionaries, each twice as large as the one before."""
-
-    def __post_init__(self) -> None:
-        if self.target_l0 is not None and self.coefficient is not None:
-            raise InputError("give --target-l0 or --coefficient, not both: a fixed coefficient has the L0 it has")
-        given = [value for value in (self.target_l0, self.coefficient) if value is not None]
-        if min(*given, self.bandwidth, self.prefixes) <= 0:
-            raise InputError("target-l0, coefficient, bandwidth and prefixes must be above 0")
 
 
 @dataclass(frozen=True)
@@ -56,9 +31,9 @@ class SparseConfig(GradientConfig):
     """Number of features; 8 times the width of the bundled model's residual stream."""
     variant: VariantName = "topk"
     """What makes codes sparse: the k largest of a token (topk) or k a token of the batch (batchtopk), an L1 or L0 penalty
-    steered to k (relu, jumprelu), or batchtopk with nested dictionaries (matryoshka)."""
+    whose coefficient is controlled (relu, gated, jumprelu), or batchtopk with nested dictionaries (matryoshka)."""
     k: int = 32
-    """Features firing on one token: exactly (topk), on average (batchtopk, matryoshka), or aimed at (relu, jumprelu)."""
+    """Features firing on one token: exactly (topk), on average (batchtopk, matryoshka), or aimed at (with a penalty)."""
     lr: float = 1e-3
     """Adam's learning rate at its height, for activations scaled to a mean norm of sqrt(d_in)."""
     # Measured at blocks.2.hook_resid_post of the bundled model (17 000 rows; FVU on 3 000 others / features that never fire):
@@ -66,7 +41,7 @@ class SparseConfig(GradientConfig):
     # 2e-3 .131 / 5 %. The gain of a higher rate shrinks with the length of the training, the dead features stay.
     variant_options: VariantOptions = field(default_factory=VariantOptions)
     """Options that one variant or another has."""
-    revival: Revival = field(default_factory=Revival)
+    dead_features: DeadFeatures = field(default_factory=DeadFeatures)
     """What is done for features that do not fire."""
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     """How a step is computed."""
@@ -75,26 +50,22 @@ class SparseConfig(GradientConfig):
         super().__post_init__()
         if not 1 <= self.k <= self.n_features:
             raise InputError(f"k is {self.k}, but it must lie between 1 and the number of features, {self.n_features}")
-        given = self.variant_options
-        if self.variant not in STEERED and (given.target_l0, given.coefficient) != (None, None):
-            raise InputError(
-                f"target-l0 and coefficient are for {' and '.join(STEERED)}; {self.variant} has the L0 that --k says"
-            )
+        variant, given = VARIANTS[self.variant], self.variant_options
+        if not variant.has_penalty and (given.target_l0, given.coefficient) != (None, None):
+            *most, last = [name for name, each in VARIANTS.items() if each.has_penalty]
+            penalised = f"{', '.join(most)} and {last}"
+            raise InputError(f"target-l0 and coefficient are for {penalised}; {self.variant} has the L0 that --k says")
         if given.target_l0 is not None and given.target_l0 >= self.n_features / 2:
             raise InputError(
                 f"a target L0 of {given.target_l0:g} is out of reach of {self.n_features} features, of which half fire on a "
                 "token without any penalty; give a lower --target-l0"
             )
-        if self.variant == "matryoshka" and self.n_features >> (given.prefixes - 1) < 1:
-            raise InputError(
-                f"{self.n_features} features cannot be nested in {given.prefixes} prefixes, each half of the next; give fewer "
-                "--prefixes"
-            )
+        variant.check(self.n_features, given)
 
     @property
     def target_l0(self) -> float | None:
-        """Where the coefficient is steered to; None where there is none, or where it is fixed."""
-        if self.variant not in STEERED or self.variant_options.coefficient is not None:
+        """Where the coefficient is controlled to; None where there is none, or where it is fixed."""
+        if not VARIANTS[self.variant].has_penalty or self.variant_options.coefficient is not None:
             return None
         return self.variant_options.target_l0 or float(self.k)
 

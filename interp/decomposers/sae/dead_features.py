@@ -21,7 +21,7 @@ RESAMPLED_NORM = 0.2
 
 
 @dataclass(frozen=True)
-class Revival:
+class DeadFeatures:
     """When a feature counts as dead, and what is done about it."""
 
     dead_after: int = 0

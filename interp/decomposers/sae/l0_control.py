@@ -1,4 +1,4 @@
-"""Steering a sparsity coefficient so that a wanted number of codes is active.
+"""Controlling a sparsity coefficient so that a wanted number of codes is active.
 
 With e = log(L0 / target), cut to [-1, 1] and smoothed over some steps,
 
@@ -21,7 +21,7 @@ INTEGRAL, PROPORTIONAL, SMOOTHING = 0.02, 1.0, 0.2
 
 
 class L0Control:
-    """A coefficient, fixed or steered. Its ``state`` is saved with checkpoints and changed in place."""
+    """A coefficient, fixed or controlled. Its ``state`` is saved with checkpoints and changed in place."""
 
     def __init__(self, *, target: float | None = None, fixed: float = 1.0):
         self.target, self._fixed = target, fixed
@@ -43,7 +43,7 @@ class L0Control:
         return float(self.state["l0_error"]) if self.state else 0.0
 
     def update(self, l0: float) -> None:
-        """Take notice of the L0 of a step."""
+        """Move the coefficient by the L0 of a step."""
         if self.target is None:
             return
         error = max(-1.0, min(1.0, math.log(max(l0, 1e-3) / self.target)))

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.decomposers.base import LinearDecomposer, register
+from interp.decomposers.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
-from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.multiplicative import fit_multiplicative
 from interp.decomposers.semi_nmf.non_negative import non_negative_codes
 from interp.decomposers.semi_nmf.solver import Solver
@@ -45,9 +45,10 @@ class SemiNMF(LinearDecomposer):
         return torch.zeros(self.W_dec.shape[1])
 
     @property
-    def hierarchy(self) -> Hierarchy:
-        """The levels of ``config.levels`` above the features; level 0 alone without any."""
-        return Hierarchy.from_tensors(self.W_dec, self.tensors)
+    def hierarchy(self) -> Hierarchy | None:
+        """The levels of ``config.levels`` above the features."""
+        levels = Hierarchy.from_tensors(self.W_dec, self.tensors)
+        return levels if levels.weights else None
 
     @classmethod
     def fit(cls, source: ActivationSource, config: SemiNMFConfig, recorder: Recorder | None = None) -> SemiNMF:
@@ -73,7 +74,7 @@ class SemiNMF(LinearDecomposer):
 
     def at_level(self, level: int) -> SemiNMF:
         """The features of a level of the hierarchy as a decomposer of their own, with the levels above them."""
-        hierarchy = self.hierarchy
+        hierarchy = Hierarchy.from_tensors(self.W_dec, self.tensors)
         features = hierarchy.features[level]
         above = Hierarchy(hierarchy.features[level:], hierarchy.weights[level:])
         assert isinstance(self.config, SemiNMFConfig)
