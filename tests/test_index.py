@@ -64,6 +64,7 @@ class Planted:
     """relu(x W^T - b): eight features of density about 0.02-0.16, one of them dead, and one that nearly always fires."""
 
     signed_codes = False
+    capabilities = ("decode",)
 
     def __init__(self):
         generator = torch.Generator().manual_seed(3)
@@ -79,7 +80,10 @@ class Planted:
     def decode(self, z):
         return z @ self.W_dec
 
-    def directions(self):
+    def read_directions(self):
+        return self.W_dec
+
+    def write_directions(self):
         return self.W_dec
 
 
@@ -378,7 +382,8 @@ def test_signed_codes_are_read_on_their_positive_side(tmp_path):
 def test_codes_that_do_not_reconstruct_share_their_own_variance(tmp_path, codes):
     class Quadratic:
         signed_codes, n_features, d_in = False, N_FEATURES, D_IN
-        encode, directions = Planted().encode, Planted().directions
+        encode, read_directions = Planted().encode, Planted().read_directions
+        capabilities = ()
 
     run = make_run(tmp_path, Quadratic())
     build_index(run)
@@ -400,7 +405,7 @@ def test_two_builds_are_equal_and_chunks_do_not_matter(tmp_path, monkeypatch):
             return arrays | {f"attribute {name}": np.asarray(value) for name, value in file.attrs.items()}
 
     first, second = content(), content()
-    monkeypatch.setattr("interp.index.codes.CHUNK_VALUES", D_IN * 300)
+    monkeypatch.setattr("interp.runs.firing.CHUNK_VALUES", D_IN * 300)
     in_chunks = content()
     assert first.keys() == second.keys() == in_chunks.keys()
     for name, array in first.items():
@@ -455,7 +460,11 @@ def test_a_failed_build_leaves_the_index_that_was_there(tmp_path):
     with pytest.raises(ZeroDivisionError):
         build_index(run, model=model)
     assert run.index_path.read_bytes() == before
-    assert sorted(path.name for path in run.path.iterdir()) == ["decomposer.safetensors", "index.h5"]
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "decomposer.safetensors",
+        "firing.safetensors",
+        "index.h5",
+    ]
 
 
 def test_another_model_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
 from interp.index.layout import SCHEMA, VERSION, write_compressed
 from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours
+from interp.runs.firing import Firing
 from interp.runs.record import Run
 
 
@@ -81,6 +82,7 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
         expected = store.manifest.model_id
         raise InputError(f"model '{model.id}' is not the one store {store.path} was captured from; give '{expected}'")
     codes = read_codes(decomposer, source, max_density=config.max_density, n_sample=config.n_sample, seed=config.seed)
+    Firing(codes.maximum, codes.n_fire).write(run)
     positions = store.positions()
     features = {"n_fire": codes.n_fire, "max": codes.maximum, "mean": codes.mean, "cut": codes.cut}
     features["importance"] = _importance(codes, decomposer, source)
@@ -107,14 +109,10 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
 def _importance(codes: SiteCodes, decomposer: Any, source: Any) -> Float[np.ndarray, " n_features"]:
     variance = codes.variance
     whole = variance.sum()
-    if _reconstructs(decomposer):
+    if "decode" in decomposer.capabilities:
         variance = variance * decomposer.W_dec.detach().square().sum(1).cpu().numpy()
         whole = source.moments().total_variance
     return (variance / max(float(whole), 1e-30)).astype(np.float32)
-
-
-def _reconstructs(decomposer: Any) -> bool:
-    return hasattr(decomposer, "decode")
 
 
 def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig) -> dict[str, np.ndarray]:
@@ -172,7 +170,7 @@ def _facts(run: Run, store: Any, decomposer: Any, codes: SiteCodes) -> dict[str,
         "l0": float(codes.n_fire.sum() / n_tokens),
         "n_cut": int(np.count_nonzero(codes.cut)),
         "positive_side_only": bool(decomposer.signed_codes),
-        "importance_of": "site variance" if _reconstructs(decomposer) else "variance of all codes",
+        "importance_of": "site variance" if "decode" in decomposer.capabilities else "variance of all codes",
     }
 
 

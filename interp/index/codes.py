@@ -20,8 +20,7 @@ from scipy import sparse
 
 from interp.errors import InputError
 from interp.progress import progress
-
-CHUNK_VALUES = 2**24  # codes formed at a time: 64 MiB
+from interp.runs.firing import rows_per_chunk
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class SiteCodes:
 def read_codes(decomposer: Any, source: Any, *, max_density: float, n_sample: int, seed: int) -> SiteCodes:
     """Encode every token of ``source`` (an ActivationSource) once; InputError if a code is not finite."""
     n_tokens, n_features = len(source), decomposer.n_features
-    size = int(np.clip(CHUNK_VALUES // max(n_features, source.d_in), 256, 8192))
+    size = rows_per_chunk(n_features, source.d_in)
     sample_rows = np.sort(np.random.default_rng(seed).choice(n_tokens, min(n_sample, n_tokens), replace=False))
     parts = np.split(sample_rows, range(size, len(sample_rows), size))
     sample = np.concatenate([_encode(decomposer, source.rows(part)) for part in parts])

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.decomposers import LinearDecomposer
-from interp.errors import InputError
-from interp.index.reader import FeatureIndex
+from interp.runs.firing import firing_of
 
 if TYPE_CHECKING:
     from interp.runs.record import Run
@@ -22,18 +21,14 @@ _PROJECTION_ROWS = 65_536
 def feature_scales(run: Run) -> Float[np.ndarray, " n_features"]:
     """What each feature of ``run`` adds to an activation at its maximum on the store, in units of activation.
 
-    For a linear decomposer: the largest code (from the run's index) times the length of what one unit of code decodes to.
+    For a linear decomposer: the largest code times the length of what one unit of code decodes to.
     Where codes decode to no activation (bilinear latents): the largest distance of a row from the mean row along the
     direction, over at most the first 65,536 rows of the store.
     """
     decomposer = run.decomposer()
     if not isinstance(decomposer, LinearDecomposer):
         return _largest_projection(run, decomposer.write_directions())
-    if not run.index_path.exists():
-        raise InputError(f"run '{run.name}' has no index, so strengths have no unit; run: interp index {run.path}")
-    with FeatureIndex(run.index_path) as index:
-        maxima = np.asarray(index.summary["max"], dtype=np.float32)
-    return maxima * decomposer.W_dec.norm(dim=1).numpy()
+    return firing_of(run).maximum * decomposer.W_dec.norm(dim=1).numpy()
 
 
 def _largest_projection(run: Run, directions: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
