@@ -14,6 +14,7 @@ import torch
 
 from interp.cli.main import main
 from interp.decomposers import registry
+from interp.demo.recipe import build_indexes
 from interp.errors import InputError
 from interp.evaluation.table import metrics_table, read_metrics
 from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
@@ -155,6 +156,20 @@ def test_two_builds_with_one_seed_are_equal_and_the_number_of_points_is_kept(run
     assert views[0].coordinates.shape == (60, 3)
     assert views[0].text == {}, "no model was given"
     assert POSITION_IN_LINE not in views[0].ordinals
+
+
+def test_the_demo_builds_manifolds_anew_only_where_they_are_of_an_earlier_training(run: Run, tmp_path: Path) -> None:
+    copy = Run.load(shutil.copytree(run.store_path, tmp_path / "tiny") / "runs/forms")
+    file, model = copy.path / FILE, load_model(run.model_id)
+    before = file.stat().st_mtime_ns
+    build_indexes(copy, model)
+    assert file.stat().st_mtime_ns == before
+    with h5py.File(file, "r+") as opened:
+        facts = json.loads(opened.attrs["facts"])
+        opened.attrs["facts"] = json.dumps(facts | {"run_identity": "an earlier training"})
+    assert ManifoldIndex(copy).is_stale
+    build_indexes(copy, model)
+    assert not ManifoldIndex(copy).is_stale
 
 
 def test_an_ordinal_is_laid_out_on_the_tokens_of_a_label(run: Run) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,21 @@ def test_missing_and_outdated_files_are_said_and_built(
     assert page.subheader[0].value.startswith("Latent ")
     shutil.copy(run.with_name("pca") / "decomposer.safetensors", run / "decomposer.safetensors")
     assert "The run was trained anew after this was built" in _page(run=made.name).error[0].value
+
+
+def test_an_index_that_is_let_go_leaves_memory(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Run.load(shutil.copytree(made.run.store_path, tmp_path / "other") / "runs/forms")
+    monkeypatch.setattr(workspace, "_N_OPEN", 1)
+    index = workspace.open_manifolds(made.run)
+    index.table("circle")
+    assert workspace.open_manifolds(made.run) is index
+    evicted = weakref.ref(index)
+    del index
+    workspace.open_manifolds(other)
+    gc.collect()
+    assert evicted() is None
 
 
 def test_the_page_never_imports_torch() -> None:

@@ -21,7 +21,7 @@ from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.errors import InputError
 from interp.runs.record import Run, find_runs, resolve_run
 from interp.runs.training import FileRecorder, train_run
-from interp.store.reader import ActivationStore
+from interp.store.reader import ActivationStore, SiteSource
 
 SITE, OTHER = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post"
 CONFIG = SAEConfig(n_features=24, k=4, tokens=64 * 30, batch=64)
@@ -72,13 +72,16 @@ def test_a_run_says_what_it_is_and_loads_what_was_fitted(store: ActivationStore)
     assert not list(run.path.glob("*.partial"))
 
 
-def test_the_same_request_opens_the_run_without_training(
-    store: ActivationStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = train_run(store, SITE, CONFIG, "first")
-    monkeypatch.setattr(SAE, "fit", lambda *args: pytest.fail("it was trained again"))
-    again = train_run(store, SITE, CONFIG, "first")
-    assert again.facts == first.facts
+@pytest.mark.parametrize("config", [CONFIG, PCAConfig(n_features=3)], ids=lambda config: type(config).__name__)
+def test_the_same_request_opens_the_run_without_training(store: ActivationStore, config: Any) -> None:
+    first = train_run(store, SITE, config, "first")
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in first.path.iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever trains must read activations, by whichever function.
+        for method in ("rows", "chunks", "moments"):
+            patch.setattr(SiteSource, method, lambda *args, **options: pytest.fail("it was trained again"))
+        again = train_run(store, SITE, config, "first")
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in again.path.iterdir()} == before
     assert again.identity == first.identity
 
 
@@ -276,7 +279,7 @@ def test_a_name_that_is_unknown_unfinished_or_ambiguous_is_refused(store: Activa
 def test_reading_what_a_run_is_does_not_import_torch(run: Run) -> None:
     """The dashboard opens without torch, which takes seconds to import."""
     code = (
-        "import sys; from pathlib import Path; from interp.runs import find_runs; "
+        "import sys; from pathlib import Path; from interp.runs.record import find_runs; "
         f"[run] = find_runs(Path({str(run.store_path.parent)!r})); "
         "print(run.name, run.kind, run.site, run.config, run.identity, run.training_curve(), 'torch' in sys.modules)"
     )

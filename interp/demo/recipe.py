@@ -30,7 +30,8 @@ from interp.index.reader import FeatureIndex, is_stale
 from interp.manifolds.build import build_manifolds
 from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.manifolds.layout import KINDS as QUADRATIC_KINDS
-from interp.model.language_model import load_model
+from interp.manifolds.reader import ManifoldIndex
+from interp.model.language_model import LanguageModel, load_model
 from interp.progress import progress
 from interp.runs.record import Run
 from interp.runs.training import train_run
@@ -122,16 +123,21 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
             runs.append(train_run(store, site, method, name))
     with _timed("index", steps):
         for run in progress(runs, total=len(runs), what="index", unit="run"):
-            if not run.index_path.exists() or is_stale(FeatureIndex(run.index_path), run):
-                build_index(run, model=model)
-            if run.kind in QUADRATIC_KINDS and not (run.path / MANIFOLDS).exists():
-                build_manifolds(run, model=model)
+            build_indexes(run, model)
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_judged(run, held_out):
                 task = python_task(run, STEERED) if run.name in STEERED_RUNS else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
+
+
+def build_indexes(run: Run, model: LanguageModel) -> None:
+    """Build the run's index, and its manifolds if its latents have any, unless they are there and of this training."""
+    if not run.index_path.exists() or is_stale(FeatureIndex(run.index_path), run):
+        build_index(run, model=model)
+    if run.kind in QUADRATIC_KINDS and (not (run.path / MANIFOLDS).exists() or ManifoldIndex(run).is_stale):
+        build_manifolds(run, model=model)
 
 
 def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN, config: SteeringConfig | None = None) -> SteeringTask:

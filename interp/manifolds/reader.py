@@ -97,13 +97,13 @@ class ManifoldIndex:
             raise unknown_name("ranking", by, self.rankings, "this run")
         columns: dict[str, Any] = {"id": np.arange(self.n_features)}
         if by in SHAPES:
-            columns["score"] = self._feature("score")[:, list(SHAPES).index(by)]
-            columns["share"] = self._feature("share")[:, list(SHAPES).index(by)]
+            columns["score"] = self._ranked_by["score"][:, list(SHAPES).index(by)]
+            columns["share"] = self._ranked_by["share"][:, list(SHAPES).index(by)]
         else:
-            r2 = self._feature("label_r2")[:, self.ordinals.index(by)]
+            r2 = self._ranked_by["label_r2"][:, self.ordinals.index(by)]
             columns |= {"score": r2[:, 0]} | dict(zip(PLANES[1:], r2[:, 1:].T, strict=True))
-        eigenvalues = self._feature("eigenvalues")
-        columns |= {"effective_rank": self._feature("effective_rank")}
+        eigenvalues = self._ranked_by["eigenvalues"]
+        columns |= {"effective_rank": self._ranked_by["effective_rank"]}
         columns |= {f"eigenvalue {i + 1}": eigenvalues[:, i] for i in range(min(2, eigenvalues.shape[1]))}
         return pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
@@ -133,9 +133,11 @@ class ManifoldIndex:
             curves=curves,
         )
 
-    @functools.cache  # noqa: B019  an index lives as long as the process that shows it
-    def _feature(self, name: str) -> np.ndarray:
-        return np.asarray(self._file["features"][name][:])
+    @functools.cached_property
+    def _ranked_by(self) -> dict[str, np.ndarray]:
+        """What ``table`` ranks and shows of all latents, by name; kept no longer than this index, of which many are opened."""
+        names = ("score", "share", "label_r2", "eigenvalues", "effective_rank")
+        return {name: self._file["features"][name][:] for name in names}
 
     @functools.cached_property
     def _ordinal_values(self) -> Float[np.ndarray, "n_ordinals n_sample"]:
