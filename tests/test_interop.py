@@ -32,7 +32,10 @@ WRITTEN_AS = {
     "batchtopk": "jumprelu",
     "matryoshka": "jumprelu",
     "jumprelu": "jumprelu",
+    "gated": "gated",
 }
+ADDED = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
+"""Tensors that an architecture adds."""
 
 
 @pytest.fixture
@@ -41,11 +44,11 @@ def store(tiny_store: ActivationStore, tmp_path: Path) -> ActivationStore:
     return ActivationStore(shutil.copytree(tiny_store.path, tmp_path / "workspace" / "tiny"))
 
 
-def weights(d_in: int, *, threshold: bool) -> dict[str, Tensor]:
+def weights(d_in: int, architecture: str = "standard") -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(0)
     shapes = {"W_enc": (d_in, N_FEATURES), "W_dec": (N_FEATURES, d_in), "b_enc": (N_FEATURES,), "b_dec": (d_in,)}
     made = {name: torch.randn(shape, generator=random) / d_in**0.5 for name, shape in shapes.items()}
-    return made | ({"threshold": 2 * torch.rand(N_FEATURES, generator=random)} if threshold else {})
+    return made | {name: 2 * torch.rand(N_FEATURES, generator=random) for name in ADDED.get(architecture, ())}
 
 
 def saved(folder: Path, tensors: dict[str, Tensor], **cfg: Any) -> Path:
@@ -66,6 +69,10 @@ def saelens_codes(x: Tensor, cfg: dict[str, Any], tensors: dict[str, Tensor]) ->
     """Codes and reconstruction as SAELens computes them, in float64."""
     p = {name: tensor.double() for name, tensor in tensors.items()}
     sae_in = x.double() - p["b_dec"] * cfg["apply_b_dec_to_input"]
+    if cfg["architecture"] == "gated":
+        gate = (sae_in @ p["W_enc"] + p["b_gate"] > 0).double()
+        z = gate * (sae_in @ (p["W_enc"] * p["r_mag"].exp()) + p["b_mag"]).relu()
+        return z, z @ p["W_dec"] + p["b_dec"]
     pre, norms = sae_in @ p["W_enc"] + p["b_enc"], torch.ones(())
     if cfg.get("rescale_acts_by_decoder_norm"):
         norms = p["W_dec"].norm(dim=-1)
@@ -98,7 +105,7 @@ def agrees(run: Run, x: Tensor, codes: Tensor, reconstruction: Tensor) -> None:
 def test_an_exported_folder_is_what_saelens_reads_and_comes_back_the_same(
     store: ActivationStore, tmp_path: Path, variant: Any
 ) -> None:
-    tensors = weights(store.sites[SITE], threshold=WRITTEN_AS[variant] == "jumprelu")
+    tensors = weights(store.sites[SITE], WRITTEN_AS[variant])
     sae = SAE(SAEConfig(n_features=N_FEATURES, k=K, variant=variant), tensors)
     export_saelens(keep_run(store, SITE, sae, "first"), tmp_path / "out" / "sae")
     assert {path.name for path in (tmp_path / "out").rglob("*")} == {"sae", "cfg.json", "sae_weights.safetensors"}
@@ -116,8 +123,9 @@ def test_an_exported_folder_is_what_saelens_reads_and_comes_back_the_same(
         "prepend_bos": True, "context_size": store.n_ctx,
     }  # fmt: skip
     written = load_file(tmp_path / "out" / "sae" / "sae_weights.safetensors")
-    assert written.keys() == tensors.keys()
-    assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items())
+    theirs = {"b_enc": "b_gate"} if variant == "gated" else {}
+    assert written.keys() == {theirs.get(name, name) for name in tensors}
+    assert all(torch.equal(written[theirs.get(name, name)], tensor) for name, tensor in tensors.items())
     again = import_saelens(tmp_path / "out" / "sae", store, "again")
     x = rows(store)
     assert torch.equal(again.decomposer().encode(x), sae.encode(x))
@@ -135,7 +143,7 @@ def test_a_trained_run_is_exported_without_what_is_ours_alone(store: ActivationS
 
 
 def test_heads_are_reshaped_by_saelens(store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sae = SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE], threshold=False))
+    sae = SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE]))
     run = keep_run(store, SITE, sae, "heads")
     monkeypatch.setitem(run.facts, "site", "blocks.1.attn.hook_z")
     export_saelens(run, tmp_path / "sae")
@@ -146,7 +154,7 @@ def test_only_a_sparse_autoencoder_is_exported_and_only_to_a_new_folder(store: A
     pca = train_run(store, SITE, PCAConfig(n_features=4), "pca")
     with pytest.raises(InputError, match=r"'pca' is a run of pca, and SAELens knows sparse autoencoders alone"):
         export_saelens(pca, tmp_path / "new")
-    sae = SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE], threshold=False))
+    sae = SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE]))
     with pytest.raises(InputError, match=r"is there already; name a new folder, or delete that one"):
         export_saelens(keep_run(store, SITE, sae, "first"), tmp_path)
     (tmp_path / "file").touch()
@@ -165,6 +173,8 @@ def test_only_a_sparse_autoencoder_is_exported_and_only_to_a_new_folder(store: A
         ({"architecture": "standard", "apply_b_dec_to_input": False}, "relu", None),
         ({"architecture": "topk", "k": 7}, "topk", 7),
         ({"architecture": "topk", "k": 7, "rescale_acts_by_decoder_norm": True}, "topk", 7),
+        ({"architecture": "gated"}, "gated", None),
+        ({"architecture": "gated", "apply_b_dec_to_input": False}, "gated", None),
         ({"architecture": "jumprelu"}, "jumprelu", None),
         ({"architecture": "jumprelu", "apply_b_dec_to_input": False}, "jumprelu", None),
         ({"architecture": "batchtopk", "k": 7.0, "rescale_acts_by_decoder_norm": True}, "batchtopk", 7),
@@ -174,9 +184,11 @@ def test_only_a_sparse_autoencoder_is_exported_and_only_to_a_new_folder(store: A
 def test_an_imported_autoencoder_computes_what_saelens_would(
     store: ActivationStore, tmp_path: Path, cfg: dict[str, Any], variant: str, k: int | None
 ) -> None:
-    tensors = weights(store.sites[SITE], threshold=cfg["architecture"] == "jumprelu")
+    tensors = weights(store.sites[SITE], cfg["architecture"])
     if "threshold" in tensors:
         tensors["threshold"] -= 0.5  # some below zero, where relu decides
+    if cfg["architecture"] == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
     if "batchtopk" in cfg["architecture"]:
         tensors["topk_threshold"] = torch.tensor(0.8, dtype=torch.float64)
     folder = saved(tmp_path / "sae", tensors, **cfg)
@@ -195,14 +207,14 @@ def test_an_imported_autoencoder_computes_what_saelens_would(
 
 
 def test_bfloat16_weights_become_float32(store: ActivationStore, tmp_path: Path) -> None:
-    tensors = {name: t.bfloat16() for name, t in weights(store.sites[SITE], threshold=False).items()}
+    tensors = {name: t.bfloat16() for name, t in weights(store.sites[SITE]).items()}
     run = import_saelens(saved(tmp_path / "sae", tensors, architecture="standard", dtype="bfloat16"), store, "theirs")
     for name, tensor in tensors.items():
         assert torch.equal(run.decomposer().tensors[name], tensor.float())
 
 
 def test_a_folder_older_than_version_6_is_read(store: ActivationStore, tmp_path: Path) -> None:
-    tensors = weights(store.sites[SITE], threshold=False)
+    tensors = weights(store.sites[SITE])
     folder = saved(tmp_path / "sae", tensors | {"scaling_factor": torch.ones(N_FEATURES)})
     old = {"d_in": 32, "d_sae": N_FEATURES, "hook_point": SITE, "model_name": "gpt2-small", "dtype": "torch.float32"}
     old |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 9}, "normalize_activations": False}
@@ -218,7 +230,7 @@ def test_a_folder_older_than_version_6_is_read(store: ActivationStore, tmp_path:
 def test_the_command_imports_under_the_name_of_the_folder_and_says_how_it_fits(
     store: ActivationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = saved(tmp_path / "theirs", weights(32, threshold=False), architecture="topk", k=7)
+    folder = saved(tmp_path / "theirs", weights(32), architecture="topk", k=7)
     main(["import", str(folder), "--store", str(store.path)])
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == str(store.path / "runs" / "theirs")
@@ -250,7 +262,7 @@ def test_the_command_imports_under_the_name_of_the_folder_and_says_how_it_fits(
 def test_what_cannot_be_imported_is_refused_and_leaves_no_run(
     store: ActivationStore, tmp_path: Path, cfg: dict[str, Any], said: str
 ) -> None:
-    folder = saved(tmp_path / "sae", weights(32, threshold=False), **cfg)
+    folder = saved(tmp_path / "sae", weights(32), **cfg)
     with pytest.raises(InputError, match=said):
         import_saelens(folder, store, "theirs")
     assert not (store.path / "runs" / "theirs").exists()
@@ -259,7 +271,7 @@ def test_what_cannot_be_imported_is_refused_and_leaves_no_run(
 def test_a_folder_without_its_files_or_with_damaged_ones_is_refused(store: ActivationStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no SAELens folder: it lacks cfg.json and sae_weights.safetensors"):
         import_saelens(tmp_path, store, "theirs")
-    tensors = weights(32, threshold=False)
+    tensors = weights(32)
     folder = saved(tmp_path / "sae", tensors)
     (folder / "sae_weights.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(InputError, match=r"sae_weights.safetensors' is damaged"):
@@ -268,9 +280,7 @@ def test_a_folder_without_its_files_or_with_damaged_ones_is_refused(store: Activ
     save_file(tensors, folder / "sae_weights.safetensors")
     with pytest.raises(InputError, match=r"has values in b_enc that are not finite"):
         import_saelens(folder, store, "theirs")
-    save_file(
-        weights(32, threshold=False) | {"scaling_factor": torch.full((64,), 2.0)}, folder / "sae_weights.safetensors"
-    )
+    save_file(weights(32) | {"scaling_factor": torch.full((64,), 2.0)}, folder / "sae_weights.safetensors")
     with pytest.raises(InputError, match=r"scales its codes after the activation"):
         import_saelens(folder, store, "theirs")
     (folder / "cfg.json").write_text("[1]")

@@ -1,12 +1,13 @@
 """Sparse autoencoders in the format of SAELens 6, which other tools read too: a folder of two files.
 
     cfg.json                   architecture, d_in, d_sae, dtype, ..., k for topk, metadata (model, hook point, context)
-    sae_weights.safetensors    W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec, and threshold [d_sae] for jumprelu
+    sae_weights.safetensors    W_enc [d_in, d_sae], W_dec [d_sae, d_in], b_enc, b_dec, and what the architecture adds
 
     relu        <-> standard    z = relu(pre)
     topk        <-> topk        z = relu(the k largest)
-    jumprelu    <-> jumprelu    z = relu(pre) where pre > threshold
-    batchtopk    -> jumprelu    with its threshold for use in place of each feature's own; so is matryoshka, whose nesting
+    jumprelu    <-> jumprelu    z = relu(pre) where pre > threshold [d_sae]
+    gated       <-> gated       b_gate is our b_enc; r_mag, b_mag [d_sae]
+    batchtopk    -> jumprelu    with its inference threshold in place of each feature's own; so is matryoshka, whose nesting
                                 concerns the training alone. A training that SAELens saved itself comes back as batchtopk.
 
 SAELens computes pre = (x - b_dec) W_enc + b_enc and x^ = z W_dec + b_dec, as we do; what it may do otherwise (no b_dec before
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SparseAutoencoder
 from interp.decomposers.sae.config import VariantName
+from interp.decomposers.sae.variants import VARIANTS
 from interp.errors import InputError
 from interp.files import refused_writes, write_whole
 from interp.runs.record import Run
@@ -38,22 +40,26 @@ from interp.store.reader import ActivationStore
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 WRITTEN_AS = "6.0.0"
 """Version of SAELens whose format is written; without one a folder is read as older than 6."""
-ARCHITECTURES: dict[VariantName, str] = {
-    "relu": "standard",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "batchtopk": "jumprelu",
-    "matryoshka": "jumprelu",
+_OF_GATE = {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+WRITTEN: dict[VariantName, tuple[str, dict[str, str]]] = {
+    "relu": ("standard", {}),
+    "topk": ("topk", {}),
+    "jumprelu": ("jumprelu", {"threshold": "threshold"}),
+    "batchtopk": ("jumprelu", {"threshold": "threshold"}),
+    "matryoshka": ("jumprelu", {"threshold": "threshold"}),
+    "gated": ("gated", _OF_GATE),
 }
-"""What each variant is written as."""
-VARIANTS: dict[str, VariantName] = {
-    "standard": "relu",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "batchtopk": "batchtopk",
-    "matryoshka_batchtopk": "batchtopk",
+"""What each variant is written as: the architecture, and its names of tensors that we add or name otherwise."""
+READ: dict[str, tuple[VariantName, dict[str, str]]] = {
+    "standard": ("relu", {}),
+    "topk": ("topk", {}),
+    "jumprelu": ("jumprelu", {"threshold": "threshold"}),
+    "batchtopk": ("batchtopk", {"threshold": "topk_threshold"}),
+    "matryoshka_batchtopk": ("batchtopk", {"threshold": "topk_threshold"}),
+    "gated": ("gated", _OF_GATE),
 }
-"""What each architecture is read as."""
+"""What each architecture is read as: the variant, and its names of tensors."""
+SHARED = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
 N_MEASURED = 8192
 """Rows of the store that an imported autoencoder's figures are taken on."""
 
@@ -72,12 +78,12 @@ def export_saelens(run: Run, folder: Path) -> None:
         )
     if folder.exists():
         raise InputError(f"'{folder}' is there already; name a new folder, or delete that one")
-    variant, tensors = decomposer.config.variant, decomposer.tensors
-    names = ["W_enc", "W_dec", "b_enc", "b_dec", *(["threshold"] if ARCHITECTURES[variant] == "jumprelu" else [])]
+    names = SHARED | WRITTEN[decomposer.config.variant][1]
+    tensors = {theirs: decomposer.tensors[ours].contiguous() for ours, theirs in names.items()}
     partial = folder.with_name(folder.name + ".partial")
     with refused_writes(folder, "the run is as it was"):
         partial.mkdir(parents=True, exist_ok=True)
-        write_whole(partial / WEIGHTS, save({name: tensors[name].contiguous() for name in names}))
+        write_whole(partial / WEIGHTS, save(tensors))
         write_whole(partial / CONFIG, json.dumps(_written_config(run, decomposer), indent=1).encode())
         partial.rename(folder)
 
@@ -86,7 +92,7 @@ def _written_config(run: Run, decomposer: SparseAutoencoder) -> dict[str, Any]:
     manifest, variant = run.store().manifest, decomposer.config.variant
     topk = {"k": decomposer.config.k, "rescale_acts_by_decoder_norm": False} if variant == "topk" else {}
     return {
-        "architecture": ARCHITECTURES[variant],
+        "architecture": WRITTEN[variant][0],
         "d_in": decomposer.d_in,
         "d_sae": decomposer.n_features,
         "dtype": "float32",
@@ -121,7 +127,7 @@ def import_saelens(folder: Path, store: ActivationStore, name: str, *, site: str
         raise InputError(f"'{folder / CONFIG}' names no hook point; say where it was trained with --site")
     source = store.site(site)
     variant, k = _variant(folder, cfg)
-    tensors = _read_weights(folder, cfg, variant)
+    tensors = _read_weights(folder, cfg)
     d_in, n_features = tensors["W_enc"].shape
     if d_in != source.d_in:
         raise InputError(
@@ -165,17 +171,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _variant(folder: Path, cfg: dict[str, Any]) -> tuple[VariantName, int | None]:
     """The variant that an architecture is, and its k where it has one."""
-    if cfg["architecture"] not in VARIANTS:
+    if cfg["architecture"] not in READ:
         raise InputError(
-            f"'{folder}' is of the architecture '{cfg['architecture']}'; {', '.join(VARIANTS)} can be imported"
+            f"'{folder}' is of the architecture '{cfg['architecture']}'; {', '.join(READ)} can be imported"
         )
     if cfg.get("normalize_activations", "none") not in ("none", None, False):
         raise InputError(
             f"'{folder}' normalises activations by '{cfg['normalize_activations']}' as it runs; only an autoencoder whose "
             "normalisation is folded into its weights can be imported"
         )
-    variant = VARIANTS[cfg["architecture"]]
-    if variant not in ("topk", "batchtopk"):
+    variant = READ[cfg["architecture"]][0]
+    if not VARIANTS[variant].has_k:
         return variant, None
     k = cfg.get("k")
     if not isinstance(k, int | float) or not 1 <= k <= cfg.get("d_sae", math.inf):
@@ -183,23 +189,22 @@ def _variant(folder: Path, cfg: dict[str, Any]) -> tuple[VariantName, int | None
     return variant, round(k)
 
 
-def _read_weights(folder: Path, cfg: dict[str, Any], variant: VariantName) -> dict[str, Tensor]:
+def _read_weights(folder: Path, cfg: dict[str, Any]) -> dict[str, Tensor]:
     """Our tensors: those of the file, with what SAELens does otherwise folded in."""
     try:
         stored = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
         raise InputError(f"'{folder / WEIGHTS}' is damaged ({error}); fetch it again") from None
-    threshold = {"jumprelu": "threshold", "batchtopk": "topk_threshold"}.get(variant)
-    names = ["W_enc", "W_dec", "b_enc", "b_dec", *([threshold] if threshold else [])]
-    if missing := [name for name in names if name not in stored]:
+    names = SHARED | READ[cfg["architecture"]][1]
+    if missing := [name for name in names.values() if name not in stored]:
         raise InputError(f"'{folder / WEIGHTS}' lacks {', '.join(missing)}, which {cfg['architecture']} needs")
     d_in, n_features = cfg.get("d_in"), cfg.get("d_sae")
-    shapes = {"W_enc": (d_in, n_features), "W_dec": (n_features, d_in), "b_enc": (n_features,), "b_dec": (d_in,)}
-    shapes |= {"threshold": (n_features,), "topk_threshold": ()}
-    for name in names:
-        if tuple(stored[name].shape) != shapes[name]:
+    shapes = {"W_enc": (d_in, n_features), "W_dec": (n_features, d_in), "b_dec": (d_in,), "topk_threshold": ()}
+    for name in names.values():
+        shape = shapes.get(name, (n_features,))
+        if tuple(stored[name].shape) != shape:
             raise InputError(
-                f"'{folder / WEIGHTS}' has {name} of shape {tuple(stored[name].shape)}, but {CONFIG} says {shapes[name]}; "
+                f"'{folder / WEIGHTS}' has {name} of shape {tuple(stored[name].shape)}, but {CONFIG} says {shape}; "
                 "they are not of one autoencoder"
             )
         if not stored[name].isfinite().all():
@@ -207,17 +212,21 @@ def _read_weights(folder: Path, cfg: dict[str, Any], variant: VariantName) -> di
     scaling = stored.get("scaling_factor", torch.ones(()))
     if not torch.allclose(scaling, torch.ones_like(scaling)):
         raise InputError(f"'{folder}' scales its codes after the activation, which cannot be folded into its weights")
-    return _folded(stored, cfg, stored[threshold] if threshold else None)
+    return _folded({ours: stored[theirs] for ours, theirs in names.items()}, cfg)
 
 
-def _folded(stored: dict[str, Tensor], cfg: dict[str, Any], threshold: Tensor | None) -> dict[str, Tensor]:
-    W_enc, W_dec, b_enc, b_dec = (stored[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec"))
+def _folded(tensors: dict[str, Tensor], cfg: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors that compute without SAELens's options what they compute with those of ``cfg``."""
+    t = dict(tensors)
     if not cfg.get("apply_b_dec_to_input", True):
-        b_enc = b_enc + b_dec @ W_enc  # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
+        shift = t["b_dec"] @ t["W_enc"]  # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
+        t["b_enc"] = t["b_enc"] + shift
+        if "b_mag" in t:
+            t["b_mag"] = t["b_mag"] + shift * t["r_mag"].exp()
     if cfg.get("rescale_acts_by_decoder_norm", False):
-        norms = W_dec.norm(dim=1).clamp_min(1e-8)
-        W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
-    tensors = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
-    if threshold is not None:  # below zero the relu decides
-        tensors["threshold"] = threshold.clamp_min(0).expand(len(b_enc))
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+        norms = t["W_dec"].norm(dim=1).clamp_min(1e-8)
+        t |= {name: t[name] * norms for name in ("W_enc", "b_enc", "b_mag") if name in t}
+        t["W_dec"] = t["W_dec"] / norms[:, None]
+    if "threshold" in t:  # below zero the relu decides
+        t["threshold"] = t["threshold"].clamp_min(0).expand(len(t["b_enc"]))
+    return {name: tensor.contiguous() for name, tensor in t.items()}

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from made_up_store import SITE, write_store
@@ -20,7 +20,7 @@ from peers import peer
 from side_by_side import arguments
 
 from interp.decomposers.sae.autoencoder import SAEConfig, SparseAutoencoder
-from interp.decomposers.sae.config import STEERED, VariantName, VariantOptions
+from interp.decomposers.sae.variants import VARIANTS, VariantOptions
 from interp.interop.saelens import export_saelens, import_saelens
 from interp.runs.record import Run
 from interp.runs.training import train_run
@@ -32,8 +32,8 @@ ALLOWED = 1e-5
 
 def exported(saelens: Any, store: ActivationStore, folder: Path) -> Iterator[tuple[str, Run, Any]]:
     """Each variant: its name, the run, and what SAELens loads from its folder."""
-    for variant in get_args(VariantName):
-        options = VariantOptions(coefficient=0.5) if variant in STEERED else VariantOptions()
+    for variant, arithmetic in VARIANTS.items():
+        options = VariantOptions(coefficient=0.5) if arithmetic.has_penalty else VariantOptions()
         size = {"n_features": N_FEATURES, "k": K, "tokens": 100 * 256, "batch": 256}
         config = SAEConfig(variant=variant, variant_options=options, **size)
         run = train_run(store, SITE, config, variant)
@@ -51,6 +51,10 @@ def imported(saelens: Any, store: ActivationStore, folder: Path) -> Iterator[tup
         ),
         "topk": saelens.TopKSAE(saelens.TopKSAEConfig(**shared, k=K)),
         "topk, rescaled": saelens.TopKSAE(saelens.TopKSAEConfig(**shared, k=K, rescale_acts_by_decoder_norm=True)),
+        "gated": saelens.GatedSAE(saelens.GatedSAEConfig(**shared)),
+        "gated, b_dec not before the encoder": saelens.GatedSAE(
+            saelens.GatedSAEConfig(**shared, apply_b_dec_to_input=False)
+        ),
         "jumprelu": saelens.JumpReLUSAE(saelens.JumpReLUSAEConfig(**shared)),
         "batchtopk": saelens.BatchTopKTrainingSAE(saelens.BatchTopKTrainingSAEConfig(**shared, k=K)),
         "matryoshka_batchtopk": saelens.MatryoshkaBatchTopKTrainingSAE(
@@ -61,10 +65,10 @@ def imported(saelens: Any, store: ActivationStore, folder: Path) -> Iterator[tup
         shake(sae)
         sae.save_model(folder / f"theirs-{i}")
         run = import_saelens(folder / f"theirs-{i}", store, f"theirs-{i}")
-        if "batchtopk" in name:  # SAELens saves it once as it trains and once for use, there as jumprelu
+        if "batchtopk" in name:  # SAELens saves it once as it trains and once for inference, there as jumprelu
             sae.save_inference_model(folder / f"use-{i}")
             sae = saelens.SAE.load_from_disk(folder / f"use-{i}")
-            yield f"imported {name}, for use", import_saelens(folder / f"use-{i}", store, f"use-{i}"), sae
+            yield f"imported {name}, for inference", import_saelens(folder / f"use-{i}", store, f"use-{i}"), sae
         yield f"imported {name}", run, sae
 
 
