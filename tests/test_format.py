@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from interp.cli.main import main
 from interp.decomposers import kinds
+from interp.decomposers.sae.variants import VARIANTS
 from interp.runs.feature_labels import FeatureLabels
 from interp.store.reader import ActivationStore
 
@@ -173,21 +174,25 @@ def test_the_moments_are_as_specified(tiny_store: ActivationStore) -> None:
 
 RESIDUAL, NEURONS = "blocks.0.hook_resid_post", "blocks.0.mlp.hook_post"
 STEPS = "--tokens 2000 --batch 100"
+SPARSE = {
+    name: f"--n-features 24 --k 4 {STEPS} --variant {name}" + " --coefficient 0.3" * variant.has_penalty
+    for name, variant in VARIANTS.items()
+}
 RUNS = {
-    "sae": f"sae --site {NEURONS} --n-features 24 --k 4 --variant jumprelu {STEPS}",
-    "topk": f"sae --site {RESIDUAL} --n-features 24 --k 4 {STEPS}",
-    "subspace": f"subspace-sae --site {RESIDUAL} --n-features 24 --k 4 --variant jumprelu {STEPS}",
     "bilinear": f"bilinear --site {RESIDUAL} --n-features 8 --structure combined --biased {STEPS}",
     "pca": f"pca --site {RESIDUAL} --n-features 8",
     "nmf": f"semi-nmf --site {NEURONS} --n-features 6 --levels 3 2 --passes 12 --stability 1",
+    **{name: f"sae --site {NEURONS} {options}" for name, options in SPARSE.items()},
+    **{f"subspace-{name}": f"subspace-sae --site {RESIDUAL} {options}" for name, options in SPARSE.items()},
 }
 """Name of a run to its ``interp train``; together they write every tensor and every key there is."""
+JUDGED = "topk"
+"""The run that is indexed, judged, steered and labelled; a bilinear one is indexed and judged, too."""
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """Two stores of this project's own text, and in the first the runs of ``RUNS``, indexed, judged, steered and labelled,
-    all by the commands."""
+    """Two stores of this project's own text, and in the first the runs of ``RUNS``, all by the commands."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("activations")
@@ -205,12 +210,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     for name, words in RUNS.items():
         main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])
     few = ["--workspace", str(folder), "--min-positives", "5", "--n-sequences", "4"]
-    main(["index", "sae", "bilinear", "--workspace", str(folder)])
-    main(["evaluate", "sae", *few, "--n-steered", "1"])
+    main(["index", JUDGED, "bilinear", "--workspace", str(folder)])
+    main(["evaluate", JUDGED, *few, "--n-steered", "1"])
     main(["evaluate", "bilinear", *few, "--n-steered", "0"])
     words = "--feature 1 --strength 1 --samples 1 --tokens 2"
-    main(["steer", "sae", "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
-    FeatureLabels(folder / "tiny/runs/sae/labels.sqlite").set(1, label="digits")
+    main(["steer", JUDGED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
+    FeatureLabels(folder / "tiny" / "runs" / JUDGED / "labels.sqlite").set(1, label="digits")
     return folder
 
 
@@ -276,15 +281,15 @@ def test_an_interrupted_run_says_so_and_keeps_a_checkpoint(
             raise KeyboardInterrupt
         return replace(path, target)
 
-    train = ["train", *RUNS["topk"].split(), "--store", str(store), "--name", "topk"]
+    train = ["train", *RUNS["jumprelu"].split(), "--store", str(store), "--name", "cut"]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", dying)
         with pytest.raises(SystemExit):
             main(train)
-    begun = read(store / "runs/topk/run.json")
+    begun = read(store / "runs/cut/run.json")
     check_keys(begun, "`run.json`")
     assert (begun["complete"], begun["seconds"]) == (False, None)
-    with safe_open(store / "runs/topk/checkpoint.safetensors", framework="pt") as file:
+    with safe_open(store / "runs/cut/checkpoint.safetensors", framework="pt") as file:
         assert set(file.metadata()) == {"config"}
         tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         assert tensors["progress"].get_shape() == [4]
@@ -296,7 +301,7 @@ def test_an_interrupted_run_says_so_and_keeps_a_checkpoint(
         tensors = {name: tensor for name, tensor in tensors.items() if name not in known}
     assert not tensors, f"{set(tensors)} not in FORMAT.md"
     main(train)
-    assert not (store / "runs/topk/checkpoint.safetensors").exists()
+    assert not (store / "runs/cut/checkpoint.safetensors").exists()
 
 
 # ----------------------------------------------------------------------------------------------- what a run has learned
@@ -363,7 +368,9 @@ def test_training_curves_have_the_keys_of_the_table(runs: Path, kind: str) -> No
 # ------------------------------------------------------------------------------------------------- what was made of it
 
 
-@pytest.mark.parametrize(("run", "file"), [("sae", "index.h5"), ("bilinear", "index.h5"), ("bilinear", "manifolds.h5")])
+@pytest.mark.parametrize(
+    ("run", "file"), [(JUDGED, "index.h5"), ("bilinear", "index.h5"), ("bilinear", "manifolds.h5")]
+)
 def test_indexes_have_the_facts_and_datasets_of_the_tables(runs: Path, run: str, file: str) -> None:
     with h5py.File(runs / run / file, "r") as opened:
         assert set(opened.attrs) == {"schema", "version", "facts"}
@@ -371,7 +378,7 @@ def test_indexes_have_the_facts_and_datasets_of_the_tables(runs: Path, run: str,
         facts = json.loads(opened.attrs["facts"])
         check_keys(facts, f"`{file}`", "key of `facts`")
         check_arrays(opened, f"`{file}`", {"F": facts["n_features"]})
-        if run == "sae":
+        if run == JUDGED:
             missing = [name for row in table("`index.h5`", "dataset") for name in names(row[0]) if name not in opened]
             assert not missing
             assert opened["acts/indptr"][-1] == len(opened["acts/row"])
@@ -387,13 +394,13 @@ def identity(path: Path) -> str:
 
 
 def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
-    [line] = (runs / "sae" / "steering.jsonl").read_text().splitlines()
+    [line] = (runs / JUDGED / "steering.jsonl").read_text().splitlines()
     assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
     check_keys(json.loads(line), "`steering.jsonl`")
 
 
 def test_labels_have_the_columns_of_the_table(runs: Path) -> None:
-    connection = sqlite3.connect(runs / "sae" / "labels.sqlite")
+    connection = sqlite3.connect(runs / JUDGED / "labels.sqlite")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         assert f"`user_version` {version}" in section("`labels.sqlite`")
