@@ -6,7 +6,7 @@ PEERS_PIP := .venv-peers/bin/python -m pip install --quiet --disable-pip-version
 	-c tests/benchmarks/constraints-peers.txt
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint imports bench clean
 
 demo: .venv/.installed  ## the whole flow on the bundled model, then the dashboard; ARGS=--no-dashboard to stop before it
 	$(BIN)/interp demo $(ARGS)
@@ -15,10 +15,15 @@ demo: .venv/.installed  ## the whole flow on the bundled model, then the dashboa
 test: .venv/.installed-tests  ## every test; ARGS="-m 'not slow'" for the quick ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: .venv/.installed-tests
+lint: .venv/.installed-tests  ## style, types, and whether the declared dependencies are the imported ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry interp app
+	$(BIN)/deptry --ignore DEP002,DEP004 tests examples
+
+imports: .venv/.installed-tests  ## which room imports which, in Graphviz's language; ARGS=interp.decomposers for one room
+	@$(BIN)/import-linter drawgraph $(or $(ARGS),interp)
 
 # What compares with other tools runs in their environment: SAELens wants another TransformerLens than we do.
 bench: .venv/.installed-tests .venv-peers/.installed  ## ratios against the alternatives, measured side by side

@@ -1,4 +1,8 @@
-"""activations/FORMAT.md held against a store as it is written, with h5py and json alone."""
+"""activations/FORMAT.md held against what is written: stores, runs, and all that lies beside a run; with h5py and json alone.
+
+A dataset, attribute, tensor or key that is written and not in the tables fails, and so does one of the tables that is not
+written, unless its meaning says that it may be ``absent``.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,106 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 
+from interp.cli.main import main
+from interp.decomposers import kinds
+from interp.decomposers.sae.variants import VARIANTS
+from interp.runs.feature_labels import FeatureLabels
 from interp.store.reader import ActivationStore
 
 FORMAT = (Path(__file__).parent.parent / "activations" / "FORMAT.md").read_text()
-JSON_TYPES = {"string": str, "integer": int, "object": dict, "boolean": bool, "number": float, "list": list}
+TYPES = {
+    "string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "list": list,
+    "null": type(None),
+}  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------- reading the tables
 
 
-def table(section: str) -> list[list[str]]:
-    """Cells of the table below a heading."""
-    text = FORMAT.split(f"## `{section}`")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
-    return [[cell.strip() for cell in row] for row in rows]
+def section(name: str) -> str:
+    return FORMAT.split(f"## {name}\n")[1].split("\n## ")[0]
+
+
+def table(name: str, column: str) -> list[list[str]]:
+    """Rows, as cells, of the table below a heading whose first column has this title."""
+    blocks = re.findall(r"^\| (.+?) \|.*\n\|[-|]+\n((?:\|.*\n)+)", section(name) + "\n", flags=re.M)
+    [body] = [rows for title, rows in blocks if title == column]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in body.splitlines()]
 
 
 def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
+
+
+def head(name: str) -> tuple[str, int]:
+    """The schema and version that a section names."""
+    schema, version = re.search(r'`schema` =\s+`"(.+?)"`(?:,| and)\s+`version` = `"?(\d)"?`', section(name)).groups()  # type: ignore[union-attr]
+    return schema, int(version)
+
+
+# ---------------------------------------------------------------------------------------- comparing files with tables
+
+
+def check_keys(record: Mapping[str, Any], name: str, column: str = "key") -> None:
+    """A JSON object has the keys of a table, of their types; its ``schema`` and ``version`` are not in the table."""
+    rows = {key: row for row in table(name, column) for key in names(row[0])}
+    keys = set(record) - {"schema", "version"}
+    assert keys <= set(rows), f"{name}: {keys - set(rows)} not in FORMAT.md"
+    absent = set(rows) - keys
+    assert all("absent" in rows[key][-1] for key in absent), f"{name}: {absent} of FORMAT.md not written"
+    for key in keys:
+        kind = type(record[key])
+        allowed = [TYPES[word] for word in rows[key][1].split(" or ")]
+        assert any(issubclass(kind, each) and (kind is not bool or each is bool) for each in allowed), (name, key, kind)
+
+
+def check_arrays(
+    file: h5py.File,
+    name: str,
+    sizes: dict[str, int],
+    *,
+    parts: Mapping[str, Mapping[str, dict[str, int]]] = {},
+    dtypes: Mapping[str, str] = {},
+) -> None:
+    """A file has the datasets of a table, and an axis has one length wherever it is named.
+
+    ``parts`` are what a placeholder such as HOOK stands for, each with the sizes of its own; ``dtypes`` what a type does.
+    """
+    present: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda path, item: present.update({path: item}) if isinstance(item, h5py.Dataset) else None)
+    for row in table(name, "dataset"):
+        shape, types = re.fullmatch(r"\[(.*?)\] (.+)", row[1].replace("`", "")).groups()  # type: ignore[union-attr]
+        paths = names(row[0])
+        kinds = types.split(", ") * (1 if ", " in types else len(paths))
+        for path, kind in zip(paths, kinds, strict=True):
+            group, _, last = path.partition("/")
+            for member, own in parts.get(last, {last: {}}).items():
+                dataset = present.pop(f"{group}/{member}" if member else group, None)
+                if dataset is None:
+                    assert "absent" in row[2], f"{name}: {path} is not written"
+                    continue
+                assert dataset.ndim == len(shape.split(", ")), path
+                for axis, size in zip(shape.split(", "), dataset.shape, strict=True):
+                    expected = int(axis) if axis.isdigit() else own.get(axis) or sizes.setdefault(axis, size)
+                    assert size == expected, f"{name}: {axis} of {path} is {size}, not {expected}"
+                is_text = h5py.check_string_dtype(dataset.dtype) is not None
+                assert is_text if kind == "UTF-8" else dataset.dtype == dtypes.get(kind, kind), (path, dataset.dtype)
+    assert not present, f"{name}: {set(present)} not in FORMAT.md"
+
+
+# -------------------------------------------------------------------------------------------------------------- stores
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +118,10 @@ def record(tiny_store: ActivationStore) -> dict[str, Any]:
 
 
 def test_the_manifest_has_the_keys_and_types_of_the_table(record: dict[str, Any]) -> None:
-    listed = {name: JSON_TYPES[row[1]] for row in table("store.json") for name in names(row[0])}
-    assert set(record) == {"schema", "version", *listed}
-    assert {name: type(record[name]) for name in listed} == listed
-    assert {key for shard in record["shards"] for key in shard} == set(
-        re.findall(r"\w+", re.search(r"`\{(.*?)\}`", FORMAT)[1])
-    )
-    assert (record["schema"], record["version"]) == ("interp-activation-store", 2)
-    assert "`version` = `2`" in FORMAT
+    check_keys(record, "`store.json`")
+    assert (record["schema"], record["version"]) == head("`store.json`")
+    [keys] = re.findall(r"`\{(.*?)\}`", section("`store.json`"))
+    assert {key for shard in record["shards"] for key in shard} == set(re.findall(r"\w+", keys))
 
 
 def test_sizes_hashes_and_the_identity_are_as_specified(tiny_store: ActivationStore, record: dict[str, Any]) -> None:
@@ -59,14 +135,17 @@ def test_sizes_hashes_and_the_identity_are_as_specified(tiny_store: ActivationSt
 
 def test_shards_hold_the_datasets_of_the_table(tiny_store: ActivationStore, record: dict[str, Any]) -> None:
     assert len(record["shards"]) > 1
+    parts = {
+        "HOOK": {hook: {"width": width} for hook, width in record["sites"].items()},
+        "SET": {label_set: {"n_labels": len(labels)} for label_set, labels in record["label_sets"].items()},
+    }
     first = 0
     for number, shard in enumerate(record["shards"]):
         with h5py.File(tiny_store.path / "shards" / shard["file"], "r") as file:
-            assert dict(file.attrs) == {"schema": "interp-activation-shard", "version": 2}
+            assert (file.attrs["schema"], file.attrs["version"]) == head("`shards/NNNNNN.h5`")
+            assert len(file.attrs) == 2
             sizes = {"n_seq": shard["n_sequences"], "n": shard["n_rows"], "n_ctx": record["n_ctx"]}
-            assert all(_fits(file, row, record, sizes) for row in table("shards/NNNNNN.h5"))
-            listed = {name.split("/")[0] for row in table("shards/NNNNNN.h5") for name in names(row[0])}
-            assert set(file) == listed
+            check_arrays(file, "`shards/NNNNNN.h5`", sizes, parts=parts, dtypes={"dtype": record["dtype"]})
             rows = file["rows"][()]
             assert rows[:, 0].min() == first == number * record["sequences_per_shard"]
             assert (file["tokens"][()][:, 0] == record["bos_id"]).all()
@@ -76,25 +155,6 @@ def test_shards_hold_the_datasets_of_the_table(tiny_store: ActivationStore, reco
                 assert file[f"sites/{site}"].id.get_offset() > 0
                 assert np.isfinite(file[f"sites/{site}"][()]).all()
             first += shard["n_sequences"]
-
-
-def _fits(file: h5py.File, row: list[str], record: dict[str, Any], sizes: dict[str, int]) -> bool:
-    """Whether every dataset that a row of the table stands for has its shape and type."""
-    [name] = names(row[0])
-    shape, kind = re.match(r"\[(.*?)\] `?([\w-]+)`?", row[1]).groups()  # type: ignore[union-attr]
-    parts = {"HOOK": record["sites"], "SET": record["label_sets"]}
-    group, _, placeholder = name.partition("/")
-    for member in parts.get(placeholder, [placeholder]):
-        dataset = file[f"{group}/{member}" if member else group]
-        known = {**sizes, "width": record["sites"].get(member), "n_labels": len(record["label_sets"].get(member, []))}
-        wanted = [
-            known.get(axis, int(axis) if axis.isdigit() else len(file["documents/number"]))
-            for axis in shape.split(", ")
-        ]
-        is_kind = h5py.check_string_dtype(dataset.dtype) if kind == "UTF-8" else dataset.dtype == record.get(kind, kind)
-        if list(dataset.shape) != wanted or not is_kind:
-            return False
-    return True
 
 
 def test_the_moments_are_as_specified(tiny_store: ActivationStore) -> None:
@@ -108,6 +168,247 @@ def test_the_moments_are_as_specified(tiny_store: ActivationStore) -> None:
         values, vectors = file["eigenvalues"][()], file["eigenvectors"][()]
         np.testing.assert_allclose(vectors.T * values @ vectors, moments.covariance, atol=1e-12)
         assert (np.diff(values) <= 0).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+RESIDUAL, NEURONS = "blocks.0.hook_resid_post", "blocks.0.mlp.hook_post"
+STEPS = "--tokens 2000 --batch 100"
+SPARSE = {
+    name: f"--n-features 24 --k 4 {STEPS} --variant {name}" + " --coefficient 0.3" * variant.has_penalty
+    for name, variant in VARIANTS.items()
+}
+RUNS = {
+    "bilinear": f"bilinear --site {RESIDUAL} --n-features 8 --structure combined --biased {STEPS}",
+    "pca": f"pca --site {RESIDUAL} --n-features 8",
+    "nmf": f"semi-nmf --site {NEURONS} --n-features 6 --levels 3 2 --passes 12 --stability 1",
+    **{name: f"sae --site {NEURONS} {options}" for name, options in SPARSE.items()},
+    **{f"subspace-{name}": f"subspace-sae --site {RESIDUAL} {options}" for name, options in SPARSE.items()},
+}
+"""Name of a run to its ``interp train``; together they write every tensor and every key there is."""
+JUDGED = "topk"
+"""The run that is indexed, judged, steered and labelled; a bilinear one is indexed and judged, too."""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """Two stores of this project's own text, and in the first the runs of ``RUNS``, all by the commands."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("activations")
+    model = str(tmp_path_factory.mktemp("long"))
+    torch.manual_seed(0)
+    size = {"n_positions": 128, "n_embd": 16, "n_inner": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
+    ids = {"vocab_size": len(tiny_tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(**size, **ids)).save_pretrained(model)
+    tiny_tokenizer.save_pretrained(model)
+    package = Path(__file__).parent.parent / "interp"
+    texts = [str(path) for path in sorted(package.rglob("*.py")) if 1000 < path.stat().st_size < 3000]
+    for name, text in (("tiny", texts[::2]), ("tiny-held-out", texts[1::2])):
+        sites = ["--sites", RESIDUAL, NEURONS, "--tokens", "4000"]
+        main(["capture", "--model", model, "--text", *text, *sites, "--out", str(folder / name)])
+    for name, words in RUNS.items():
+        main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])
+    few = ["--workspace", str(folder), "--min-positives", "5", "--n-sequences", "4"]
+    main(["index", JUDGED, "bilinear", "--workspace", str(folder)])
+    main(["evaluate", JUDGED, *few, "--n-steered", "1"])
+    main(["evaluate", "bilinear", *few, "--n-steered", "0"])
+    words = "--feature 1 --strength 1 --samples 1 --tokens 2"
+    main(["steer", JUDGED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
+    FeatureLabels(folder / "tiny" / "runs" / JUDGED / "labels.sqlite").set(1, label="digits")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(workspace: Path) -> Path:
+    return workspace / "tiny" / "runs"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_a_run_folder_holds_the_files_of_the_table(runs: Path) -> None:
+    listed = {name for row in table("Runs", "file") for name in names(row[0])}
+    written = {path.name for path in runs.glob("*/*")}
+    assert written == listed - {"checkpoint.safetensors"}
+    beside = {path.name.replace("nmf", "NAME") for path in runs.iterdir() if path.is_file()}
+    assert {f"runs/{name}" for name in beside} <= set(names(section("Runs")))
+
+
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "stability.json", "NAME-stability.json"])
+def test_records_say_what_they_are_and_have_the_keys_of_the_table(runs: Path, file: str) -> None:
+    paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
+    assert paths
+    for path in paths:
+        found = read(path)
+        assert (found["schema"], found["version"]) == head(f"`{file}`")
+        check_keys(found, f"`{file}`")
+
+
+def parts_of(record: Any, path: str) -> Iterator[Any]:
+    """What a path such as ``concepts.depths[]`` leads to."""
+    key, _, rest = path.partition(".")
+    value = record.get(key.removesuffix("[]"))
+    for each in value if key.endswith("[]") else [] if value is None else [value]:
+        yield from parts_of(each, rest) if rest else [each]
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "NAME-stability.json"])
+def test_the_parts_of_records_have_the_keys_of_their_tables(runs: Path, file: str) -> None:
+    paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
+    columns = re.findall(r"^\| (key of .+?) \|", section(f"`{file}`"), flags=re.M)
+    assert columns
+    for column in columns:
+        for where in names(column):
+            parts = [part for path in paths for part in parts_of(read(path), where)]
+            assert parts, f"nothing was written at {where}"
+            for part in parts:
+                check_keys(part, f"`{file}`", column)
+
+
+def test_an_interrupted_run_says_so_and_keeps_a_checkpoint(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "tiny"
+    store.mkdir()
+    for name in ("store.json", "store.h5", "shards", "moments"):
+        (store / name).symlink_to(workspace / "tiny" / name)
+    replace = Path.replace
+
+    def dying(path: Path, target: Path) -> Path:
+        if target.name == "decomposer.safetensors":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    train = ["train", *RUNS["jumprelu"].split(), "--store", str(store), "--name", "cut"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(SystemExit):
+            main(train)
+    begun = read(store / "runs/cut/run.json")
+    check_keys(begun, "`run.json`")
+    assert (begun["complete"], begun["seconds"]) == (False, None)
+    with safe_open(store / "runs/cut/checkpoint.safetensors", framework="pt") as file:
+        assert set(file.metadata()) == {"config"}
+        tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        assert tensors["progress"].get_shape() == [4]
+        assert tensors["progress"].get_dtype() == "F64"
+    for row in table("`checkpoint.safetensors`", "tensor"):
+        pattern = names(row[0])[0].replace(".", r"\.").replace("NAME", "[a-zA-Z_]+").replace(r"N\.", r"\d+\.")
+        known = {name for name in tensors if re.fullmatch(pattern, name)}
+        assert known, pattern
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in known}
+    assert not tensors, f"{set(tensors)} not in FORMAT.md"
+    main(train)
+    assert not (store / "runs/cut/checkpoint.safetensors").exists()
+
+
+# ----------------------------------------------------------------------------------------------- what a run has learned
+
+
+def test_every_method_is_tabled_and_has_a_run() -> None:
+    tabled = {method for row in table("`decomposer.safetensors`", "tensor") for method in names(row[2])}
+    assert tabled == {words.split()[0] for words in RUNS.values()} == set(kinds())
+
+
+def of_method(rows: Iterable[list[str]], kind: str) -> dict[str, list[str]]:
+    """Name to row of those rows that are for a method; what a level's number stands for is written out for two levels."""
+    found = {name: row for row in rows if row[2] == "all" or kind in names(row[2]) for name in names(row[0])}
+    levels = {name: row for name, row in found.items() if name.startswith("levelN")}
+    for name, row in levels.items():
+        del found[name]
+        for n in (1, 2):
+            shape = row[1].replace("level_N-1", f"level_{n - 1}").replace("level_N", f"level_{n}")
+            found[name.replace("N", str(n))] = [row[0], shape.replace("level_0", "n_features"), *row[2:]]
+    return found
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_decomposers_have_the_header_and_tensors_of_the_table(runs: Path, kind: str) -> None:
+    rows = of_method(table("`decomposer.safetensors`", "tensor"), kind)
+    written: set[str] = set()
+    for name in (name for name, words in RUNS.items() if words.split()[0] == kind):
+        run = read(runs / name / "run.json")
+        sizes = {"d_in": run["d_in"], "n_features": run["config"]["n_features"]}
+        sizes |= {"d_seen": run["d_in"] + 1, "d_mixed": 2 * run["d_in"] + 2}  # the bilinear run has a bias
+        with safe_open(runs / name / "decomposer.safetensors", framework="pt") as file:
+            header, keys = file.metadata(), set(file.keys())
+            assert (header["schema"], int(header["version"])) == head("`decomposer.safetensors`")
+            check_keys(header, "`decomposer.safetensors`")
+            assert json.loads(header["config"]) == run["config"]
+            assert keys <= set(rows)
+            assert all("absent" in rows[key][-1] for key in set(rows) - keys), set(rows) - keys
+            for key in keys:
+                axes = [axis for axis in rows[key][1].strip("[]").split(", ") if axis]
+                tensor = file.get_tensor(key)
+                assert tensor.dtype == torch.float32
+                assert [sizes.setdefault(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)] == list(
+                    tensor.shape
+                )
+        written |= keys
+    assert written == set(rows), f"{set(rows) - written} of FORMAT.md are in no run of {kind}"
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_training_curves_have_the_keys_of_the_table(runs: Path, kind: str) -> None:
+    rows = of_method(table("`train.jsonl`", "key"), kind)
+    written: set[str] = set()
+    for name in (name for name, words in RUNS.items() if words.split()[0] == kind):
+        lines = [json.loads(line) for line in (runs / name / "train.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+        for line in lines:
+            assert set(line) <= set(rows)
+            assert all("absent" in rows[key][-1] for key in set(rows) - set(line))
+            assert all(isinstance(value, TYPES[rows[key][1]]) for key, value in line.items())
+            written |= set(line)
+    assert written == set(rows)
+
+
+# ------------------------------------------------------------------------------------------------- what was made of it
+
+
+@pytest.mark.parametrize(
+    ("run", "file"), [(JUDGED, "index.h5"), ("bilinear", "index.h5"), ("bilinear", "manifolds.h5")]
+)
+def test_indexes_have_the_facts_and_datasets_of_the_tables(runs: Path, run: str, file: str) -> None:
+    with h5py.File(runs / run / file, "r") as opened:
+        assert set(opened.attrs) == {"schema", "version", "facts"}
+        assert (opened.attrs["schema"], opened.attrs["version"]) == head(f"`{file}`")
+        facts = json.loads(opened.attrs["facts"])
+        check_keys(facts, f"`{file}`", "key of `facts`")
+        check_arrays(opened, f"`{file}`", {"F": facts["n_features"]})
+        if run == JUDGED:
+            missing = [name for row in table("`index.h5`", "dataset") for name in names(row[0]) if name not in opened]
+            assert not missing
+            assert opened["acts/indptr"][-1] == len(opened["acts/row"])
+            assert facts["run_identity"] == identity(runs / run / "decomposer.safetensors")
+
+
+def identity(path: Path) -> str:
+    """The run's identity as specified."""
+    content = path.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:size]), sort_keys=True).encode()
+    return hashlib.sha256(header + hashlib.sha256(content[size:]).digest()).hexdigest()[:16]
+
+
+def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
+    [line] = (runs / JUDGED / "steering.jsonl").read_text().splitlines()
+    assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
+    check_keys(json.loads(line), "`steering.jsonl`")
+
+
+def test_labels_have_the_columns_of_the_table(runs: Path) -> None:
+    connection = sqlite3.connect(runs / JUDGED / "labels.sqlite")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        assert f"`user_version` {version}" in section("`labels.sqlite`")
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("labels",)]
+        columns = {name: kind for _, name, kind, *_ in connection.execute("PRAGMA table_info(labels)")}
+    finally:
+        connection.close()
+    assert columns == {name: row[1] for row in table("`labels.sqlite`", "column") for name in names(row[0])}
 
 
 def test_the_example_reads_a_store_with_h5py_alone(tiny_store: ActivationStore, tmp_path: Path) -> None:
