@@ -245,8 +245,8 @@ def test_the_command_imports_under_the_name_of_the_folder_and_says_how_it_fits(
     ("cfg", "said"),
     [
         (
-            {"architecture": "gated"},
-            "is of the architecture 'gated'; standard, topk, jumprelu, batchtopk, matryoshka_b",
+            {"architecture": "temporal"},
+            "is of the architecture 'temporal'; standard, topk, jumprelu, batchtopk, matryoshka_b",
         ),
         ({"normalize_activations": "layer_norm"}, "normalises activations by 'layer_norm' as it runs"),
         ({"activation_fn_str": "tanh-relu"}, "uses the activation 'tanh-relu'; relu and topk can be imported"),
