@@ -78,7 +78,7 @@ def read_codes(decomposer: Any, source: Any, *, max_density: float, n_sample: in
     )
 
 
-def _encode(decomposer: Any, x: Any) -> np.ndarray:
+def _encode(decomposer: Any, x: Any) -> Float[np.ndarray, "n n_features"]:
     return decomposer.encode(x).detach().cpu().numpy().astype(np.float32, copy=False)
 
 
@@ -91,7 +91,7 @@ def _by_feature(
     return sparse.csr_array((np.concatenate(values), np.concatenate(columns), indptr), shape=shape).tocsc()
 
 
-def _cuts(sample: np.ndarray, max_density: float) -> np.ndarray:
+def _cuts(sample: Float[np.ndarray, "n_sample n_features"], max_density: float) -> Float[np.ndarray, " n_features"]:
     """The activation that about ``max_density`` of the tokens exceed, for features that fire on more of the sample."""
     n_kept = int(max_density * len(sample))
     if n_kept >= len(sample):

@@ -45,7 +45,9 @@ def edit_activations(model: LanguageModel, site: str, edit: Edit) -> Iterator[Wi
         yield window
 
 
-def feature_edit(directions: Float[Tensor, "k d_in"], strengths: Tensor, scales: Tensor, mode: str) -> Edit:
+def feature_edit(
+    directions: Float[Tensor, "k d_in"], strengths: Float[Tensor, " k"], scales: Float[Tensor, " k"], mode: str
+) -> Edit:
     """The edit that writes unit ``directions`` with ``strengths`` in multiples of ``scales``; see the package's formulas."""
     if mode == "add":
         added = (strengths * scales) @ directions

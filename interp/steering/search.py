@@ -86,7 +86,7 @@ class EffectOfVectors:
         values = torch.cat([self._pass(added, pair) for pair in pairs.split(self.per_pass)])
         return values.view(len(added), n_seq, n_pos - 1).double().mean((1, 2)).cpu().numpy()
 
-    def _pass(self, added: Tensor, pairs: Int[Tensor, "m 2"]) -> Float[Tensor, "m pos"]:
+    def _pass(self, added: Float[Tensor, "n d_in"], pairs: Int[Tensor, "m 2"]) -> Float[Tensor, "m pos"]:
         vectors, sequences = added[pairs[:, 0], None], pairs[:, 1]
         with edit_activations(self.model, self.site, lambda x: x + vectors.to(x.dtype)):
             steered = self.model.logits(self.tokens[sequences])

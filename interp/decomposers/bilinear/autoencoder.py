@@ -233,7 +233,7 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
         if not 0 <= feature < self.n_features:
             raise unknown_feature(feature, self.n_features)
 
-    def _seen(self, x: Float[Tensor, "n d_in"]) -> Tensor:
+    def _seen(self, x: Float[Tensor, "n _"]) -> Float[Tensor, "n d"]:
         if x.shape[1] != self.d_in:
             raise InputError(
                 f"the rows are {x.shape[1]} wide, but this bilinear autoencoder was trained on {self.d_in}"
@@ -270,7 +270,9 @@ class TrainableBilinear:
         ramp = min(1.0, 4 * int(self.state["step"]) / config.steps)
         return error + config.alpha * ramp * hoyer_density(f, ordered=config.is_ordered), None
 
-    def _error(self, x: Tensor, *, ordered: bool, gamma: float) -> tuple[Tensor, Tensor]:
+    def _error(
+        self, x: Float[Tensor, "n d_in"], *, ordered: bool, gamma: float
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_atoms"]]:
         p = self.parameters
         seen = _as_seen(x, self.config.biased)
         error, f = reconstruction_error(seen, p["L"], p["R"], p.get("D"), ordered=ordered, gamma=gamma)

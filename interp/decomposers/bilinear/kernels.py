@@ -140,7 +140,17 @@ class _Blocks:
     [[LL, LR], [RL, RR]], and so do their gradients.
     """
 
-    def __init__(self, A: Tensor, E: Tensor, L: Tensor, R: Tensor, *, prefix: Tensor | None, gamma: float, tile: int):
+    def __init__(
+        self,
+        A: Float[Tensor, "n n_atoms"],
+        E: Float[Tensor, "n n_atoms"],
+        L: Float[Tensor, "n_atoms d"],
+        R: Float[Tensor, "n_atoms d"],
+        *,
+        prefix: Float[Tensor, " n_atoms"] | None,
+        gamma: float,
+        tile: int,
+    ):
         self.scale, self.ratio = (1 + gamma) / 2, (1 - gamma) / (1 + gamma)
         self.A, self.E = A.split(tile, 1), E.split(tile, 1)
         self.LR = [torch.cat(pair) for pair in zip(L.split(tile), R.split(tile), strict=True)]
@@ -148,7 +158,7 @@ class _Blocks:
         self.AK: list[Tensor] = []
         self.grad_LR: list[Tensor] = []
 
-    def visit(self, *, with_gradients: bool) -> Tensor:
+    def visit(self, *, with_gradients: bool) -> Float[Tensor, ""]:
         """The energy. ``with_gradients`` also gathers A times the weighted kernel, and the gradients of L and R."""
         energy = self.A[0].new_zeros(())
         if with_gradients:
@@ -164,7 +174,7 @@ class _Blocks:
         L, R = zip(*(block.chunk(2) for block in self.grad_LR), strict=True)
         return torch.cat(self.AK, 1), torch.cat(L), torch.cat(R)
 
-    def _pair(self, i: int, j: int, *, with_gradients: bool) -> Tensor:
+    def _pair(self, i: int, j: int, *, with_gradients: bool) -> Float[Tensor, ""]:
         products = self.LR[i] @ self.LR[j].T
         (LL, LR), (RL, RR) = (half.chunk(2, 1) for half in products.chunk(2))
         K = (LL * RR).addcmul_(LR, RL, value=self.ratio)
@@ -179,7 +189,7 @@ class _Blocks:
             self._gather(i, j, K, _products_gradient(C, LL, LR, RL, RR, self.ratio))
         return energy
 
-    def _gather(self, i: int, j: int, K: Tensor, grad_products: Tensor) -> None:
+    def _gather(self, i: int, j: int, K: Float[Tensor, "a b"], grad_products: Float[Tensor, "two_a two_b"]) -> None:
         self.AK[i].addmm_(self.A[j], K.T, alpha=self.scale)
         self.grad_LR[i].addmm_(grad_products, self.LR[j], alpha=2 * self.scale)
         if i != j:
@@ -187,7 +197,14 @@ class _Blocks:
             self.grad_LR[j].addmm_(grad_products.T, self.LR[i], alpha=2 * self.scale)
 
 
-def _products_gradient(C: Tensor, LL: Tensor, LR: Tensor, RL: Tensor, RR: Tensor, ratio: float) -> Tensor:
+def _products_gradient(
+    C: Float[Tensor, "a b"],
+    LL: Float[Tensor, "a b"],
+    LR: Float[Tensor, "a b"],
+    RL: Float[Tensor, "a b"],
+    RR: Float[Tensor, "a b"],
+    ratio: float,
+) -> Float[Tensor, "two_a two_b"]:
     """The gradient of C o (LL o RR + ratio LR o RL) in the stacked products; uses C up."""
     n, m = C.shape
     gradient = C.new_empty(2 * n, 2 * m)

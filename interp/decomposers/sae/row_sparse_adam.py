@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -30,7 +31,7 @@ class RowSparseAdam(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._move(parameter, parameter.grad, group)
 
-    def _move(self, parameter: Tensor, grad: Tensor, options: dict[str, Any]) -> None:
+    def _move(self, parameter: Float[Tensor, rows * _], grad: Float[Tensor, rows * _], options: dict[str, Any]) -> None:
         lr, eps, (beta1, beta2) = options["lr"], options["eps"], options["betas"]
         state = self.state[parameter]
         if not state:

@@ -149,12 +149,16 @@ class TrainableSAE:
             fired = torch.bincount(batch.pairs.feature[is_active], minlength=n)
         return loss / len(x), SeenByStep(selection, fired, len(x), worst)
 
-    def _worst_rows(self, centred: Tensor, error: Tensor) -> Float[Tensor, "n d_in"] | None:
+    def _worst_rows(
+        self, centred: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
+    ) -> Float[Tensor, "n d_in"] | None:
         if not self.config.dead_features.resample_every:
             return None
         return centred[error.square().sum(1).topk(min(len(error), N_WORST)).indices]
 
-    def _auxiliary_loss(self, centred: Float[Tensor, "n d_in"], error: Float[Tensor, "n d_in"]) -> Tensor | float:
+    def _auxiliary_loss(
+        self, centred: Float[Tensor, "n d_in"], error: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, ""] | float:
         """Of the dead features, summed over the batch."""
         options, dead = self.config.dead_features, self._is_dead().nonzero().squeeze(1)
         if not options.aux_k or not len(dead):
@@ -232,7 +236,11 @@ class TrainableSAE:
         return torch.add(-self.parameters["b_dec"].detach(), x, alpha=self.scale)
 
     def _pre_activations(
-        self, centred: Float[Tensor, "n d_in"], *, out: Tensor | None = None, bfloat16: bool = False
+        self,
+        centred: Float[Tensor, "n d_in"],
+        *,
+        out: Float[Tensor, "n n_features"] | None = None,
+        bfloat16: bool = False,
     ) -> Float[Tensor, "n n_features"]:
         p = self.parameters
         return pre_activations(centred, p["W_enc"], p["b_enc"], out=out, bfloat16=bfloat16)

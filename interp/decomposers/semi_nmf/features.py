@@ -6,7 +6,7 @@ C = G^T G [K, K]     B = G^T X [K, d]     S = column sums of G [K]
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
@@ -90,8 +90,8 @@ def hard_threshold_descent(
         features[k] = row * (shrink / diagonal[k])
 
 
-def is_dead(features: Float[Tensor, "K d"], sums: Sums) -> Tensor:
-    """Which features no row uses, or have no direction, [K] bool."""
+def is_dead(features: Float[Tensor, "K d"], sums: Sums) -> Bool[Tensor, " K"]:
+    """Which features no row uses, or have no direction."""
     explains = features.norm(dim=1) * sums.C.diagonal().sqrt()
     return explains <= DEAD * explains.mean()
 

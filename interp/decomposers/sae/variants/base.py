@@ -64,15 +64,15 @@ class Batch:
     """Scaled rows less b_dec, without a graph."""
     parameters: Mapping[str, Tensor]
     """W_enc, W_dec [n_features, d_in], b_enc, b_dec, and the variant's own."""
-    pre: Tensor
+    pre: Float[Tensor, "*pairs_or_entries"]
     """Pre-activations: of the pairs [n_pairs], or of all entries [n, n_features] where ``pairs`` is None."""
     pairs: Pairs | None
 
-    def of_features(self, values: Float[Tensor, " n_features"]) -> Tensor:
+    def of_features(self, values: Float[Tensor, " n_features"]) -> Float[Tensor, "*_"]:
         """One value a feature, brought to the shape of ``pre``."""
         return values if self.pairs is None else values[self.pairs.feature]
 
-    def decoded(self, z: Tensor, W_dec: Float[Tensor, "n_features d_in"]) -> Float[Tensor, "n_bags d_in"]:
+    def decoded(self, z: Float[Tensor, "*_"], W_dec: Float[Tensor, "n_features d_in"]) -> Float[Tensor, "n_bags d_in"]:
         """Codes of the shape of ``pre`` times ``W_dec``, summed over each row's features (or over each bag of the pairs)."""
         return z @ W_dec if self.pairs is None else decode_pairs(z, W_dec, self.pairs)
 
@@ -115,15 +115,15 @@ class Variant(ABC):
         """The entries as pairs of row and feature; by default those of a row are summed together."""
         return Pairs.of_rows(entries, n_rows, self.n_features)
 
-    def activate(self, batch: Batch) -> Tensor:
+    def activate(self, batch: Batch) -> Float[Tensor, "*_"]:
         """Codes, of the shape of ``batch.pre``."""
         return batch.pre.relu()
 
-    def decode(self, z: Tensor, batch: Batch) -> Float[Tensor, "*n_reconstructions n d_in"]:
+    def decode(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, "*n_reconstructions n d_in"]:
         """x^ - b_dec; several one after the other where each is held against x."""
         return batch.decoded(z, batch.parameters["W_dec"])
 
-    def penalty(self, z: Tensor, batch: Batch) -> Float[Tensor, ""] | None:
+    def penalty(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, ""] | None:
         """What is added to the loss, summed over the rows."""
         return None
 
@@ -146,6 +146,8 @@ class Variant(ABC):
         return Selection(above(pre, least, at_most=int(SPARSE_BELOW * pre.numel())))
 
 
-def inference_threshold_codes(pre: Float[Tensor, "n n_features"], threshold: Float[Tensor, " n_features"]) -> Tensor:
+def inference_threshold_codes(
+    pre: Float[Tensor, "n n_features"], threshold: Float[Tensor, " n_features"]
+) -> Float[Tensor, "n n_features"]:
     """Pre-activations above each feature's threshold, which is not negative; the rest 0."""
     return pre * (pre > threshold)

@@ -35,13 +35,13 @@ class Gated(Variant):
     def select(self, pre: Float[Tensor, "n n_features"]) -> Selection:
         return self.above(pre, 1e-30)
 
-    def activate(self, batch: Batch) -> Tensor:
+    def activate(self, batch: Batch) -> Float[Tensor, "*_"]:
         p = batch.parameters
         without_bias = batch.pre - batch.of_features(p["b_enc"])
         magnitude = batch.of_features(p["r_mag"].exp()) * without_bias + batch.of_features(p["b_mag"])
         return (batch.pre.detach() > 0) * magnitude.relu()
 
-    def penalty(self, z: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    def penalty(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, ""]:
         gate = batch.pre.relu()
         by_gate = batch.decoded(gate, batch.parameters["W_dec"].detach())
         return self.control.coefficient * gate.sum() + (batch.centred - by_gate).square().sum()

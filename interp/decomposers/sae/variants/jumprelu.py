@@ -57,10 +57,10 @@ class JumpReLU(Variant):
     def select(self, pre: Float[Tensor, "n n_features"]) -> Selection:
         return self.above(pre, (self._threshold().detach() - self._bandwidth / 2).clamp_min(0))
 
-    def activate(self, batch: Batch) -> Tensor:
+    def activate(self, batch: Batch) -> Float[Tensor, "*_"]:
         return _Jump.apply(batch.pre, batch.of_features(self._threshold()), self._bandwidth)
 
-    def penalty(self, z: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    def penalty(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, ""]:
         active = _Step.apply(batch.pre.detach(), batch.of_features(self._threshold()), self._bandwidth)
         return self.control.coefficient * active.sum()
 
@@ -112,6 +112,6 @@ class _Step(torch.autograd.Function):
         return None, _like(-grad * near / ctx.bandwidth, t), None
 
 
-def _like(grad: Tensor, t: Tensor) -> Tensor:
+def _like(grad: Float[Tensor, "*entries"], t: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """The gradient of thresholds [n_features] from that of all entries [n, n_features]; that of pairs as it is."""
     return grad.sum(0) if grad.ndim > t.ndim else grad

@@ -51,7 +51,7 @@ class Matryoshka(BatchTopK):
     def pairs(self, entries: Int[Tensor, " n_pairs"], n_rows: int) -> Pairs:
         return super().pairs(entries, n_rows).grouped(self._groups, self.options.prefixes)
 
-    def decode(self, z: Tensor, batch: Batch) -> Float[Tensor, "n_prefixes n d_in"]:
+    def decode(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, "n_prefixes n d_in"]:
         return super().decode(z, batch).view(-1, *batch.centred.shape).cumsum(0)
 
 

@@ -17,5 +17,5 @@ class ReLU(Variant):
     def select(self, pre: Float[Tensor, "n n_features"]) -> Selection:
         return self.above(pre, 1e-30)
 
-    def penalty(self, z: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    def penalty(self, z: Float[Tensor, "*_"], batch: Batch) -> Float[Tensor, ""]:
         return self.control.coefficient * z.sum()
