@@ -21,7 +21,7 @@ from interp.distributed import World
 from interp.errors import InputError
 from interp.store import reader as reader_module
 from interp.store import writer as writer_module
-from interp.store.manifest import Manifest
+from interp.store.manifest import Manifest, Shard
 from interp.store.moments import moments_of
 from interp.store.reader import ActivationStore
 from interp.store.shard import ShardContent
@@ -264,6 +264,31 @@ def test_the_order_depends_on_the_seed_alone_and_a_batch_fits_the_source(source:
 def test_an_array_without_rows_is_refused() -> None:
     with pytest.raises(InputError, match=r"activations are a matrix of rows, but this one has shape \(0, 3\)"):
         ArraySource(np.zeros((0, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        (300, 300, [0, 1, 3]),
+        (300, 88, [0, 1, 3]),
+        (300, 87, [0, 1]),  # the third shard is missing: its rows are not known, and the fourth may hold the end
+        (300, 51, [0, 1]),
+        (300, 50, [0]),
+        (300, 30, []),
+        (70, 300, [0, 1]),
+        (None, 51, [0, 1]),
+        (300, None, [0, 1, 3]),
+        (84, None, [0, 1]),
+    ],
+)
+def test_of_a_capture_of_another_number_of_tokens_the_shards_before_both_ends_are_kept(
+    before: int | None, after: int | None, kept: list[int]
+) -> None:
+    sizes = {0: 30, 1: 20, 3: 5}  # and at most 4 * 8 rows in the one that is missing
+    shards = tuple(Shard(f"{number:06d}.h5", n_rows, N_PER_SHARD, 1, "") for number, n_rows in sizes.items())
+    manifest = replace(MANIFEST, n_tokens=before, shards=shards).asking_for(after)
+    assert manifest.n_tokens == after
+    assert [shard.number for shard in manifest.shards] == kept
 
 
 # ------------------------------------------------------------------------------------------------------------- moments

@@ -41,9 +41,9 @@ class ActivationStore:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         if not (self.manifest.complete or allow_unfinished):
-            done, asked = self.manifest.n_rows, self.manifest.n_tokens
+            done, asked = self.manifest.n_rows, self.manifest.asked
             raise InputError(
-                f"the capture of '{self.path}' was interrupted after {done:,} of {asked:,} tokens; "
+                f"the capture of '{self.path}' was interrupted after {done:,} of {asked} tokens; "
                 "run the same interp capture command again to finish it"
             )
         for shard in self.manifest.shards:
