@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.palette import token_styles
+from interp.browse.palette import token_styles
 
 _HERE = Path(__file__).parent
 _HTML = '<div class="features"><div class="table"></div><div class="card"></div></div>'

@@ -13,4 +13,4 @@ _HERE = Path(__file__).parent
 # A local picture: an icon by name would be asked from a font server.
 st.set_page_config(page_title="interp", page_icon=str(_HERE / "icon.png"), layout="wide")
 st.html(_HERE / "page.css")
-st.navigation(list(pages().values()), position="top").run()
+st.navigation(pages(), position="top").run()

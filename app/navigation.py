@@ -1,4 +1,4 @@
-"""The pages, and how one leads to another.
+"""The pages. How one leads to another is in ``app.state``, so that pages need not know this file.
 
 They are functions rather than files of a ``pages/`` folder: Streamlit would serve such files by themselves to whoever opens
 a deep link before the first visit of the entry script, without its navigation bar and layout. Each page is imported when it
@@ -11,10 +11,12 @@ from typing import Any
 
 import streamlit as st
 
+from app.state import go_to, remember_pages
 
-def pages() -> dict[str, Any]:
-    """The pages by name, in the order of the navigation bar."""
-    return {
+
+def pages() -> list[Any]:
+    """The pages, in the order of the navigation bar."""
+    by_name = {
         # The default page has no address of its own, so it only leads on to the one that has.
         "home": st.Page(_home, title="interp", default=True, visibility="hidden"),
         "features": st.Page(_features, title="Features", icon=":material/grid_on:", url_path="features"),
@@ -24,11 +26,8 @@ def pages() -> dict[str, Any]:
         "manifolds": st.Page(_manifolds, title="Manifolds", icon=":material/bubble_chart:", url_path="manifolds"),
         "runs": st.Page(_runs, title="Runs", icon=":material/show_chart:", url_path="runs"),
     }
-
-
-def go_to(name: str, **address: str) -> None:
-    """Leave this page for the one called ``name``, with ``address`` as its query."""
-    st.switch_page(pages()[name], query_params=address)
+    remember_pages(by_name)
+    return list(by_name.values())
 
 
 def _home() -> None:

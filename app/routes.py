@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.payloads import example_payload, feature_payload, table_payload
 from app.workspace import find_run, open_index
+from interp.browse.features import example_payload, feature_payload, table_payload
 from interp.errors import InputError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")

@@ -9,9 +9,9 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from app.palette import BACKGROUNDS
 from app.routes import LocalHostOnly, routes
 from app.workspace import WORKSPACE_VARIABLE
+from interp.browse.palette import BACKGROUNDS
 from interp.errors import InputError
 
 ADDRESS = "127.0.0.1"

@@ -1,4 +1,4 @@
-"""State that outlives one rerun: the run on view, and what the address bar says.
+"""State that outlives one rerun: the pages, the run on view, and what the address bar says.
 
 The address holds the whole view of a page, so that a copied link or a new tab shows the same. Widgets keep their state
 under keys of their own; the address wins whenever it is not what this session wrote last (a link, Back, a new tab).
@@ -16,6 +16,17 @@ from interp.runs.record import Run
 
 _PREFIX = "view_"
 _WRITTEN = "written_address"
+_PAGES = "pages"
+
+
+def remember_pages(by_name: Mapping[str, Any]) -> None:
+    """Keep the session's pages, so that one can lead to another by its name."""
+    st.session_state[_PAGES] = dict(by_name)
+
+
+def go_to(name: str, **address: str) -> None:
+    """Leave this page for the one called ``name``, with ``address`` as its query."""
+    st.switch_page(st.session_state[_PAGES][name], query_params=address)
 
 
 def restore(

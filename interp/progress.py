@@ -11,9 +11,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], *, total: int, what: str, unit: str = "it", amount: int = 1) -> Iterator[T]:
-    """Yield ``items`` while a bar counts ``amount`` units for each of them, up to ``total`` units."""
+def progress(items: Iterable[T], *, total: int | None, what: str, unit: str = "it", amount: int = 1) -> Iterator[T]:
+    """Yield ``items`` while a bar counts ``amount`` units for each of them, up to ``total`` units if that is known."""
     with tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, file=sys.stderr, disable=None) as bar:
         for item in items:
             yield item
-            bar.update(min(amount, total - bar.n))
+            bar.update(amount if total is None else min(amount, total - bar.n))

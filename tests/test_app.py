@@ -18,14 +18,12 @@ from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from app import workspace
-from app.palette import BACKGROUNDS, N_LEVELS, contrast, readable_on, shade, token_styles
-from app.payloads import TableFilter, example_payload, feature_payload, select_features, table_payload
 from app.routes import LocalHostOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
+from interp.browse.features import TableFilter, example_payload, select_features, table_payload
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.figures import NEGATIVE, POSITIVE
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
 from interp.runs.training import train_run
@@ -55,52 +53,6 @@ def served(made: DashboardWorkspace, monkeypatch: pytest.MonkeyPatch) -> Dashboa
 def client(served: DashboardWorkspace) -> TestClient:
     app = Starlette(routes=routes(), middleware=[Middleware(LocalHostOnly)])
     return TestClient(app, base_url="http://127.0.0.1:8501")
-
-
-# The table
-
-
-def test_importance_order_lists_every_feature_once_largest_first(index: FeatureIndex) -> None:
-    order = select_features(index, TableFilter())
-    assert sorted(order) == list(range(48))
-    importance = index.summary["importance"][order].to_list()
-    assert importance == sorted(importance, reverse=True)
-
-
-def test_labelled_features_come_first_in_label_order(index: FeatureIndex) -> None:
-    order = select_features(index, TableFilter(order="label", labels={7: "beta", 3: "Alpha"}))
-    assert order[:4] == [3, 7, 0, 1]
-
-
-def test_search_finds_numbers_labels_and_tokens(index: FeatureIndex) -> None:
-    labels = {7: "opens a file", 9: "numbers"}
-    assert select_features(index, TableFilter(query="12")) == [12]
-    assert select_features(index, TableFilter(query="FILE", labels=labels)) == [7]
-    by_token = select_features(index, TableFilter(query="tok: <b>"))
-    assert by_token == index.search_tokens("<b>") != []
-    assert select_features(index, TableFilter(query="tok: ")) == []
-
-
-def test_an_unknown_feature_is_named_with_the_range_there_is(index: FeatureIndex) -> None:
-    for number in ("99999", "-1", "one"):
-        with pytest.raises(InputError, match=re.escape(f"no feature {number}; this run has 0-47")):
-            feature_payload(index, number)
-    with pytest.raises(InputError, match="no feature 48; this run has 0-47"):
-        select_features(index, TableFilter(query="48"))
-
-
-def test_filters_narrow_together(index: FeatureIndex) -> None:
-    marked = frozenset({1, 2, 3})
-    assert select_features(index, TableFilter(shown=("bookmarked",), bookmarks=marked, order="label")) == [1, 2, 3]
-    both = TableFilter(shown=("bookmarked", "labelled"), bookmarks=marked, labels={2: "x", 8: "y"})
-    assert select_features(index, both) == [2]
-    dead, alive = (set(select_features(index, TableFilter(shown=(kind,)))) for kind in ("dead", "alive"))
-    assert dead | alive == set(range(48))
-    assert not dead & alive
-    middle = float(index.summary["density"].median())
-    dense = select_features(index, TableFilter(density=(middle, 1.0)))
-    assert 0 < len(dense) < 48
-    assert (index.summary["density"][dense] >= middle).all()
 
 
 # The routes
@@ -321,6 +273,16 @@ def test_wrong_workspace_and_taken_port_are_plain_sentences(tmp_path: Path) -> N
             serve(tmp_path, port=taken.getsockname()[1])
 
 
+def test_one_page_leads_to_another_by_its_name(served: DashboardWorkspace) -> None:
+    """The entry script, whose home page leads on to Features with the address as it is."""
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60)
+    app.query_params.update({"run": served.name, "f": "5"})
+    app.run()
+    assert not app.exception
+    assert app.text_input[0].label == "Search"
+    assert app.query_params["f"] == "5"
+
+
 def test_browsing_never_imports_torch() -> None:
     program = (
         "import sys, app.server, app.navigation, app.views.features, app.views.runs; print('torch' in sys.modules)"
@@ -329,27 +291,9 @@ def test_browsing_never_imports_torch() -> None:
     assert result.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("colour", [POSITIVE, NEGATIVE])
-def test_every_level_of_colour_is_readable_and_stronger_than_the_last(theme: str, colour: str) -> None:
-    background = BACKGROUNDS[theme]
-    shades = [shade(colour, level, background) for level in range(1, N_LEVELS + 1)]
-    assert all(contrast(readable_on(one), one) >= 4.5 for one in shades)
-    distance = [contrast(one, background) for one in shades]
-    assert distance == sorted(set(distance))
-    assert shades[-1] == colour
-    assert all(f".{prefix}{level}{{" in token_styles() for prefix in "pn" for level in range(1, N_LEVELS + 1))
-
-
 def test_scripts_never_parse_text_as_html() -> None:
     for script in APP.glob("*.js"):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script.read_text()), script
-
-
-def test_pages_and_routes_compute_nothing() -> None:
-    for source in APP.rglob("*.py"):
-        imports = re.findall(r"^\s*(?:from|import) (\w+)", source.read_text(), re.MULTILINE)
-        assert not {"h5py", "torch", "numpy", "sklearn", "scipy"} & set(imports), source
 
 
 def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardWorkspace) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from dashboard_workspace import DashboardWorkspace, make_workspace
 
-from app.payloads import TableFilter, select_features
+from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
 
 pytestmark = pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,12 @@ def test_values_too_large_for_half_precision_are_refused_and_fit_float32(
 # --------------------------------------------------------------------------------------------------------- interruption
 
 
-def break_after(n_shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process die while shard number ``n_shards`` is being written."""
+def break_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process die while the file called ``name`` is being written."""
     write_whole = writer_module.write_whole
 
     def breaking(path: Path, content: bytes) -> None:
-        if path.name == f"{n_shards:06d}.h5":
+        if path.name == name:
             path.with_name(path.name + ".partial").write_bytes(content[:100])
             raise KeyboardInterrupt
         write_whole(path, content)
@@ -186,7 +187,7 @@ def test_an_interrupted_capture_goes_on_and_ends_with_the_same_bytes(
     n_shards: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        break_after(n_shards, patch)
+        break_at(f"{n_shards:06d}.h5", patch)
         with pytest.raises(KeyboardInterrupt):
             capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store")
     done = sum(shard.n_rows for shard in store.manifest.shards[:n_shards])
@@ -232,7 +233,7 @@ def test_a_capture_does_not_go_on_with_text_that_has_changed_meanwhile(
     tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        break_after(2, patch)
+        break_at("000002.h5", patch)
         with pytest.raises(KeyboardInterrupt):
             capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store")
     changed = replace(tiny_corpus, documents=[Document("new.py", "import this\n"), *tiny_corpus.documents])
@@ -241,14 +242,73 @@ def test_a_capture_does_not_go_on_with_text_that_has_changed_meanwhile(
     assert capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store").n_rows == 700
 
 
-def test_too_little_text_is_refused_and_leaves_the_folder_free(
+@pytest.mark.parametrize("interrupted_at", ["000001.h5", "000003.h5", "store.h5"])
+@pytest.mark.parametrize("tokens", [150, 420, 650, 699, 900, "all"])
+def test_an_interrupted_capture_goes_on_with_another_number_of_tokens(
+    tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path, tokens: Any, interrupted_at: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        break_at(interrupted_at, patch)
+        with pytest.raises(KeyboardInterrupt):
+            capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store")
+    other = replace(CONFIG, tokens=tokens)
+    store = capture(tiny_model, tiny_corpus, other, tmp_path / "store")
+    assert store.identity == capture(tiny_model, tiny_corpus, other, tmp_path / "fresh").identity
+    assert store.verify() == []
+    assert len(list((store.path / "shards").glob("*.h5"))) == len(store.manifest.shards)
+
+
+def test_all_of_the_text_is_captured_and_an_interruption_changes_nothing(
+    tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, tokens="all")
+    whole = capture(tiny_model, tiny_corpus, config, tmp_path / "whole")
+    counted = capture(tiny_model, tiny_corpus, replace(CONFIG, tokens=whole.n_rows), tmp_path / "counted")
+    assert whole.identity == counted.identity
+    with pytest.raises(InputError, match=r"the text 'made up' holds .* tokens, but"):
+        capture(tiny_model, tiny_corpus, replace(CONFIG, tokens=whole.n_rows + 1), tmp_path / "more")
+    with monkeypatch.context() as patch:
+        break_at("000002.h5", patch)
+        with pytest.raises(KeyboardInterrupt):
+            capture(tiny_model, tiny_corpus, config, tmp_path / "cut")
+    with pytest.raises(InputError, match=r"was interrupted after \d+ of all tokens; run the same interp capture"):
+        ActivationStore(tmp_path / "cut")
+    with mock.patch.object(capture_module, "_activations", wraps=capture_module._activations) as activations:
+        assert capture(tiny_model, tiny_corpus, config, tmp_path / "cut").identity == whole.identity
+    assert activations.call_count == len(whole.manifest.shards) - 2
+    monkeypatch.setattr(capture_module, "_activations", lambda *args: pytest.fail("the model was run again"))
+    assert capture(tiny_model, tiny_corpus, config, tmp_path / "cut").identity == whole.identity
+    with pytest.raises(InputError, match=r"holds another capture \(n_tokens: all there, 700 asked\)"):
+        capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("advice", ["all", "fewer"])
+@pytest.mark.parametrize("sequences_per_shard", [2, 50])
+def test_too_little_text_is_refused_and_the_advice_works_as_printed(
+    tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path, advice: str, sequences_per_shard: int
+) -> None:
+    short = replace(tiny_corpus, documents=list(tiny_corpus.documents)[:6])
+    config = replace(CONFIG, sequences_per_shard=sequences_per_shard)
+    with pytest.raises(InputError, match=r"'made up' holds \d+ tokens, but 700 were asked for") as refused:
+        capture(tiny_model, short, config, tmp_path / "store")
+    kept = list((tmp_path / "store").glob("shards/*.h5"))
+    assert bool(kept) == (tmp_path / "store").exists() == (sequences_per_shard == 2)
+    whole, fewer = re.search(r"--tokens (\w+), for (\d+) or fewer", str(refused.value)).groups()
+    with mock.patch.object(capture_module, "_activations", wraps=capture_module._activations) as activations:
+        tokens = whole if advice == "all" else int(fewer)
+        store = capture(tiny_model, short, replace(config, tokens=tokens), tmp_path / "store")
+    assert store.n_rows == int(fewer)
+    assert activations.call_count == len(store.manifest.shards) - len(kept)  # the shards that were kept are used
+
+
+def test_a_folder_is_free_again_after_too_little_text_for_one_shard(
     tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
     short = replace(tiny_corpus, documents=list(tiny_corpus.documents)[:6])
     with pytest.raises(InputError, match=r"'made up' holds \d+ tokens, but 700 were asked for"):
         capture(tiny_model, short, replace(CONFIG, sequences_per_shard=50), tmp_path / "store")
     assert not (tmp_path / "store").exists()
-    assert capture(tiny_model, short, replace(CONFIG, tokens=100), tmp_path / "store").n_rows == 100
+    assert capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store").n_rows == 700
 
 
 @pytest.mark.parametrize(

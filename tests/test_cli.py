@@ -14,6 +14,7 @@ from interp.cli.capture import corpus_of
 from interp.cli.main import main
 from interp.demo.recipe import PYTHON_LABELS
 from interp.errors import InputError
+from interp.model.language_model import load_model
 from interp.store.reader import ActivationStore
 
 SITE = "blocks.1.hook_resid_post"
@@ -145,11 +146,21 @@ def test_model_folder_without_tokenizer(
     assert "has no tokenizer" in said
 
 
+def test_all_of_a_text_is_captured(tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one line of text\n" * 20)
+    words = ["--text", str(tmp_path / "text.txt"), "--tokens", "all", "--sites", SITE, "--out", str(tmp_path / "s")]
+    main(["capture", "--model", str(tiny_model_folder), *words])
+    store = ActivationStore(tmp_path / "s")
+    tokens = load_model(str(tiny_model_folder), device="cpu").encode("one line of text\n" * 20)
+    assert store.n_rows == len(tokens) - 1  # without the beginning of the sequence
+    assert store.manifest.n_tokens is None
+
+
 def test_empty_text(tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.txt").write_text("")
     words = ["--text", str(tmp_path / "empty.txt"), "--sites", SITE, "--out", str(tmp_path / "s")]
     said = refused(capsys, "capture", "--model", str(tiny_model_folder), *words)
-    assert "is empty, but 120,000 tokens were asked for" in said
+    assert "empty.txt' is empty; give other text" in said
 
 
 def test_feature_out_of_range(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

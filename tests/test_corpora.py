@@ -17,7 +17,9 @@ from interp.errors import InputError
 BOS = 0
 
 
-def packed(corpus: Corpus, tokenizer: Any, *, n_ctx: int = 16, n_tokens: int = 1000, block: int = 7) -> list[Sequences]:
+def packed(
+    corpus: Corpus, tokenizer: Any, *, n_ctx: int = 16, n_tokens: int | None = 1000, block: int = 7
+) -> list[Sequences]:
     return list(pack(corpus, tokenizer, bos_id=BOS, n_ctx=n_ctx, n_tokens=n_tokens, block=block))
 
 
@@ -113,26 +115,36 @@ def test_too_little_text_is_refused_with_what_there_is(
 ) -> None:
     held = n_tokens_of(tiny_corpus, tiny_tokenizer)
     asked = held + n_missing
-    with pytest.raises(
-        InputError, match=rf"'made up' holds {held:,} tokens, but {asked:,} were asked for; ask for few"
-    ):
+    message = (
+        rf"'made up' holds {held:,} tokens, but {asked:,} were asked for; .* --tokens all, for {held} or fewer, or"
+    )
+    with pytest.raises(InputError, match=message):
         packed(tiny_corpus, tiny_tokenizer, n_tokens=asked)
 
 
+@pytest.mark.parametrize("n_tokens", [5, None])
 @pytest.mark.parametrize("texts", [[], ["", ""]])
-def test_empty_text_is_refused(tiny_tokenizer: Any, texts: list[str]) -> None:
-    with pytest.raises(InputError, match=r"the text 'nothing' is empty, but 5 tokens were asked for; give other text"):
-        packed(make_corpus(texts, "nothing"), tiny_tokenizer, n_tokens=5)
+def test_empty_text_is_refused(tiny_tokenizer: Any, texts: list[str], n_tokens: int | None) -> None:
+    with pytest.raises(InputError, match="the text 'nothing' is empty; give other text"):
+        packed(make_corpus(texts, "nothing"), tiny_tokenizer, n_tokens=n_tokens)
 
 
 def test_text_shorter_than_one_sequence_is_refused_unless_less_is_asked_for(tiny_tokenizer: Any) -> None:
     corpus = make_corpus(["x = 1"], "short")
     n_held = len(tiny_tokenizer("x = 1")["input_ids"])
-    message = rf"'short' holds {n_held} tokens \(less than one sequence of 16\), but 15 were asked for; ask for fewer"
+    message = rf"'short' holds {n_held} tokens \(less than one sequence of 16\), but 15 were asked for; ask for all"
     with pytest.raises(InputError, match=message):
         packed(corpus, tiny_tokenizer, n_tokens=15)
     [block] = packed(corpus, tiny_tokenizer, n_tokens=n_held)
     assert block.is_row.sum() == n_held
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_all_of_the_text_is_as_many_tokens_as_it_holds(tiny_corpus: Corpus, tiny_tokenizer: Any, block: int) -> None:
+    counted = packed(tiny_corpus, tiny_tokenizer, n_tokens=n_tokens_of(tiny_corpus, tiny_tokenizer), block=block)
+    for whole, part in zip(packed(tiny_corpus, tiny_tokenizer, n_tokens=None, block=block), counted, strict=True):
+        np.testing.assert_array_equal(whole.tokens, part.tokens)
+        np.testing.assert_array_equal(whole.is_row, part.is_row)
 
 
 def test_a_tokenizer_that_truncates_does_not_cut_documents_short(tiny_tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from interp.browse.palette import BACKGROUNDS, N_LEVELS, contrast, readable_on, shade, token_styles
 from interp.errors import InputError
 from interp.figures import NEGATIVE, POSITIVE, contexts_html, steering_sweep, training_curves
 
@@ -68,3 +69,15 @@ def test_contexts_are_escaped_and_shaded_by_activation() -> None:
     assert '0.57)"> x</span>' in shown  # 0.15 + 0.85 / 2
     assert '1.00)"><b> y</b></span>' in shown
     assert "<span" not in contexts_html([example | {"activations": [0.0, 0.0, 0.0]}])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("colour", [POSITIVE, NEGATIVE])
+def test_every_level_of_colour_is_readable_and_stronger_than_the_last(theme: str, colour: str) -> None:
+    background = BACKGROUNDS[theme]
+    shades = [shade(colour, level, background) for level in range(1, N_LEVELS + 1)]
+    assert all(contrast(readable_on(one), one) >= 4.5 for one in shades)
+    distance = [contrast(one, background) for one in shades]
+    assert distance == sorted(set(distance))
+    assert shades[-1] == colour
+    assert all(f".{prefix}{level}{{" in token_styles() for prefix in "pn" for level in range(1, N_LEVELS + 1))

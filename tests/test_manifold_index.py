@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.cli.main import main
 from interp.decomposers import registry
 from interp.demo.recipe import build_indexes
@@ -107,6 +109,30 @@ def test_every_ranking_lists_every_latent_best_first(index: ManifoldIndex) -> No
         index.table("circl")
     with pytest.raises(InputError, match="no feature 12; this run has 0-11"):
         index.view(12)
+
+
+def test_rows_of_a_ranking_say_the_score_and_what_stands_beside_it(index: ManifoldIndex) -> None:
+    for by, headings in (("circle", ["latent", "score", "rank"]), ("position", ["latent", "R²", "PCA", "random"])):
+        rows, table = ranking_rows(index, by), index.table(by)
+        assert [list(row) for row in rows] == [headings] * 12
+        assert [row["latent"] for row in rows] == table["id"].to_list()
+        np.testing.assert_array_equal([row[headings[1]] for row in rows], table["score"])
+    np.testing.assert_array_equal([row["PCA"] for row in rows], table[PLANES[1]])
+    np.testing.assert_array_equal([row["random"] for row in rows], table[PLANES[2]])
+
+
+def test_a_latent_is_summed_up_and_read_along_its_curve_or_around_its_centre(view: ManifoldView) -> None:
+    flat = replace(view, scores={"circle": 0.25, "curve": 0.5, "surface": math.nan}, n_far=1000)
+    assert latent_text(flat) == "circle 0.25 · curve 0.50 · 1,000 strongest tokens and 200 others"
+    assert latent_text(replace(flat, scores={"surface": math.nan})).startswith("too few axes for a shape · ")
+    label = next(iter(view.curves))
+    for colour, rows, values in (
+        (label, view.along(label), view.ordinals[label]),
+        ("value", view.around(), view.value),
+    ):
+        read = tokens_to_read(view, colour)
+        np.testing.assert_array_equal([one[0] for one in read], values[rows])
+        assert [one[1:] for one in read] == [tuple(view.text[n][i] for n in ("before", "text", "after")) for i in rows]
 
 
 def test_the_r2_of_a_label_is_that_of_its_curve(view: ManifoldView) -> None:

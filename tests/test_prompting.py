@@ -9,10 +9,13 @@ import pytest
 import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
-from interp.browse.prompt import PromptCodes, encode_prompt, rank_features
+from interp.browse.prompt import PromptCodes, encode_prompt, rank_features, ranking_rows
+from interp.browse.steering import steer_text
 from interp.errors import InputError
+from interp.index.reader import FeatureIndex
 from interp.model.language_model import LanguageModel, load_model
 from interp.steering.continuations import SteeringRequest, compare_continuations, neutral_tokens, sweep_strength
+from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 
 CODES = np.array([[9.0, 9.0, 9.0, 9.0], [0.0, 1.0, -3.0, 0.0], [0.0, 1.5, 2.0, 0.0], [0.0, 1.5, 0.0, 0.5]], np.float32)
@@ -57,6 +60,13 @@ def test_rankings_equal_a_slow_loop() -> None:
 def test_positions_outside_the_text_are_refused() -> None:
     with pytest.raises(InputError, match="there is no token 4; this text has tokens 0-3"):
         rank_features(PROMPT, [4])
+
+
+def test_rows_hold_the_codes_for_people_and_no_share_without_an_index() -> None:
+    [row] = ranking_rows(rank_features(PROMPT, n=1), {2: "opens"}, None)
+    assert row == {
+        "feature": 2, "value": -3.0, "n_active": 2, "codes": [9.0, -3.0, 2.0, 0.0], "label": "opens", "share": None
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +114,54 @@ def test_steered_continuations_share_their_noise_and_report_their_effect(
     request = SteeringRequest("def f", {feature: 4.0}, n_samples=2, n_tokens=6)
     assert compare_continuations(steerer, request, neutral).kl == pytest.approx(kls[1])
     assert 0 < kls[0] < kls[1]
+
+
+def test_a_code_is_told_as_a_share_of_the_features_maximum_on_the_store(
+    made: DashboardWorkspace, model: LanguageModel
+) -> None:
+    ranked = rank_features(encode_prompt(model, made.run, "with open(path) as file:\n"))
+    with FeatureIndex(made.run.index_path) as index:
+        rows = ranking_rows(ranked, {}, index)
+        maxima = [index.feature(item.feature)["max"] for item in ranked]
+    for item, row, most in zip(ranked, rows, maxima, strict=True):
+        assert row["share"] == (pytest.approx(max(map(abs, item.codes)) / most) if most > 0 else None)
+    assert any(row["share"] for row in rows)
+
+
+class Linear(Steerer):
+    """Of every feature the effect is its strength squared; at most 4 can be reached."""
+
+    def __init__(self) -> None:
+        pass
+
+    def generate(self, prompt, strengths, **options):
+        return [f"{prompt}{dict(strengths)}"]
+
+    def kl(self, tokens, strengths, *, mode="add"):
+        return sum(strength**2 for strength in strengths.values())
+
+    def perplexity_ratio(self, tokens, strengths, *, mode="add"):
+        return 1.0
+
+    def strength_for_kl(self, feature, target, *, tokens, mode="add", **options):
+        strength = min(target, 4.0) ** 0.5
+        return StrengthSearch(strength, strength**2, reached=target <= 4, feature=feature, target=target)
+
+
+def test_the_effect_is_drawn_against_the_strength_of_one_feature_alone() -> None:
+    neutral = torch.zeros(1, 4, dtype=torch.long)
+    shown = steer_text(Linear(), SteeringRequest("x", {3: -4.0}), neutral)
+    assert shown.notes == []
+    assert shown.result.steered == ["x{3: -4.0}"]
+    assert shown.sweep == ([0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0], [0.0, 1.0, 4.0, 9.0, 16.0, 25.0, 36.0])
+    assert steer_text(Linear(), SteeringRequest("x", {3: 0.1}), neutral).sweep[0][-1] == 1.0
+    assert steer_text(Linear(), SteeringRequest("x", {3: 1.0, 5: 1.0}), neutral).sweep is None
+    assert steer_text(Linear(), SteeringRequest("x", {3: 1.0}, mode="clamp"), neutral).sweep is None
+
+
+def test_an_effect_asked_for_sets_the_strength_and_says_what_is_out_of_reach() -> None:
+    neutral = torch.zeros(1, 4, dtype=torch.long)
+    shown = steer_text(Linear(), SteeringRequest("x", {3: 0.0, 5: 0.0}), neutral, targets={3: 1.0, 5: 9.0})
+    assert shown.request.strengths == {3: 1.0, 5: 2.0}
+    assert shown.result.kl == 5.0
+    assert shown.notes == ["feature 5 does not reach 9 nats per token at any strength tried; the nearest is 4."]

@@ -21,11 +21,11 @@ from interp.distributed import World
 from interp.errors import InputError
 from interp.store import reader as reader_module
 from interp.store import writer as writer_module
-from interp.store.manifest import Manifest
+from interp.store.manifest import Manifest, Shard
 from interp.store.moments import moments_of
 from interp.store.reader import ActivationStore
 from interp.store.shard import ShardContent
-from interp.store.source import ArraySource
+from interp.store.source import ArraySource, shuffled_batches
 from interp.store.writer import StoreWriter
 
 SITE, NARROW = "blocks.0.mlp.hook_post", "blocks.0.hook_resid_post"
@@ -226,33 +226,69 @@ def row_numbers(batch: torch.Tensor, written: Written) -> list[int]:
 def test_every_epoch_is_another_permutation_without_repeats(source: Any, written: Written) -> None:
     n, size = written.n_rows, 8
     per_epoch = n // size
-    batches = source.batches(size, seed=3)
+    batches = shuffled_batches(source, size, range(3 * per_epoch), seed=3)
     epochs = [[i for batch in islice(batches, per_epoch) for i in row_numbers(batch, written)] for _ in range(3)]
+    assert list(batches) == []
     for epoch in epochs:
         assert len(set(epoch)) == per_epoch * size
     assert epochs[0] != epochs[1] != epochs[2]
-    whole = [i for batch in islice(source.batches(1, seed=3), n) for i in row_numbers(batch, written)]
+    whole = [i for batch in shuffled_batches(source, 1, range(n), seed=3) for i in row_numbers(batch, written)]
     assert sorted(whole) == list(range(n))
 
 
 @pytest.mark.parametrize("start", [0, 1, 8, 9, 10, 25])
 def test_batches_go_on_exactly_where_they_were_left(source: Any, start: int) -> None:
-    expected = list(islice(source.batches(8, seed=1), start, start + 5))
-    found = list(islice(source.batches(8, seed=1, start=start), 5))
+    expected = list(shuffled_batches(source, 8, range(start + 5), seed=1))[start:]
+    found = list(shuffled_batches(source, 8, range(start, start + 5), seed=1))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_processes_share_each_batch_and_rows_held_out_are_in_none(source: Any, written: Written) -> None:
+    n, steps = written.n_rows - 10, range(5)
+    batches = list(shuffled_batches(source, 9, steps, seed=1, n_rows=n))
+    assert max(i for batch in batches for i in row_numbers(batch, written)) < n
+    shares = [list(shuffled_batches(source, 9, steps, seed=1, n_rows=n, share=slice(i, None, 2))) for i in range(2)]
+    for batch, even, odd in zip(batches, *shares, strict=True):
+        assert torch.equal(batch[::2], even)
+        assert torch.equal(batch[1::2], odd)
+
+
 def test_the_order_depends_on_the_seed_alone_and_a_batch_fits_the_source(source: Any, written: Written) -> None:
-    first, again, other = (next(source.batches(8, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (next(shuffled_batches(source, 8, range(1), seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     with pytest.raises(InputError, match=rf"a batch of 999 rows .* the source holds {written.n_rows}; use a smaller"):
-        next(source.batches(999, seed=0))
+        next(shuffled_batches(source, 999, range(1), seed=0))
 
 
 def test_an_array_without_rows_is_refused() -> None:
     with pytest.raises(InputError, match=r"activations are a matrix of rows, but this one has shape \(0, 3\)"):
         ArraySource(np.zeros((0, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        (300, 300, [0, 1, 3]),
+        (300, 88, [0, 1, 3]),
+        (300, 87, [0, 1]),  # the third shard is missing: its rows are not known, and the fourth may hold the end
+        (300, 51, [0, 1]),
+        (300, 50, [0]),
+        (300, 30, []),
+        (70, 300, [0, 1]),
+        (None, 51, [0, 1]),
+        (300, None, [0, 1, 3]),
+        (84, None, [0, 1]),
+    ],
+)
+def test_of_a_capture_of_another_number_of_tokens_the_shards_before_both_ends_are_kept(
+    before: int | None, after: int | None, kept: list[int]
+) -> None:
+    sizes = {0: 30, 1: 20, 3: 5}  # and at most 4 * 8 rows in the one that is missing
+    shards = tuple(Shard(f"{number:06d}.h5", n_rows, N_PER_SHARD, 1, "") for number, n_rows in sizes.items())
+    manifest = replace(MANIFEST, n_tokens=before, shards=shards).asking_for(after)
+    assert manifest.n_tokens == after
+    assert [shard.number for shard in manifest.shards] == kept
 
 
 # ------------------------------------------------------------------------------------------------------------- moments

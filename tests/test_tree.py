@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from interp.browse.tree import ConceptTree, tree_rows, tree_text
+from interp.browse.tree import ConceptTree, branch_rows, tree_rows, tree_text
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
@@ -85,6 +85,15 @@ def test_the_tree_is_rows_and_indented_lines(tree: ConceptTree) -> None:
     assert rows[0]["level"] == 2
     for row, line in zip(rows, lines, strict=True):
         assert line.startswith("  " * row["depth"] + f"{row['level']}.{row['feature']}  {row['name']}")
+
+
+def test_a_branch_shows_its_depth_and_what_it_takes_from_its_parent(tree: ConceptTree) -> None:
+    nodes = tree.nodes()
+    for node, row in zip(nodes, branch_rows(nodes), strict=True):
+        indented = row["branch"].removeprefix("\u2003" * node.depth)
+        assert indented == f"{node.level}.{node.feature}\u2002{node.name}"
+        assert row["features"] == len(node.leaves)
+        assert row["share"] == (pytest.approx(100 * node.share) if node.depth else None)
 
 
 def test_a_run_without_levels_is_refused(run: Run) -> None:

@@ -6,12 +6,10 @@ import streamlit as st
 
 from app.card import feature_card
 from app.indexing import require_index
-from app.navigation import go_to
-from app.payloads import KINDS_SHOWN, ORDERS, TableFilter, select_features
-from app.state import pick_run, restore, view, write_address
+from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import find_run, index_version, open_labels, run_name
+from interp.browse.features import KINDS_SHOWN, ORDERS, TableFilter, counts_text, percent, select_features
 from interp.errors import InputError
-from interp.index.reader import FeatureIndex
 from interp.runs.record import Run
 
 PAGE = "features"
@@ -38,7 +36,7 @@ def show() -> None:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
         order = []
         st.session_state[view("f")] = wanted.query.strip()
-    st.caption(_counts(index, order))
+    st.caption(counts_text(index, len(order)))
     _card(run, wanted, order)
 
 
@@ -60,9 +58,7 @@ def _controls() -> Run:
     with columns[2]:
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
         ends = (DENSITIES[0], DENSITIES[-1])
-        st.select_slider(
-            "Density", DENSITIES, ends, key=view("density"), format_func=lambda share: f"{100 * share:g} %"
-        )
+        st.select_slider("Density", DENSITIES, ends, key=view("density"), format_func=percent)
     with columns[3]:
         st.text_input("Search", key=view("q"), placeholder="812, a label, or tok: def", on_change=_forget_feature)
     with columns[4]:
@@ -123,12 +119,6 @@ def _bookmark() -> None:
 def _forget_feature() -> None:
     """A new search shows its first result."""
     st.session_state[view("f")] = None
-
-
-def _counts(index: FeatureIndex, order: list[int]) -> str:
-    n_dead = int(index.summary["dead"].sum())
-    shown = f"{len(order):,} of " if len(order) < index.n_features else ""
-    return f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
 
 
 def _order(text: str | None) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import html
 from functools import partial
+from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from app.indexing import require_manifolds
-from app.payloads import plain_number
 from app.state import pick_run, restore, view, write_address
 from app.workspace import label_texts, run_name
+from interp.browse.features import plain_number
+from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
 from interp.manifolds.layout import PLANES, SHAPES
 from interp.manifolds.reader import ManifoldIndex, ManifoldView
@@ -29,15 +30,15 @@ def show() -> None:
         run = pick_run()
     index = require_manifolds(run)
     by = _choice(columns[1], "Rank by", "rank", index.rankings)
-    table = index.table(by)
-    feature = _feature(table, index)
+    rows = ranking_rows(index, by)
+    feature = _feature(rows[0]["latent"], index)
     latent = index.view(feature)
     # A ranking by a label is looked at with that label's colours, unless the person chose others.
     colour = _choice(columns[2], "Colour", "colour", colourings(latent), by if by in latent.ordinals else VALUE)
     columns[3].number_input("Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump)
     left, right = st.columns([1, 3.1], gap="large")
     with left:
-        _ranking(table, by)
+        _ranking(rows, by)
     with right:
         _latent(run, latent, colour)
     address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
@@ -53,13 +54,13 @@ def _choice(
     return str(column.selectbox(label, options, key=view(name)))
 
 
-def _feature(table: pd.DataFrame, index: ManifoldIndex) -> int:
-    """The latent on view: the one asked for, else the first of the ranking."""
+def _feature(first: int, index: ManifoldIndex) -> int:
+    """The latent on view: the one asked for, else the ``first`` of the ranking."""
     number = plain_number(st.session_state.get(view("f")) or "")
     if number is not None and number >= index.n_features:
         st.error(f"no feature {number}; this run has 0-{index.n_features - 1}")
         number = None
-    return int(table["id"].iloc[0]) if number is None else number
+    return first if number is None else number
 
 
 def _number_of(feature: int) -> str:
@@ -71,21 +72,19 @@ def _jump() -> None:
     st.session_state[view("f")] = str(st.session_state["latent_number"])
 
 
-def _ranking(table: pd.DataFrame, by: str) -> None:
+def _ranking(rows: list[dict[str, Any]], by: str) -> None:
     key = f"ranking_{by}"
-    score = "score" if by in SHAPES else "R²"
-    shown = table.rename(columns={"score": score, "id": "latent", PLANES[1]: "PCA", PLANES[2]: "random"})
-    shown = shown[["latent", score, *(("PCA", "random") if by not in SHAPES else ("effective_rank",))]]
     st.dataframe(
-        shown.rename(columns={"effective_rank": "rank"}),
+        rows,
         hide_index=True,
         height=560,
         key=key,
-        on_select=partial(_select, key, table["id"].to_list()),
+        on_select=partial(_select, key, [row["latent"] for row in rows]),
         selection_mode="single-row",
         placeholder="-",
         column_config={
-            score: st.column_config.NumberColumn(format="%.3f"),
+            "score": st.column_config.NumberColumn(format="%.3f"),
+            "R²": st.column_config.NumberColumn(format="%.3f"),
             "PCA": st.column_config.NumberColumn(format="%.2f", help=f"The same in the plane of {PLANES[1]}"),
             "random": st.column_config.NumberColumn(format="%.2f", help="The best of a few random planes"),
             "rank": st.column_config.NumberColumn(format="%.2f", help="(Σ|λ|)² / Σλ²: how many axes matter"),
@@ -118,10 +117,7 @@ def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
     st.subheader(title)
     if label:
         st.text(label)  # plain text, never markdown: a label is a stranger's
-    scores = " · ".join(f"{shape} {score:.2f}" for shape, score in latent.scores.items() if score == score)
-    st.caption(
-        f"{scores or 'too few axes for a shape'} · {latent.n_far:,} strongest tokens and {_others(latent)} others"
-    )
+    st.caption(latent_text(latent))
     plane, space = st.columns(2, gap="small")
     plane.plotly_chart(manifold_plane(latent, colour), config=_PLAIN, key="plane")
     space.plotly_chart(manifold_space(latent, colour), config=_PLAIN, key="space")
@@ -132,10 +128,6 @@ def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
         _contexts(latent, colour)
 
 
-def _others(latent: ManifoldView) -> str:
-    return f"{len(latent.value) - latent.n_far:,}"
-
-
 def _contexts(latent: ManifoldView, colour: str) -> None:
     """Tokens to read one after the other, along the label's curve or around the centre."""
     if not latent.text:
@@ -143,13 +135,9 @@ def _contexts(latent: ManifoldView, colour: str) -> None:
         return
     is_along = colour in latent.curves
     st.caption(f"Tokens along the curve of {colour}" if is_along else "Tokens around the centre, anticlockwise")
-    rows = latent.along(colour) if is_along else latent.around()
-    st.html("".join(_context_line(latent, colour, row) for row in rows))
+    st.html("".join(_context_line(*one) for one in tokens_to_read(latent, colour)))
 
 
-def _context_line(latent: ManifoldView, colour: str, row: int) -> str:
-    values = latent.ordinals.get(colour, latent.value)
-    before, token, after = (html.escape(show_blanks(latent.text[name][row])) for name in ("before", "text", "after"))
-    return (
-        f'<p class="along"><span>{values[row]:.3g}</span><i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'
-    )
+def _context_line(value: float, *context: str) -> str:
+    before, token, after = (html.escape(show_blanks(text)) for text in context)
+    return f'<p class="along"><span>{value:.3g}</span><i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'

@@ -8,12 +8,10 @@ import streamlit as st
 
 from app.card import prompt_tokens
 from app.models import require_model
-from app.navigation import go_to
-from app.state import pick_run, restore, view, write_address
+from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import index_version, label_texts, open_index, run_name
-from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features
+from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
 from interp.errors import InputError
-from interp.index.reader import FeatureIndex
 from interp.runs.record import Run
 
 PAGE = "prompt"
@@ -73,26 +71,10 @@ def _mount(run: Run, prompt: PromptCodes, ranked: list[RankedFeature], chosen: l
             "card_path": "/features",
             "tokens": list(prompt.tokens),
             "chosen": chosen,
-            "ranked": [_row(item, index, labels) for item in ranked],
+            "ranked": ranking_rows(ranked, labels, index),
         },
         on_chosen_change=_choose,
         on_open_change=lambda: None,
     )
     if result.open is not None:
         go_to("features", run=run_name(run), f=str(int(result.open)))
-
-
-def _row(item: RankedFeature, index: FeatureIndex | None, labels: dict[int, str]) -> dict[str, Any]:
-    """One line of the ranking. Beside the code stands its share of the feature's maximum on the store, where known."""
-    return {
-        "feature": item.feature,
-        "value": item.value,
-        "n_active": item.n_active,
-        "codes": [float(f"{code:.3g}") for code in item.codes],
-        "label": labels.get(item.feature, ""),
-        "share": None if index is None else _share(item, float(index.summary["max"].iloc[item.feature])),
-    }
-
-
-def _share(item: RankedFeature, largest: float) -> float | None:
-    return max(abs(code) for code in item.codes) / largest if largest > 0 else None

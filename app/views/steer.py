@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import html
 import json
-import math
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from app.indexing import require_index
 from app.models import require_model
-from app.payloads import check_feature
 from app.state import pick_run, restore, view, write_address
 from app.workspace import label_texts, run_name
+from interp.browse.features import check_feature
+from interp.browse.steering import steer_text
 from interp.errors import InputError
 from interp.figures import steering_sweep
 from interp.index.reader import FeatureIndex
 from interp.runs.record import Run
-from interp.steering.continuations import (
-    SteeringRequest,
-    compare_continuations,
-    neutral_tokens,
-    steering_record,
-    sweep_strength,
-)
+from interp.steering.continuations import SteeringRequest, neutral_tokens, steering_record
 from interp.steering.forms import steerer_type
 from interp.steering.records import read_steering_records, write_steering_record
-from interp.steering.steerer import Steerer
 
 PAGE = "steer"
 EXAMPLE = "def parse_config(path):\n"
+LARGEST_SEED = 2_147_483_647
 BY_STRENGTH, BY_KL = "strength", "KL target"
 STRENGTHS = {
     "add": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
@@ -41,8 +34,6 @@ STRENGTHS = {
     "rotate": ("Turns", -0.5, 0.5, 0.25, 0.01),
 }
 """Label, ends, start and step of a mode's sliders; text breaks down well before 10 times the maximum."""
-SWEPT = ("add", "flow")
-"""Modes in which no strength is no effect, and more of it more."""
 MEANING = {
     "add": "add strength × max along the feature's direction",
     "clamp": "set the coefficient to strength × max",
@@ -145,7 +136,7 @@ def _request_form(prompt: str, mode: Any, wanted: dict[int, float]) -> SteeringR
         n_samples = first.number_input("Samples", 1, 8, 3)
         n_tokens = second.number_input("Tokens each", 1, 256, 48)
         temperature = first.number_input("Temperature", 0.0, 2.0, 0.7, 0.1)
-        seed = second.number_input("Seed", 0, 2**31 - 1, 0)
+        seed = second.number_input("Seed", 0, LARGEST_SEED, 0)
     if not st.button("Generate", type="primary", icon=":material/play_arrow:", disabled=not wanted, width="stretch"):
         return None
     return SteeringRequest(
@@ -156,59 +147,36 @@ def _request_form(prompt: str, mode: Any, wanted: dict[int, float]) -> SteeringR
 def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, float]) -> None:
     """Run the request and keep its result for the reruns that follow."""
     model = require_model(run)
-    notes: list[str] = []
     try:
         with st.spinner("Generating and measuring the effect"):
             steerer = steerer_type(run.kind).from_run(model, run)
-            neutral = neutral_tokens(run)
-            if how == BY_KL:
-                found = [
-                    steerer.strength_for_kl(f, target, tokens=neutral, mode=request.mode)
-                    for f, target in wanted.items()
-                ]
-                notes = [_missed(search.feature, search.target, search.kl) for search in found if not search.reached]
-                request = replace(request, strengths={search.feature: search.strength for search in found})
-            result = compare_continuations(steerer, request, neutral)
-            sweep = _sweep(steerer, request, neutral)
+            targets = wanted if how == BY_KL else None
+            steered = steer_text(steerer, request, neutral_tokens(run), targets=targets)
     except InputError as error:
         st.error(str(error))
         return
-    st.session_state["steering_result"] = (run_name(run), request, result, notes, sweep)
-
-
-def _missed(feature: int, target: float, kl: float) -> str:
-    return (
-        f"feature {feature} does not reach {target:.3g} nats per token at any strength tried; the nearest is {kl:.3g}."
-    )
-
-
-def _sweep(steerer: Steerer, request: SteeringRequest, neutral: Any) -> tuple[list[float], list[float]] | None:
-    """Effect against strength, for a single feature: of several, or of other modes, one curve says nothing."""
-    if len(request.strengths) != 1 or request.mode not in SWEPT:
-        return None
-    ((feature, strength),) = request.strengths.items()
-    reach = max(abs(strength) * 1.5, 1.0)
-    strengths = [reach * math.copysign(1, strength) * step / 6 for step in range(1, 7)]
-    return [0.0, *strengths], [0.0, *sweep_strength(steerer, feature, neutral, strengths, mode=request.mode)]
+    st.session_state["steering_result"] = (run_name(run), steered)
 
 
 def _result(run: Run) -> None:
-    name, request, result, notes, sweep = st.session_state.get("steering_result", (None,) * 5)
-    if name != run_name(run):
+    name, steered = st.session_state.get("steering_result", (None, None))
+    if steered is None or name != run_name(run):
         st.caption("Add features from their cards (Steer →) or by number, then press Generate.")
         return
+    request, result = steered.request, steered.result
     first, second, third = st.columns([1, 1, 2])
     first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
     second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
     unit = steerer_type(run.kind).units[request.mode]
     written = [f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()]
     third.caption(" · ".join([request.mode, *written]))
-    for note in notes:
+    for note in steered.notes:
         st.warning(note)
     st.html(pairs_html(request.prompt, result.baseline, result.steered))
-    if sweep is not None:
+    if steered.sweep is not None:
         present = next(iter(request.strengths.values()))
-        st.plotly_chart(steering_sweep(*sweep, unit=unit, present=present), config={"displayModeBar": False})
+        figure = steering_sweep(*steered.sweep, unit=unit, present=present)
+        st.plotly_chart(figure, config={"displayModeBar": False})
     record = steering_record(request, result)
     keep, export, _ = st.columns([1, 1, 3])
     if keep.button("Keep with the run", width="stretch"):

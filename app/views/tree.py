@@ -5,10 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from app.indexing import require_index
-from app.navigation import go_to
-from app.state import pick_run
+from app.state import go_to, pick_run
 from app.workspace import index_version, open_index, run_name
-from interp.browse.tree import ConceptTree, TreeNode
+from interp.browse.tree import ConceptTree, TreeNode, branch_rows
 from interp.errors import InputError
 from interp.figures import contexts_html, show_blanks
 from interp.runs.record import Run
@@ -36,7 +35,7 @@ def show() -> None:
     left, right = st.columns([3, 4], gap="large")
     with left:
         chosen = st.dataframe(
-            [table_row(node) for node in nodes],
+            branch_rows(nodes),
             key=f"tree_{run_name(run)}",
             hide_index=True,
             height=640,
@@ -57,12 +56,6 @@ _COLUMNS = {
         format="%.0f %%", width="small", help="What it takes from this parent, of all that it takes from parents"
     ),
 }
-
-
-def table_row(node: TreeNode) -> dict[str, object]:
-    """A row of the table; depth is shown by indentation."""
-    label = "\u2003" * node.depth + f"{node.level}.{node.feature}\u2002{node.name}"
-    return {"branch": label, "features": len(node.leaves), "share": 100 * node.share if node.depth else None}
 
 
 def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:

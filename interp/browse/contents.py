@@ -22,7 +22,7 @@ def store_facts(path: Path, *, spectra: bool) -> dict[str, Any]:
     seconds = manifest.seconds
     facts = {
         "store": str(path),
-        "state": "complete" if manifest.complete else f"unfinished, {store.n_rows:,} of {manifest.n_tokens:,} tokens",
+        "state": "complete" if manifest.complete else f"unfinished, {store.n_rows:,} of {manifest.asked} tokens",
         "model": f"{manifest.model_id} ({manifest.model_fingerprint})",
         "text": manifest.corpus,
         "tokens": store.n_rows,

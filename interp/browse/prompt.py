@@ -6,9 +6,9 @@ any other, and it would head every list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from interp.capture.forward import forward
 from interp.errors import InputError
+from interp.index.reader import FeatureIndex
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
@@ -100,6 +101,27 @@ def rank_features(
         for f in order[:n]
         if n_active[f]
     ]
+
+
+def ranking_rows(
+    ranked: Sequence[RankedFeature], labels: Mapping[int, str], index: FeatureIndex | None
+) -> list[dict[str, Any]]:
+    """The ranking for JSON, a row a feature; ``share`` is the largest code as a share of the feature's maximum on the store,
+    None where the run has no index or the feature never fires there."""
+    rows = []
+    for item in ranked:
+        most = 0.0 if index is None else float(index.summary["max"].iloc[item.feature])
+        rows.append(
+            {
+                "feature": item.feature,
+                "value": item.value,
+                "n_active": item.n_active,
+                "codes": [float(f"{code:.3g}") for code in item.codes],
+                "label": labels.get(item.feature, ""),
+                "share": max(abs(code) for code in item.codes) / most if most > 0 else None,
+            }
+        )
+    return rows
 
 
 def _extreme(codes: Float[np.ndarray, "n n_features"]) -> Float[np.ndarray, " n_features"]:

@@ -120,6 +120,18 @@ def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
     ]
 
 
+def branch_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
+    """A row a node for the dashboard: depth as indentation, features below it, what it takes from its parent in per cent."""
+    return [
+        {
+            "branch": "\u2003" * node.depth + f"{node.level}.{node.feature}\u2002{node.name}",
+            "features": len(node.leaves),
+            "share": 100 * node.share if node.depth else None,
+        }
+        for node in nodes
+    ]
+
+
 def tree_text(nodes: list[TreeNode]) -> str:
     """The tree as indented lines."""
     lines = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class CaptureConfig:
 
     sites: tuple[str, ...]
     """Hook points by name or glob pattern, such as blocks.2.mlp.hook_post or 'blocks.*.hook_resid_post'."""
-    tokens: int = 120_000
-    """Tokens of text to capture; separators between documents are not counted."""
+    tokens: int | Literal["all"] = 120_000
+    """Tokens of text to capture, or "all"; separators between documents are not counted."""
     n_ctx: int | None = None
     """Length of a sequence; the model's own context by default."""
     dtype: str = "float16"
@@ -53,7 +54,8 @@ class CaptureConfig:
     """Sequences per shard file, by default as many as make 64 MiB; an interrupted capture loses at most three shards."""
 
     def __post_init__(self) -> None:
-        counts = (self.tokens, self.batch, self.sequences_per_shard)
+        tokens = None if self.tokens == "all" else self.tokens
+        counts = (tokens, self.batch, self.sequences_per_shard)
         if any(count is not None and count < 1 for count in counts):
             raise InputError("tokens, batch and sequences per shard are counts; give numbers from 1 up")
         if self.dtype not in ("float16", "float32"):
@@ -63,7 +65,8 @@ class CaptureConfig:
 def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
     """Write the activations of ``corpus`` at ``config.sites`` to the store ``out`` and open it.
 
-    An interrupted capture goes on with the shards that are missing; a finished one is opened as it is. Under ``torchrun`` the
+    An interrupted capture, or one that was refused for too little text, goes on with the shards that are missing, of another
+    number of tokens too; a finished one is opened as it is. Under ``torchrun`` the
     processes share the shards, and the content is that of one process. Raises InputError for unknown hook points, too
     little text, values that do not fit, a folder that holds something else or that another job writes to, and a full disk;
     whole shards are kept, and a store that was begun by this call and has none yet is removed.
@@ -110,7 +113,7 @@ def _fill(
     writer.note_checks(checks)
     amount = request.sequences_per_shard * (request.n_ctx - 1)
     todo = writer.todo(chain([first], blocks))
-    total = max(0, request.n_tokens - writer.n_rows_done)
+    total = None if request.n_tokens is None else max(0, request.n_tokens - writer.n_rows_done)
     for number, block in progress(todo, total=total, what="capture", unit="tok", amount=amount):
         writer.append(ShardContent(block, _activations(run, sites, block, batch, request.dtype)), number)
     writer.finish()
@@ -143,7 +146,7 @@ def _request(
         model_fingerprint=model.fingerprint,
         tokenizer_fingerprint=model.tokenizer_fingerprint,
         corpus=corpus.name,
-        n_tokens=config.tokens,
+        n_tokens=None if config.tokens == "all" else config.tokens,
         n_ctx=n_ctx,
         bos_id=model.bos_id,
         sites={site.name: site.d_in for site in sites},

@@ -10,6 +10,7 @@ memory stays bounded. On one thread more than 4/5 of the time is the tokenizer's
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -49,17 +50,18 @@ class Sequences:
 
 
 def pack(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, bos_id: int, n_ctx: int, n_tokens: int, block: int
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, bos_id: int, n_ctx: int, n_tokens: int | None, block: int
 ) -> Iterator[Sequences]:
     """Exactly ``n_tokens`` tokens of text, in blocks of ``block`` sequences of ``n_ctx`` (the last may be smaller).
 
-    Documents are laid end to end with one separator (``bos_id``) after each; every sequence begins with ``bos_id``. A
-    separator written out in the text, such as ``<|endoftext|>``, is a separator too. The same corpus gives the same
-    blocks. Raises InputError when the corpus holds less text than asked for.
+    ``n_tokens`` of None is all of the text. Documents are laid end to end with one separator (``bos_id``) after each; every
+    sequence begins with ``bos_id``. A separator written out in the text, such as ``<|endoftext|>``, is a separator too. The
+    same corpus gives the same blocks. Raises InputError when the corpus holds less text than asked for, or none.
     """
+    most = sys.maxsize if n_tokens is None else n_tokens
     size = block * (n_ctx - 1)
     rest = _Stream.empty(len(corpus.label_set.labels) if corpus.label_set else 0)
-    n_left = n_tokens
+    n_left = most
     for stream in _tokenised(corpus, tokenizer, bos_id):
         rest = rest.followed_by(stream)
         while len(rest.tokens) >= size:
@@ -70,19 +72,17 @@ def pack(
             if n_left == 0:
                 return
     n_rest = int((rest.offset >= 0).sum())
-    if n_rest < n_left:
-        raise _too_little(corpus.name, n_tokens - n_left + n_rest, n_tokens, n_ctx)
-    yield _cut(rest, n_ctx, bos_id, n_left)
-
-
-def _too_little(name: str, held: int, asked: int, n_ctx: int) -> InputError:
-    if not held:
-        return InputError(f"the text '{name}' is empty, but {asked:,} tokens were asked for; give other text")
-    short = f" (less than one sequence of {n_ctx})" if held < n_ctx - 1 else ""
-    return InputError(
-        f"the text '{name}' holds {held:,} tokens{short}, but {asked:,} were asked for; "
-        "ask for fewer with --tokens or give more text"
-    )
+    n_held = most - n_left + n_rest
+    if not n_held:
+        raise InputError(f"the text '{corpus.name}' is empty; give other text")
+    if n_tokens is not None and n_held < n_tokens:
+        short = f" (less than one sequence of {n_ctx})" if n_held < n_ctx - 1 else ""
+        raise InputError(
+            f"the text '{corpus.name}' holds {n_held:,} tokens{short}, but {n_tokens:,} were asked for; "
+            f"ask for all of it with --tokens all, for {n_held} or fewer, or give more text and another --out"
+        )
+    if n_rest:
+        yield _cut(rest, n_ctx, bos_id, min(n_left, n_rest))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from interp.figures import stability_curve
 from interp.progress import progress
 from interp.records import read_json, write_json
 from interp.runs.record import Run
-from interp.store.source import ActivationSource, RowsInReach
+from interp.store.moments import Moments, moments_of
+from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
 
 SCHEMA, VERSION = "interp-stability", 1
@@ -63,7 +65,7 @@ class Stability:
         return float(np.mean(self.features))
 
 
-class RowSample(RowsInReach):
+class RowSample:
     """Some rows of a source as an ActivationSource."""
 
     def __init__(self, source: ActivationSource, indices: Int[np.ndarray, " n"]):
@@ -82,6 +84,13 @@ class RowSample(RowsInReach):
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         for first in range(0, len(self), size):
             yield self._source.rows(self._indices[first : first + size])
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return moments_of(self.chunks())
+
+    def moments(self) -> Moments:
+        return self._moments
 
 
 def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stability]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -51,8 +52,8 @@ class Manifest:
     tokenizer_fingerprint: str
     corpus: str
     """What the text was asked for as, such as ``stdlib``."""
-    n_tokens: int
-    """Rows asked for; the store is complete when it holds as many."""
+    n_tokens: int | None
+    """Rows asked for; None is all of the text."""
     n_ctx: int
     bos_id: int
     """Token every sequence begins with and documents are separated by; never a row."""
@@ -81,6 +82,11 @@ class Manifest:
         return sum(shard.n_rows for shard in self.shards)
 
     @property
+    def asked(self) -> str:
+        """``n_tokens`` for a person to read."""
+        return "all" if self.n_tokens is None else f"{self.n_tokens:,}"
+
+    @property
     def n_sequences(self) -> int:
         return sum(shard.n_sequences for shard in self.shards)
 
@@ -94,6 +100,23 @@ class Manifest:
         return [
             f.name for f in fields(self) if f.name not in _PROGRESS and getattr(self, f.name) != getattr(other, f.name)
         ]
+
+    def asking_for(self, n_tokens: int | None) -> Manifest:
+        """The same capture of another number of tokens, with the shards that hold the same either way.
+
+        The last shard is cut off where the tokens asked for end, so those go that may hold the end of either request.
+        """
+        if n_tokens == self.n_tokens:
+            return self
+        full = self.sequences_per_shard * (self.n_ctx - 1)
+        ends = [math.inf if n is None else n for n in (self.n_tokens, n_tokens)]
+        kept, n_rows, number = [], 0, 0
+        for shard in self.shards:
+            n_rows += (shard.number - number) * full + shard.n_rows  # a shard that is missing has at most ``full`` rows
+            number = shard.number + 1
+            if n_rows < min(ends):
+                kept.append(shard)
+        return replace(self, n_tokens=n_tokens, shards=tuple(kept))
 
     def with_shard(self, shard: Shard) -> Manifest:
         """The same with one more whole shard, or with another file in the place of an old one."""

@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,6 @@ from interp.files import write_whole
 from interp.progress import progress
 from interp.store.manifest import Manifest, Shard
 from interp.store.moments import Moments, moments_of
-from interp.store.source import shuffled_indices
 
 MAPPED = 3 * 2**27
 """Bytes of a site that stay mapped into the process once read; what lies beyond them is let go after every use.
@@ -43,9 +41,9 @@ class ActivationStore:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         if not (self.manifest.complete or allow_unfinished):
-            done, asked = self.manifest.n_rows, self.manifest.n_tokens
+            done, asked = self.manifest.n_rows, self.manifest.asked
             raise InputError(
-                f"the capture of '{self.path}' was interrupted after {done:,} of {asked:,} tokens; "
+                f"the capture of '{self.path}' was interrupted after {done:,} of {asked} tokens; "
                 "run the same interp capture command again to finish it"
             )
         for shard in self.manifest.shards:
@@ -195,17 +193,13 @@ class SiteSource:
         """The rows at ``indices``, in that order, float32."""
         out = torch.empty(len(indices), self.d_in)
         if not np.any(indices[1:] < indices[:-1]):
-            return self._fill(out, indices)
+            _convert(self._gather(indices), out)
+            return out
         order = np.argsort(indices)
         stored = self._gather(indices[order])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         _convert(stored[place], out)
-        return out
-
-    def _fill(self, out: Tensor, ascending: Int[np.ndarray, " n"]) -> Tensor:
-        """Write the rows at ``ascending`` numbers into ``out``."""
-        _convert(self._gather(ascending), out)
         return out
 
     def _gather(self, ascending: Int[np.ndarray, " n"]) -> np.ndarray:
@@ -242,18 +236,6 @@ class SiteSource:
             self._let_go(shard)
             at = end
         return out
-
-    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        """Endless shuffled batches, the next one read while the last is in use; see ``ActivationSource.batches``."""
-        indices = shuffled_indices(len(self), size, seed=seed, start=start)
-        with ThreadPoolExecutor(1, "batches") as reader:
-            # A batch is allocated here and filled there: memory that one thread allocates and another frees is given
-            # back to the system, and taken again page by page (half as much time again).
-            ahead = reader.submit(self._fill, torch.empty(size, self.d_in), next(indices))
-            while True:
-                batch = ahead.result()
-                ahead = reader.submit(self._fill, torch.empty(size, self.d_in), next(indices))
-                yield batch
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""

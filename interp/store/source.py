@@ -1,10 +1,10 @@
-"""The view of activations that decomposers have: rows, in order or shuffled, and their moments."""
+"""The view of activations that decomposers have: rows, in order or in shuffled batches, and their moments."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.store.moments import Moments, moments_of
+from interp.store.prefetch import prefetched
 
 
 @runtime_checkable
@@ -37,25 +38,35 @@ class ActivationSource(Protocol):
         """All rows in order, ``size`` at a time (the last chunk may be smaller), float32."""
         ...
 
-    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        """Endless batches of ``size`` rows; every epoch is a fresh permutation of all rows, its incomplete last batch dropped.
-
-        Which rows are together depends on ``seed`` alone, uniformly over the whole source; inside a batch they stand in
-        the source's order, so the first rows of a batch are no random sample of it. ``start`` is the number of batches
-        already used, so that training goes on where it stopped.
-        """
-        ...
-
     def moments(self) -> Moments:
         """Mean, covariance and norms of all rows."""
         ...
 
 
-def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
-    """Ascending row numbers of each batch of ``ActivationSource.batches``, 4 bytes of memory a row of the source.
+def shuffled_batches(
+    source: ActivationSource,
+    size: int,
+    steps: range,
+    *,
+    seed: int,
+    n_rows: int | None = None,
+    share: slice = slice(None),
+) -> Generator[Float[Tensor, "share d_in"], None, None]:
+    """Of every batch of ``size`` rows the ``share`` of one process; the next batch is read while the last one is in use.
 
-    Raises InputError when a batch is larger than the source.
+    Every epoch is a fresh permutation of the source, or of its first ``n_rows`` rows; its incomplete last batch is dropped.
+    Which rows are together depends on ``seed`` alone, uniformly over all rows; inside a batch they stand in the source's
+    order, so the first rows of a batch are no random sample of it. ``steps`` are the numbers of the batches wanted, counted
+    from the first epoch on, so that training goes on where it stopped. Close the iterator when it is left early. Raises
+    InputError when a batch is larger than the source.
     """
+    n = len(source) if n_rows is None else n_rows
+    order = islice(shuffled_indices(n, size, seed=seed, start=steps.start), len(steps))
+    return prefetched((source.rows(indices[share]) for indices in order), depth=1)
+
+
+def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
+    """Ascending row numbers of each batch of ``shuffled_batches``, endlessly; 4 bytes of memory a row of the source."""
     if size > n:
         raise InputError(f"a batch of {size} rows was asked for, but the source holds {n}; use a smaller --batch")
     per_epoch = n // size
@@ -68,30 +79,7 @@ def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[In
         epoch, at = epoch + 1, 0
 
 
-class RowsInReach(ABC):
-    """What else an ActivationSource has, for one whose rows are soon at hand: shuffled batches and moments of its own."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]: ...
-
-    @abstractmethod
-    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]: ...
-
-    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[Float[Tensor, "size d_in"]]:
-        return (self.rows(indices) for indices in shuffled_indices(len(self), size, seed=seed, start=start))
-
-    @cached_property
-    def _moments(self) -> Moments:
-        return moments_of(self.chunks())
-
-    def moments(self) -> Moments:
-        return self._moments
-
-
-class ArraySource(RowsInReach):
+class ArraySource:
     """A NumPy array or tensor [n, d_in] as an ActivationSource."""
 
     def __init__(self, array: Float[np.ndarray, "n d_in"] | Float[Tensor, "n d_in"]):
@@ -112,3 +100,10 @@ class ArraySource(RowsInReach):
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         for chunk in self._array.split(size):
             yield chunk.float()
+
+    @cached_property
+    def _moments(self) -> Moments:
+        return moments_of(self.chunks())
+
+    def moments(self) -> Moments:
+        return self._moments

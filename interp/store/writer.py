@@ -36,8 +36,9 @@ class StoreWriter:
     """Appends shards to the store in ``folder``; a context manager.
 
     The caller waits for the disk only when that is two whole shards behind. Opening an unfinished store of the same
-    request goes on with its missing shards; a store of another request, and one that another job writes to, are refused
-    (InputError). A new store whose first shard is refused is removed again; whole shards are kept.
+    request, or of one for another number of tokens, goes on with its missing shards; a store of another request, and one
+    that another job writes to, are refused (InputError). A new store whose first shard is refused is removed again; whole
+    shards are kept.
     """
 
     def __init__(self, folder: Path, manifest: Manifest):
@@ -55,6 +56,7 @@ class StoreWriter:
         self._present = {shard.number: shard for shard in self._manifest.shards}
         self._numbers = (number for number in count() if number not in self._present)
         self._since = time.monotonic()
+        self._n_blocks = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._writing: list[Future[None]] = []
 
@@ -73,9 +75,9 @@ class StoreWriter:
 
         Raises InputError when a shard that is whole holds other tokens than its block: going on would mix two texts.
         """
-        n_blocks = n_missing = 0
+        self._n_blocks = n_missing = 0
         for number, block in enumerate(blocks):
-            n_blocks += 1
+            self._n_blocks += 1
             if number in self._present:
                 self._check_same_text(self._present[number], block)
             else:
@@ -83,7 +85,7 @@ class StoreWriter:
                     yield number, block
                 n_missing += 1
         for number, shard in self._present.items():
-            if number >= n_blocks:
+            if number >= self._n_blocks:
                 self._check_same_text(shard, None)
 
     def append(self, content: ShardContent, number: int | None = None) -> None:
@@ -106,9 +108,12 @@ class StoreWriter:
         self._world.wait()
         if self._world.is_first:
             manifest = Manifest.read(self.folder)
-            if manifest.n_rows != manifest.n_tokens:
+            is_whole = manifest.n_rows == manifest.n_tokens
+            if manifest.n_tokens is None:
+                is_whole = len(manifest.shards) == self._n_blocks
+            if not is_whole:
                 raise InputError(
-                    f"'{self.folder}' holds {manifest.n_rows:,} of {manifest.n_tokens:,} tokens although every process has "
+                    f"'{self.folder}' holds {manifest.n_rows:,} of {manifest.asked} tokens although every process has "
                     "finished; the same command again makes the rest"
                 )
             with self._refused_writes():
@@ -144,14 +149,17 @@ class StoreWriter:
             request.write(folder)
             return
         present = Manifest.read(folder)
-        if differs := present.same_request(request):
-            what = "; ".join(
-                f"{name}: {getattr(present, name)} there, {getattr(request, name)} asked" for name in differs
-            )
+        usable = present if present.complete else present.asking_for(request.n_tokens)
+        if differs := usable.same_request(request):
+            pairs = [(name, getattr(present, name), getattr(request, name)) for name in differs]
+            what = "; ".join(f"{name}: {_shown(there)} there, {_shown(asked)} asked" for name, there, asked in pairs)
             raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
-        whole = tuple(shard for shard in present.shards if shard.is_whole(folder))
-        if whole != present.shards:
-            replace(present, shards=whole, complete=False).write(folder)
+        whole = tuple(shard for shard in usable.shards if shard.is_whole(folder))
+        usable = replace(usable, shards=whole, complete=present.complete and whole == present.shards)
+        if usable != present:
+            usable.write(folder)
+            for shard in set(present.shards) - set(whole):
+                (folder / "shards" / shard.file).unlink(missing_ok=True)
 
     def _check_same_text(self, shard: Shard, block: Sequences | None) -> None:
         path = self.folder / "shards" / shard.file
@@ -188,6 +196,10 @@ class StoreWriter:
     def _refused_writes(self) -> AbstractContextManager[None]:
         n = len(self._manifest.shards) if hasattr(self, "_manifest") else 0
         return refused_writes(self.folder, f"the whole shards there are kept ({n})")
+
+
+def _shown(value: object) -> object:
+    return "all" if value is None else value  # the tokens asked for
 
 
 def _names(folder: Path) -> set[str]:

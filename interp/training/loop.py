@@ -9,9 +9,8 @@ same bits as one that was not. Several trainings may share one pass over the row
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from torch import Tensor
 from interp.distributed import World, world
 from interp.errors import InputError
 from interp.progress import progress
-from interp.store.prefetch import prefetched
-from interp.store.source import ActivationSource, shuffled_indices
+from interp.store.source import ActivationSource, shuffled_batches
 from interp.training.checkpoints import load_checkpoint, save_checkpoint
 from interp.training.config import GradientConfig
 from interp.training.protocol import Recorder, Trainable
@@ -143,27 +141,17 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
     n = len(source) - n_held_out
     _check_batch(first.batch, n, n_held_out, peers)
     held_out = source.rows(np.arange(n, len(source)))
-    start = min(training.step for training in trainings)
-    with closing(_shares(source, n, first, start, peers)) as shares:
-        for step, x in zip(_bar(start, first, peers), shares, strict=True):
+    steps = range(min(training.step for training in trainings), first.steps)
+    # A batch's rows stand in the source's order, so a part of it in one piece would be a part of the source.
+    share = slice(peers.rank, None, peers.size)
+    with closing(shuffled_batches(source, first.batch, steps, seed=first.seed, n_rows=n, share=share)) as batches:
+        for step, x in zip(_bar(steps, first.batch, peers), batches, strict=True):
             going = [training for training in trainings if step < training.last]
             if not going:
                 break
             for training in going:
                 if training.step == step:  # one that was killed a little later than the others waits for them
                     training.advance(x, held_out, peers)
-
-
-def _shares(
-    source: ActivationSource, n: int, config: GradientConfig, start: int, peers: World
-) -> Generator[Float[Tensor, "share d_in"], None, None]:
-    """Of every batch from ``start`` on, taken from the first ``n`` rows, this process's rows; read one batch ahead.
-
-    Each process takes every ``peers.size``-th row of a batch: its rows stand in the source's order, so a part of it in one
-    piece would be a part of the source.
-    """
-    order = islice(shuffled_indices(n, config.batch, seed=config.seed, start=start), config.steps - start)
-    return prefetched((source.rows(indices[peers.rank :: peers.size]) for indices in order), depth=1)
 
 
 def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
@@ -176,11 +164,10 @@ def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
         raise InputError(f"a batch of {batch} rows cannot be shared by {peers.size} processes; use a multiple of that")
 
 
-def _bar(start: int, config: GradientConfig, peers: World) -> Iterator[int]:
-    steps = range(start, config.steps)
+def _bar(steps: range, batch: int, peers: World) -> Iterator[int]:
     if not peers.is_first:
         return iter(steps)
-    return progress(steps, total=len(steps) * config.batch, what="train", unit="tok", amount=config.batch)
+    return progress(steps, total=len(steps) * batch, what="train", unit="tok", amount=batch)
 
 
 def _averaged(loss: Tensor, parameters: Sequence[Tensor], peers: World) -> float:

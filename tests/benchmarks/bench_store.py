@@ -17,7 +17,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from made_up_store import N_CTX, SITE, blocks, write_store
 from peers import peer
 from side_by_side import alternate, arguments, report
 
-from interp.store.source import ActivationSource
+from interp.store.source import ActivationSource, shuffled_batches
 
 BATCH, N_SEQUENCES = 4096, 2048
 WIDTHS = (512, 768)
@@ -39,12 +38,13 @@ LARGE = {"n_sequences": 16_384, "d_in": 1024}
 
 
 def ours(source: ActivationSource) -> Callable[[], None]:
-    """An epoch; the reader is closed at its end, so that nothing is read ahead at the expense of another's round."""
-    epochs = count()
+    """An epoch, by the function that training reads batches with."""
+    n_batches = N_ROWS // BATCH
+    firsts = count(0, n_batches)
 
     def run() -> None:
-        with closing(source.batches(BATCH, seed=0, start=next(epochs) * (N_ROWS // BATCH))) as batches:  # type: ignore[type-var]
-            consume(islice(batches, N_ROWS // BATCH))
+        first = next(firsts)
+        consume(shuffled_batches(source, BATCH, range(first, first + n_batches), seed=0))
 
     return run
 

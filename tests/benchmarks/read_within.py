@@ -11,12 +11,12 @@ import json
 import re
 import resource
 import time
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from interp.store.reader import ActivationStore
+from interp.store.source import shuffled_batches
 
 
 def megabytes(field: str) -> float:
@@ -39,7 +39,7 @@ def main() -> None:
     site = store.site(next(iter(store.sites)))
     before, own, mapped = megabytes("RssAnon"), 0.0, 0.0
     n_batches, start = len(site) // given.batch, time.process_time()
-    for _ in islice(site.batches(given.batch, seed=0), n_batches):
+    for _ in shuffled_batches(site, given.batch, range(n_batches), seed=0):
         own, mapped = max(own, megabytes("RssAnon")), max(mapped, megabytes("RssFile"))
     milliseconds = 1000 * (time.process_time() - start) / n_batches
     figures = {"cap": given.megabytes, "peak": megabytes("VmHWM"), "own before": before, "own": own, "mapped": mapped}

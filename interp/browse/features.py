@@ -1,4 +1,4 @@
-"""What the feature card and the feature table receive: plain functions from an index to JSON-ready values."""
+"""The feature table and the feature card: which features pass a filter, in which order, and what is shown of them, for JSON."""
 
 from __future__ import annotations
 
@@ -97,6 +97,18 @@ def example_payload(index: FeatureIndex, feature: str, which: str, context: str)
         raise unknown_name("context", context, CONTEXTS, "a feature card")
     examples = index.examples(number, which, CONTEXTS[context])
     return [{**example, "activations": [_rounded(a) for a in example["activations"]]} for example in examples]
+
+
+def counts_text(index: FeatureIndex, n_shown: int) -> str:
+    """What stands above a table of ``n_shown`` of the run's features."""
+    n_dead = int(index.summary["dead"].sum())
+    shown = f"{n_shown:,} of " if n_shown < index.n_features else ""
+    return f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
+
+
+def percent(share: float) -> str:
+    """A share as per cent, with no more digits than it takes."""
+    return f"{100 * share:g} %"
 
 
 def check_feature(index: FeatureIndex, feature: str) -> int:

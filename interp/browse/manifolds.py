@@ -1,0 +1,38 @@
+"""The Manifolds page in numbers and words: latents ranked, one of them summed up, and tokens to read along its curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.manifolds.layout import PLANES, SHAPES
+from interp.manifolds.reader import ManifoldIndex, ManifoldView
+
+
+def ranking_rows(index: ManifoldIndex, by: str) -> list[dict[str, Any]]:
+    """A row a latent, the highest score first, those without one (NaN) last.
+
+    Beside the score of a shape stands the effective rank; beside the R² of a label, the R² in other planes.
+    """
+    headings = {"id": "latent", "score": "score", "effective_rank": "rank"}
+    if by not in SHAPES:
+        headings = {"id": "latent", "score": "R²", PLANES[1]: "PCA", PLANES[2]: "random"}
+    table: list[dict[str, Any]] = index.table(by)[list(headings)].rename(columns=headings).to_dict("records")
+    return table
+
+
+def latent_text(view: ManifoldView) -> str:
+    """The latent's score for each shape that it has axes for, and how many of its tokens are on view."""
+    scores = " · ".join(f"{shape} {score:.2f}" for shape, score in view.scores.items() if score == score)  # not NaN
+    n_others = len(view.value) - view.n_far
+    return f"{scores or 'too few axes for a shape'} · {view.n_far:,} strongest tokens and {n_others:,} others"
+
+
+def tokens_to_read(view: ManifoldView, colour: str) -> list[tuple[float, str, str, str]]:
+    """(value, text before, token, text after) of tokens along the curve of the label ``colour``, in its order.
+
+    Without such a curve they are tokens around the centre. The value is that of the label, or else of the latent.
+    """
+    values = view.ordinals.get(colour, view.value)
+    rows = view.along(colour) if colour in view.curves else view.around()
+    before, text, after = (view.text[name] for name in ("before", "text", "after"))
+    return [(float(values[i]), before[i], text[i], after[i]) for i in rows]
