@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from interp.store.prefetch import prefetched
+from interp.store.source import prefetched
 
 
 def test_items_come_in_order_whatever_the_depth() -> None:

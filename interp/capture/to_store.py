@@ -21,9 +21,9 @@ from interp.model.language_model import LanguageModel
 from interp.model.sites import HookSite, resolve_names
 from interp.progress import progress
 from interp.store.manifest import Manifest
-from interp.store.prefetch import prefetched
 from interp.store.reader import ActivationStore
 from interp.store.shard import ShardContent
+from interp.store.source import prefetched
 from interp.store.writer import StoreWriter
 
 __all__ = ["CaptureConfig", "capture", "forward"]

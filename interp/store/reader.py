@@ -172,14 +172,11 @@ class SiteSource:
     def __init__(self, store: ActivationStore, name: str):
         self.store = store
         self.name = name
+        self.d_in = store.sites[name]
         self._starts = np.cumsum([0, *(shard.n_rows for shard in store.manifest.shards)])
 
-    @property
-    def d_in(self) -> int:
-        return self.store.sites[self.name]
-
     def __len__(self) -> int:
-        return self.store.n_rows
+        return int(self._starts[-1])
 
     @cached_property
     def _maps(self) -> list[Mapped]:

@@ -1,11 +1,14 @@
-"""The view of activations that decomposers have: rows, in order or in shuffled batches, and their moments."""
+"""The view of activations that decomposers have: rows, in order or in shuffled batches read ahead, and their moments."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from queue import Empty, Full, Queue
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +17,9 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.store.moments import Moments, moments_of
-from interp.store.prefetch import prefetched
+
+T = TypeVar("T")
+_END = object()
 
 
 @runtime_checkable
@@ -107,3 +112,42 @@ class ArraySource:
 
     def moments(self) -> Moments:
         return self._moments
+
+
+def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """Yield ``items`` in order, up to ``depth`` of them made ahead; what making them raises is raised here.
+
+    Closing the iterator, or letting go of it, ends the thread.
+    """
+    ready: Queue[object] = Queue(depth)
+    is_closed = threading.Event()
+    failure: list[BaseException] = []
+
+    def put(item: object) -> bool:
+        while not is_closed.is_set():
+            with suppress(Full):
+                ready.put(item, timeout=0.05)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+        except BaseException as error:  # raised again by the caller's thread
+            failure.append(error)
+        put(_END)
+
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            yield item  # type: ignore[misc]
+        if failure:
+            raise failure[0]
+    finally:
+        is_closed.set()
+        with suppress(Empty):
+            ready.get_nowait()
+        thread.join()

@@ -70,10 +70,3 @@ class GradientConfig(DecomposerConfig):
     @property
     def steps(self) -> int:
         return self.tokens // self.batch
-
-    def lr_factor(self, step: int, last: int | None = None) -> float:
-        """Share of its height that a learning rate has at a step: linear warm-up, constant, linear to zero at ``last``."""
-        last = self.steps if last is None else last
-        rise = (step + 1) / max(1.0, self.steps * self.schedule.warmup)
-        fall = (last - step) / max(1.0, self.steps * self.schedule.cooldown)
-        return min(1.0, rise, fall)

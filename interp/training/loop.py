@@ -9,7 +9,7 @@ same bits as one that was not. Several trainings may share one pass over the row
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.distributed import World, world
 from interp.errors import InputError
-from interp.progress import progress
+from interp.progress import progress_bar
 from interp.store.source import ActivationSource, shuffled_batches
 from interp.training.checkpoints import load_checkpoint, save_checkpoint
 from interp.training.config import GradientConfig
@@ -36,6 +36,8 @@ class Training:
         self.trainable, self.config, self.recorder = trainable, config, recorder
         self.optimizers = trainable.optimizers()
         self._heights = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self._warmup = config.steps * config.schedule.warmup
+        self._cooldown = config.steps * config.schedule.cooldown
         self._every = math.ceil(config.steps / N_RECORDS)
         # float64 and one tensor, so that it is saved like everything else: step, last step, best FVU, records since
         self._progress = torch.tensor([0, config.steps, math.inf, 0], dtype=torch.float64)
@@ -59,7 +61,7 @@ class Training:
 
     def advance(self, x: Float[Tensor, "share d_in"], held_out: Float[Tensor, "n d_in"], peers: World) -> None:
         """One step on this process's share of a batch; the record and the checkpoint where they are due."""
-        factor = self.config.lr_factor(self.step, self.last)
+        factor = lr_factor(self.step, self.last, warmup=self._warmup, cooldown=self._cooldown)
         for optimizer, heights in zip(self.optimizers, self._heights, strict=True):
             for group, height in zip(optimizer.param_groups, heights, strict=True):
                 group["lr"] = height * factor
@@ -104,7 +106,7 @@ class Training:
             self._progress[2:] = torch.tensor([float(shared), 0.0])
             return
         self._progress[3] += 1
-        cooldown = math.ceil(self.config.steps * self.config.schedule.cooldown)
+        cooldown = math.ceil(self._cooldown)
         if self._progress[3] >= self.config.schedule.patience:
             self._progress[1] = min(self.last, self.step + cooldown)
 
@@ -114,6 +116,14 @@ class Training:
                 f"the {what} is {value} {'after' if after else 'at'} step {self.step + (not after)}; the last checkpoint is "
                 f"kept: train again with a smaller --lr than {self.config.lr:g}"
             )
+
+
+def lr_factor(step: int, last: int, *, warmup: float, cooldown: float) -> float:
+    """Share of its height that a learning rate has at a step.
+
+    It rises linearly over ``warmup`` steps, is constant, and falls linearly over ``cooldown`` steps to zero at ``last``.
+    """
+    return min(1.0, (step + 1) / max(1.0, warmup), (last - step) / max(1.0, cooldown))
 
 
 def train(trainable: Trainable, source: ActivationSource, config: GradientConfig, recorder: Recorder) -> None:
@@ -144,14 +154,17 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
     steps = range(min(training.step for training in trainings), first.steps)
     # A batch's rows stand in the source's order, so a part of it in one piece would be a part of the source.
     share = slice(peers.rank, None, peers.size)
-    with closing(shuffled_batches(source, first.batch, steps, seed=first.seed, n_rows=n, share=share)) as batches:
-        for step, x in zip(_bar(steps, first.batch, peers), batches, strict=True):
+    bar = progress_bar(total=len(steps) * first.batch, what="train", unit="tok", silent=not peers.is_first)
+    batches = shuffled_batches(source, first.batch, steps, seed=first.seed, n_rows=n, share=share)
+    with bar, closing(batches):
+        for step, x in zip(steps, batches, strict=True):
             going = [training for training in trainings if step < training.last]
             if not going:
                 break
             for training in going:
                 if training.step == step:  # one that was killed a little later than the others waits for them
                     training.advance(x, held_out, peers)
+            bar.update(first.batch)
 
 
 def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
@@ -162,12 +175,6 @@ def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
         )
     if batch % peers.size:
         raise InputError(f"a batch of {batch} rows cannot be shared by {peers.size} processes; use a multiple of that")
-
-
-def _bar(steps: range, batch: int, peers: World) -> Iterator[int]:
-    if not peers.is_first:
-        return iter(steps)
-    return progress(steps, total=len(steps) * batch, what="train", unit="tok", amount=batch)
 
 
 def _averaged(loss: Tensor, parameters: Sequence[Tensor], peers: World) -> float:
