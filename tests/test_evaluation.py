@@ -457,14 +457,14 @@ def letters(document: Document, spans: np.ndarray) -> np.ndarray:
 def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStore, ActivationStore]:
     """(fitting, held out) stores of random text."""
     workspace = tmp_path_factory.mktemp("activations")
-    labels = LabelSet("letters", ("a", "digit", "blank"), letters)
+    labels = LabelSet("letters", {"a": "the letter a", "digit": "0 to 9", "blank": "a space"}, letters)
     opened = []
     for name, seed in (("fit", 0), ("held-out", 1)):
         random = np.random.default_rng(seed)
         texts = ["".join(random.choice(list("abcdef 0123"), 400)) for _ in range(12)]
         documents = [Document(f"{name}-{i}", text) for i, text in enumerate(texts)]
         config = CaptureConfig(sites=(SITE,), tokens=4000, dtype="float32")
-        opened.append(capture(model, Corpus(name, documents, labels), config, workspace / name))
+        opened.append(capture(model, Corpus(name, documents, (labels,)), config, workspace / name))
     return opened[0], opened[1]
 
 
@@ -475,7 +475,7 @@ def run(stores: tuple[ActivationStore, ActivationStore], model: LanguageModel) -
     return trained
 
 
-CONFIG = EvaluationConfig(n_sequences=8, n_steered=2, concepts=ConceptConfig(label_set="letters"))
+CONFIG = EvaluationConfig(n_sequences=8, n_steered=2)
 
 
 def test_the_suite_writes_what_it_found_and_where(

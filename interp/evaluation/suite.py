@@ -6,7 +6,7 @@ caller brings a judge.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class EvaluationConfig:
     """Concepts that are steered, those detected best over the null; 0 for none. Needs a judge, and on the bundled model
     some twenty seconds each, most of the time of a run's evaluation."""
     concepts: ConceptConfig = field(default_factory=ConceptConfig)
-    """Options of concept detection, skipped where the store has no such label set."""
+    """Options of concept detection, which is left out where the store has no labels."""
 
 
 def evaluate_run(
@@ -60,8 +60,10 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Judge ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
 
-    Raises InputError when the store lacks the run's site, was captured from another model than ``model``, or has activations
-    of another width than the run reads.
+    Concepts are those of the label set that the config names, by default of the store's first one; what is written names it.
+
+    Raises InputError when the store lacks the run's site or the label set that is named, was captured from another model than
+    ``model``, or has activations of another width than the run reads.
     """
     if run.site not in store.sites:
         raise unknown_name("hook point", run.site, store.sites, f"the store '{store.path}'")
@@ -76,6 +78,9 @@ def evaluate_run(
             f"run '{run.name}' reads activations of width {decomposer.d_in}, but {run.site} has {source.d_in} in the store "
             f"'{store.path}'; give a store captured from the model that the run was trained on"
         )
+    if store.label_sets or config.concepts.label_set is not None:
+        label_set = store.label_set(config.concepts.label_set)
+        config = replace(config, concepts=replace(config.concepts, label_set=label_set))
     report, reason = _concepts(run, store, config.concepts)
     facts = _provenance(run, model=model, store=store, config=config) | {
         "reconstruction": evaluate_reconstruction(decomposer, source),
@@ -121,15 +126,14 @@ def _n_shared_documents(run: Run, store: ActivationStore) -> int | None:
 
 def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[ConceptReport | None, str | None]:
     """The report, or why there is none: reconstruction and the spliced loss can be judged without labels."""
-    if config.label_set not in store.label_sets:
-        return None, f"the store has no labels '{config.label_set}'"
     positions, (_, document) = store.positions(), store.documents()
     try:
+        label_set = store.label_set(config.label_set)
         report = evaluate_concepts(
             run.decomposer(),
             store.site(run.site),
-            labels=store.labels(config.label_set),
-            names=store.label_sets[config.label_set],
+            labels=store.labels(label_set),
+            names=store.label_sets[label_set],
             documents=document[positions[:, 0], positions[:, 1]],
             config=config,
         )
