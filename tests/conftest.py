@@ -159,8 +159,9 @@ def tiny_corpus() -> Corpus:
     """Some 5000 tokens of made-up Python, labelled."""
     from interp.corpora.documents import Corpus, Document, LabelSet
 
-    labels = LabelSet("letters", ("has_vowel", "is_blank", "line_depth"), _label_tokens)
-    return Corpus("made up", [Document(name, text) for name, text in documents().items()], labels)
+    meanings = {"has_vowel": "holds a vowel", "is_blank": "blanks only", "line_depth": "lines before it"}
+    labels = LabelSet("letters", meanings, _label_tokens)
+    return Corpus("made up", [Document(name, text) for name, text in documents().items()], (labels,))
 
 
 @pytest.fixture(scope="session")

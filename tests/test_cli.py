@@ -10,10 +10,7 @@ import h5py
 import pytest
 import torch
 
-from interp.cli.capture import corpus_of
 from interp.cli.main import main
-from interp.demo.recipe import PYTHON_LABELS
-from interp.errors import InputError
 from interp.model.language_model import load_model
 from interp.store.reader import ActivationStore
 
@@ -201,13 +198,3 @@ def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["capture-all"])
     assert stopped.value.code == 2
-
-
-def test_what_text_means(tmp_path: Path) -> None:
-    assert corpus_of(("stdlib",)).label_set is not None
-    for name in ("notes.txt", "code.py"):
-        (tmp_path / name).write_text("x = 1")
-    assert corpus_of((str(tmp_path / "notes.txt"),)).label_set is None
-    assert corpus_of((str(tmp_path / "code.py"),)).label_set is PYTHON_LABELS
-    with pytest.raises(InputError, match="stdlib:held-out or stdlib:tests"):
-        corpus_of(("stdlib:everything",))

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from interp.capture.to_store import CaptureConfig, capture
-from interp.cli.capture import corpus_of
+from interp.corpora.sources import load_corpus
 from interp.model.language_model import LanguageModel
 
 CONCEPTS = Path(__file__).parent.parent / "examples" / "concepts.jsonl"
@@ -36,7 +36,7 @@ def test_every_line_is_one_short_sentence() -> None:
 
 
 def test_a_capture_labels_every_token_with_its_concept(tiny_model: LanguageModel, tmp_path: Path) -> None:
-    corpus = corpus_of((str(CONCEPTS),))
+    corpus = load_corpus([CONCEPTS])
     config = CaptureConfig(sites=("blocks.1.mlp.hook_post",), tokens=4000)
     store = capture(tiny_model, corpus, config, tmp_path / "concepts")
     labels = store.labels("label")

@@ -159,8 +159,8 @@ def test_a_tokenizer_that_truncates_does_not_cut_documents_short(tiny_tokenizer:
 def test_labels_of_text_without_labels_have_no_columns(tiny_tokenizer: Any) -> None:
     [block] = packed(Corpus("bare", [Document("a", "some text")]), tiny_tokenizer, n_tokens=4)
     assert block.labels.shape == (*block.tokens.shape, 0)
-    wide = LabelSet("wide", ("a", "b"), lambda document, spans: np.ones((len(spans), 2), np.uint8))
-    [block] = packed(Corpus("wide", [Document("a", "some text")], wide), tiny_tokenizer, n_tokens=4)
+    wide = LabelSet("wide", {"a": "all", "b": "all"}, lambda document, spans: np.ones((len(spans), 2), np.uint8))
+    [block] = packed(Corpus("wide", [Document("a", "some text")], (wide,)), tiny_tokenizer, n_tokens=4)
     assert block.labels[block.is_row].all()
 
 
@@ -185,7 +185,7 @@ def test_a_long_document_is_tokenised_in_pieces_and_stays_one_document(
 ) -> None:
     """Pieces of 40 characters end before a line break, where this tokenizer begins a new word in any case."""
     text = "".join(document.text for document in tiny_corpus.documents)
-    whole = Corpus("long", [Document("a", text)], tiny_corpus.label_set)
+    whole = Corpus("long", [Document("a", text)], tiny_corpus.label_sets)
     expected = packed(whole, tiny_tokenizer)
     monkeypatch.setattr(packing, "BATCH_CHARACTERS", characters)
     found = packed(whole, tiny_tokenizer)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import interp.demo.recipe as flow
-from interp.corpora.labels.python import CONCEPTS
+from interp.corpora.labels.python import PYTHON
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.evaluation.results import read_metrics
 from interp.evaluation.table import metrics_rows, metrics_table
@@ -59,7 +59,7 @@ def test_the_features_explain_the_activations(small: Small) -> None:
 def test_concepts_of_one_word_are_found_and_stand_beside_their_null(small: Small) -> None:
     """Broad concepts are spread over many features of a sparse code; a word such as ``self`` has one of its own."""
     found = {c.concept: c for c in read_metrics(small.runs[0]).concepts.concepts}
-    assert set(found) <= set(CONCEPTS)
+    assert set(found) <= set(PYTHON.labels)
     assert found["self_or_cls"].auroc > 0.9
     assert all(0.4 < concept.null_auroc <= 1 for concept in found.values())
 

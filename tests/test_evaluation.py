@@ -470,11 +470,11 @@ def texts(name: str, seed: int) -> list[Document]:
 def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStore, ActivationStore]:
     """(fitting, held out) stores of random text."""
     workspace = tmp_path_factory.mktemp("activations")
-    labels = LabelSet("letters", ("a", "digit", "blank"), letters)
+    labels = LabelSet("letters", {"a": "the letter a", "digit": "0 to 9", "blank": "a space"}, letters)
     opened = []
     for name, seed in (("fit", 0), ("held-out", 1)):
         config = CaptureConfig(sites=(SITE,), tokens=4000, dtype="float32")
-        opened.append(capture(model, Corpus(name, texts(name, seed), labels), config, workspace / name))
+        opened.append(capture(model, Corpus(name, texts(name, seed), (labels,)), config, workspace / name))
     return opened[0], opened[1]
 
 
@@ -485,7 +485,7 @@ def run(stores: tuple[ActivationStore, ActivationStore], model: LanguageModel) -
     return trained
 
 
-CONFIG = EvaluationConfig(n_sequences=8, n_steered=2, concepts=ConceptConfig(label_set="letters"))
+CONFIG = EvaluationConfig(n_sequences=8, n_steered=2)
 
 
 def test_the_suite_writes_what_it_found_and_where(

@@ -11,18 +11,25 @@ import warnings
 import numpy as np
 import pytest
 
+from interp.corpora.documents import Document
 from interp.corpora.labels import python_structure
-from interp.corpora.labels.python import (
-    CONCEPTS,
-    DEFINITIONS,
-    DEPTHS,
-    NAMES,
-    label_characters,
-    label_tokens,
-    share_of_text,
-)
+from interp.corpora.labels.python import PYTHON, PYTHON_CHARACTERS
 from interp.corpora.sources import standard_library
 from interp.errors import InputError
+
+NAMES = PYTHON.labels
+DEPTHS = ("indentation_depth", "bracket_depth")
+CONCEPTS = NAMES[: -len(DEPTHS)]
+share_of_text = PYTHON_CHARACTERS.share_of_text
+
+
+def label_characters(text: str) -> np.ndarray:
+    return PYTHON_CHARACTERS.label_characters(Document("", text))
+
+
+def label_tokens(text: str, spans: np.ndarray) -> np.ndarray:
+    return PYTHON.label_tokens(Document("", text), spans)
+
 
 EXAMPLE = '''"""Doc."""
 import os as o
@@ -112,7 +119,7 @@ def test_the_example_shows_every_concept_and_no_other_name_is_marked():
     assert set(python_structure.mark_concepts(EXAMPLE)) == set(NAMES)
     assert len(CONCEPTS) >= 24
     assert NAMES == CONCEPTS + DEPTHS
-    assert all(DEFINITIONS.values())
+    assert all(PYTHON.meanings.values())
 
 
 def test_depths_count_levels_of_indentation_and_open_brackets():
@@ -283,7 +290,7 @@ def test_indentation_depth_is_that_of_tokenize(text):
 )
 def test_the_smallest_texts_have_labels(text):
     assert label_characters(text).shape == (len(text), len(NAMES))
-    assert set(share_of_text(text)) == set(CONCEPTS)
+    assert set(share_of_text(text)) == set(CONCEPTS) - {"line_end", "indentation"}
 
 
 def test_no_text_raises():
@@ -422,7 +429,6 @@ def test_spans_outside_the_text_are_refused():
 def test_shares_count_solid_characters_after_the_start():
     shares = share_of_text("ab # cd\n")
     assert shares["comment"] == pytest.approx(3 / 5)
-    assert shares["line_end"] == 0
     prompt, continuation = 'def f():\n    """', 'Adds 1."""\n    return 1'
     assert share_of_text(prompt + continuation, start=len(prompt))["docstring"] == pytest.approx(9 / 16)
     assert share_of_text(continuation)["docstring"] < 9 / 16

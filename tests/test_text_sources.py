@@ -99,7 +99,7 @@ def test_json_lines_are_one_document_a_line(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
     expected = [Document(f"{path}:1", "one"), Document(f"{path}:3", "two\nlines"), Document(f"{path}:4", "")]
     assert documents(path) == expected
-    assert load_corpus([path]).label_set is None
+    assert load_corpus([path]).label_sets == ()
 
 
 def test_parquet_is_one_document_a_row(tmp_path: Path) -> None:
@@ -108,8 +108,7 @@ def test_parquet_is_one_document_a_row(tmp_path: Path) -> None:
     assert documents(path) == [Document(f"{path}:{i}", text) for i, text in enumerate(texts)]
     labelled_path = parquet(tmp_path / "b.parquet", text=[t for t, _ in LABELLED], label=[name for _, name in LABELLED])
     assert [(d.text, d.label) for d in documents(labelled_path)] == LABELLED
-    label_set = load_corpus([labelled_path]).label_set
-    assert label_set is not None
+    [label_set] = load_corpus([labelled_path]).label_sets
     assert label_set.labels == ("animal", "weekday")
 
 
@@ -187,7 +186,7 @@ def test_what_cannot_be_a_label_set_is_refused(tmp_path: Path) -> None:
         load_corpus([json_lines(tmp_path / "a.jsonl", {"text": "a", "label": "x"}, {"text": "b"})])
     with pytest.raises(InputError, match=r"'many' has more than 255 different labels; rename or group them"):
         make_corpus([{"text": "a", "label": str(i)} for i in range(256)], "many")
-    assert make_corpus([{"text": "a", "label": str(i)} for i in range(255)], "many").label_set is not None
+    assert make_corpus([{"text": "a", "label": str(i)} for i in range(255)], "many").label_sets
     with pytest.raises(InputError, match=r"the label 'water_depth' of 'texts' ends in _depth, .*; rename it"):
         make_corpus([{"text": "a", "label": "water_depth"}])
     (tmp_path / "b.txt").write_text("no label")
@@ -210,7 +209,7 @@ def test_strings_documents_and_records_given_in_python() -> None:
     expected = [Document("notes:0", "one"), Document("mine", "two"), Document("notes:2", "three")]
     assert list(corpus.documents) == expected
     assert list(corpus.documents) == expected
-    assert make_corpus([{"text": "a", "label": "b"}]).label_set is not None
+    assert make_corpus([{"text": "a", "label": "b"}]).label_sets
 
 
 def test_a_generator_function_is_read_anew_each_time_and_an_iterator_is_refused(
@@ -273,8 +272,8 @@ def test_a_named_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     corpus = load_corpus(["hf:owner/name:test"])
     assert corpus.name == "hf:owner/name:test"
-    assert corpus.label_set is not None
-    assert corpus.label_set.labels == ("animal", "weekday")
+    [label_set] = corpus.label_sets
+    assert label_set.labels == ("animal", "weekday")
     assert next(iter(corpus.documents)).name == "owner/name:0"
 
 
@@ -284,7 +283,7 @@ def test_labels_of_a_streamed_dataset_that_are_not_known_in_advance_are_left_out
         UserWarning, match=r"the labels of 'hf:.*' have no names that are known in advance; they are left"
     ):
         corpus = load_corpus([f"hf:{tmp_path}"])
-    assert corpus.label_set is None
+    assert corpus.label_sets == ()
     assert list(corpus.documents) == [Document(f"{tmp_path}:0", "some words")]
 
 
@@ -297,8 +296,8 @@ def test_a_saved_dataset_is_read_with_its_labels(tmp_path: Path) -> None:
     assert [(d.text, d.label) for d in documents(tmp_path / "both")] == LABELLED
     assert [(d.text, d.label) for d in documents(f"hf:{tmp_path / 'both'}:test")] == LABELLED[1:2]
     one = load_corpus([tmp_path / "one"])
-    assert one.label_set is not None
-    assert one.label_set.labels == ("0", "1")
+    [label_set] = one.label_sets
+    assert label_set.labels == ("0", "1")
     with pytest.raises(InputError, match=r"no split 'tset' in '.*both'; did you mean 'test'?"):
         load_corpus([f"hf:{tmp_path / 'both'}:tset"])
     with pytest.raises(InputError, match=r"one' is one saved split; name it without ':test'"):
@@ -314,7 +313,7 @@ def test_documents_without_a_class_are_unlabelled(tmp_path: Path) -> None:
     unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=classes)
     unlabelled.save_to_disk(tmp_path / "saved")
     corpus = load_corpus([tmp_path / "saved"])
-    assert corpus.label_set is None
+    assert corpus.label_sets == ()
     assert [document.label for document in corpus.documents] == [None, None]
 
 

@@ -139,7 +139,6 @@ def _activations(
 def _request(
     model: LanguageModel, corpus: Corpus, config: CaptureConfig, sites: list[HookSite], n_ctx: int
 ) -> Manifest:
-    labels = {corpus.label_set.name: list(corpus.label_set.labels)} if corpus.label_set else {}
     row_bytes = sum(site.d_in for site in sites) * np.dtype(config.dtype).itemsize
     return Manifest(
         model_id=model.id,
@@ -151,7 +150,7 @@ def _request(
         bos_id=model.bos_id,
         sites={site.name: site.d_in for site in sites},
         dtype=config.dtype,
-        label_sets=labels,
+        label_sets={label_set.name: list(label_set.labels) for label_set in corpus.label_sets},
         sequences_per_shard=config.sequences_per_shard or max(1, SHARD_BYTES // (row_bytes * n_ctx)),
         compressed=config.compress,
         versions={name: version(name) for name in ("torch", "transformers", "transformer-lens", "h5py", "numpy")},

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from interp.browse.contents import facts_table, store_facts
 from interp.capture.to_store import CaptureConfig, capture
-from interp.corpora.documents import Corpus
 from interp.corpora.sources import load_corpus
-from interp.demo.recipe import (
-    PYTHON_LABELS,
-    python_corpus,
-)
 from interp.distributed import world
-from interp.errors import InputError
 from interp.model.language_model import load_model
 
 
@@ -32,19 +26,11 @@ class Capture:
     or one of: stdlib (the standard library), stdlib:held-out, stdlib:tests; hf:NAME or hf:NAME:SPLIT, a Hugging Face
     dataset with the column text, streamed (hf:OWNER/NAME/CONFIG where it has several); a folder saved by the datasets
     package."""
+    labels: tuple[str, ...] | None = None
+    """Label sets that say of every token what it is, such as python; without a name, none. By default python for stdlib and
+    for files that all end in .py. What the field label says is kept as one more set in any case."""
 
     def run(self) -> None:
-        store = capture(load_model(self.model), corpus_of(self.text), self.config, self.out)
+        store = capture(load_model(self.model), load_corpus(self.text, self.labels), self.config, self.out)
         if world().is_first:
             print(facts_table(store_facts(store.path, spectra=False)))
-
-
-def corpus_of(words: tuple[str, ...]) -> Corpus:
-    """What ``--text`` means: the standard library by its keyword, else as ``load_corpus`` says. Python is labelled."""
-    if words and words[0].split(":")[0] == "stdlib":
-        split = words[0].partition(":")[2] or "train"
-        if len(words) > 1 or split not in ("train", "held-out", "tests"):
-            raise InputError(f"'{' '.join(words)}' names no text; use stdlib, stdlib:held-out or stdlib:tests, alone")
-        return python_corpus(split)
-    corpus = load_corpus(words)
-    return replace(corpus, label_set=PYTHON_LABELS) if all(word.endswith(".py") for word in words) else corpus

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from interp.demo.recipe import (
-    PYTHON_LABELS,
-    python_task,
-)
+from interp.corpora.labels.registry import LABEL_SETS
 from interp.errors import InputError
 from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import IndexConfig, build_index
@@ -62,7 +60,9 @@ class Evaluate:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
         for run in progress(runs, total=len(runs), what="evaluate", unit="run"):
             store = _held_out_store(run, self.store)
-            task = python_task(run) if PYTHON_LABELS.name in store.label_sets else None
+            name = store.label_set(self.config.concepts.label_set) if store.label_sets else None
+            label_set = LABEL_SETS.get(name) if name else None
+            task = steering_task(run, label_set) if label_set and label_set.judge else None
             evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
         print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
 

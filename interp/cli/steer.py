@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from interp.corpora.labels.python import CONCEPTS
-from interp.demo.recipe import (
-    written_share,
-)
+from interp.corpora.labels.registry import judge_of
 from interp.errors import InputError, unknown_feature
 from interp.evaluation.results import read_metrics
 from interp.model.language_model import load_model
@@ -84,9 +82,10 @@ class Steer:
         print(_side_by_side(request, result, steerer.units[self.mode]))
         if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
             print(f"The target of {self.kl:g} nats per token was not reached; what you see is the nearest.")
-        if self.concept in CONCEPTS:
+        if self.concept and (judge := judge_of(self.concept, run.store().label_sets)):
             before, after = (
-                written_share(request.prompt, texts, self.concept) for texts in (result.baseline, result.steered)
+                fmean(judge(request.prompt + text, start=len(request.prompt))[self.concept] for text in texts)
+                for texts in (result.baseline, result.steered)
             )
             print(f"{self.concept}: {before:.1%} of the characters written without, {after:.1%} with the feature")
 

@@ -1,7 +1,8 @@
 """Documents, the corpora they make up, and label sets: what is known of every token of a document.
 
 A document may carry one label of its own, such as the concept a sentence is an example of. Such labels become a label
-set named ``label``: one 0-or-1 column for each of them, the same for every token of the document.
+set named ``label``: one 0-or-1 column for each of them, the same for every token of the document. Label sets that
+read the text itself, such as that of Python source, are in ``interp.corpora.labels``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import ParamSpec, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -33,17 +34,42 @@ class Document:
     """What the whole of the text is an example of, where that is known."""
 
 
+@runtime_checkable
+class TextJudge(Protocol):
+    """Says how much of a text, such as one that a model wrote, each label covers; from the text alone."""
+
+    def __call__(self, text: str, *, start: int) -> dict[str, float]:
+        """Share, 0 to 1, of the non-blank characters of ``text`` from ``start`` on that have each label.
+
+        What is before ``start`` is the prompt. It has every label the judge knows, for every text.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """A way of labelling text, token by token."""
 
     name: str
-    """Key the labels are stored under."""
-    labels: tuple[str, ...]
-    """What the columns mean. Names that end in ``_depth`` are small integers, all others 0 or 1."""
+    """Key the labels are stored under, and the word that asks for them: ``interp capture --labels NAME``."""
+    meanings: Mapping[str, str]
+    """Each label and what it means, in a few words; the order is that of the columns. Labels whose name ends in ``_depth``
+    are whole numbers from 0 to 255, all others are 0 or 1."""
     label_tokens: Callable[[Document, np.ndarray], np.ndarray]
-    """(document, character spans [n_tokens, 2]) to labels [n_tokens, n_labels], uint8. Of a long
-    document it is given the spans of a quarter of a million characters at a time."""
+    """(document, character spans [n_tokens, 2]) to labels [n_tokens, n_labels], uint8. A span is a token's first
+    character and the one after its last. Of a long document it is given the spans of a quarter of a million characters
+    at a time."""
+    judge: TextJudge | None = None
+    """Judges what a model writes while it is steered; None where the labels cannot be read off a text."""
+    prompts: tuple[str, ...] = ()
+    """What a model goes on from when its text is judged."""
+    suffixes: tuple[str, ...] = ()
+    """Text files that all end in one of these are captured with the set, unless others are asked for."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the columns are called."""
+        return tuple(self.meanings)
 
 
 @dataclass(frozen=True)
@@ -55,10 +81,16 @@ class Corpus:
     documents: Iterable[Document]
     """Read from the beginning by every capture, and again by one that goes on after an interruption. Raises InputError
     for an iterator, which can be read only once."""
-    label_set: LabelSet | None = None
+    label_sets: tuple[LabelSet, ...] = ()
+    """None, one or several. The first is the one that a run is evaluated by unless another is named."""
 
     def __post_init__(self) -> None:
         refuse_iterator(self.documents, self.name)
+        names = [label_set.name for label_set in self.label_sets]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"the text '{self.name}' has two label sets of one name ({', '.join(names)}); give each name once"
+            )
 
 
 def refuse_iterator(texts: object, name: str) -> None:
@@ -106,7 +138,7 @@ def document_of(record: object, name: str) -> Document:
 
 
 def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[str] | None = None) -> Corpus:
-    """A corpus whose label set is what its documents carry, if they carry labels: the first one decides.
+    """A corpus whose one label set is what its documents carry, if they carry labels: the first one decides.
 
     Labels that are not given are collected by reading ``documents`` once. Raises InputError where labelled and unlabelled
     documents are mixed: at once in a labelled corpus, else when the odd one is reached.
@@ -115,7 +147,7 @@ def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[s
     first = next(iter(alike), None)
     if first is None or first.label is None:
         return Corpus(name, alike)
-    return Corpus(name, alike, _document_labels(name, labels or (document.label or "" for document in alike)))
+    return Corpus(name, alike, (_document_labels(name, labels or (document.label or "" for document in alike)),))
 
 
 @rereadable
@@ -150,4 +182,4 @@ def _document_labels(name: str, labels: Iterable[str]) -> LabelSet:
         rows[:, names.index(document.label)] = 1
         return rows
 
-    return LabelSet("label", names, label_tokens)
+    return LabelSet("label", {name: f"a text labelled '{name}' as a whole" for name in names}, label_tokens)

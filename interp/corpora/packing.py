@@ -44,7 +44,7 @@ class Sequences:
     is_row: Bool[np.ndarray, "n_seq n_ctx"]
     """True where the token is text asked for: not a separator, and not past the asked number of tokens."""
     labels: UInt8[np.ndarray, "n_seq n_ctx n_labels"]
-    """Labels of each token; the last axis is empty without a label set."""
+    """Labels of each token, those of the corpus's label sets side by side; the last axis is empty without a label set."""
     document_names: dict[int, str]
     """Names of the documents that occur here."""
 
@@ -60,7 +60,7 @@ def pack(
     """
     most = sys.maxsize if n_tokens is None else n_tokens
     size = block * (n_ctx - 1)
-    rest = _Stream.empty(len(corpus.label_set.labels) if corpus.label_set else 0)
+    rest = _Stream.empty(sum(len(label_set.labels) for label_set in corpus.label_sets))
     n_left = most
     for stream in _tokenised(corpus, tokenizer, bos_id):
         rest = rest.followed_by(stream)
@@ -138,7 +138,7 @@ def _tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int) 
         except TypeError:  # half of a surrogate pair, as broken JSON has them, is no character
             texts = [text.encode(errors="replace").decode() for text in texts]
             encoded = exact.encode_batch(texts, add_special_tokens=False)
-        yield _stream(batch, encoded, corpus.label_set, bos_id)
+        yield _stream(batch, encoded, corpus.label_sets, bos_id)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[_Piece]]:
@@ -166,7 +166,7 @@ def _pieces(number: int, document: Document) -> Iterator[_Piece]:
         start = end
 
 
-def _stream(batch: list[_Piece], encoded: list[Any], label_set: LabelSet | None, bos_id: int) -> _Stream:
+def _stream(batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet, ...], bos_id: int) -> _Stream:
     """What the tokenizer made of a batch as arrays. ``fromiter`` takes the nested lists at twice the speed of ``asarray``."""
     n_text = np.asarray([len(encoding) for encoding in encoded])
     length = n_text + np.asarray([piece.is_last for piece in batch])
@@ -182,12 +182,13 @@ def _stream(batch: list[_Piece], encoded: list[Any], label_set: LabelSet | None,
     offset = np.full(len(is_text), -1, dtype=np.int32)
     offset[is_text] = spans[:, 0]
     offset[tokens == bos_id] = -1
-    labels = np.zeros((len(is_text), len(label_set.labels) if label_set else 0), dtype=np.uint8)
-    if label_set is not None:
-        parts = np.split(spans, np.cumsum(n_text)[:-1])
-        labels[is_text] = np.concatenate(
+    labels = np.zeros((len(is_text), sum(len(label_set.labels) for label_set in label_sets)), dtype=np.uint8)
+    parts, at = np.split(spans, np.cumsum(n_text)[:-1]), 0
+    for label_set in label_sets:
+        labels[is_text, at : at + len(label_set.labels)] = np.concatenate(
             [label_set.label_tokens(piece.document, part) for piece, part in zip(batch, parts, strict=True)]
         )
+        at += len(label_set.labels)
     numbers = np.asarray([piece.number for piece in batch], dtype=np.int32)
     names = {piece.number: piece.document.name for piece in batch}
     return _Stream(tokens, np.repeat(numbers, length), offset, labels, names)

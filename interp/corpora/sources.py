@@ -11,12 +11,13 @@ import random
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from interp.corpora.documents import Corpus, Document, document_of, labelled_corpus, refuse_iterator, rereadable
 from interp.corpora.hugging_face import dataset_corpus, is_saved_dataset
+from interp.corpora.labels.registry import label_set_named, label_sets_for
 from interp.errors import InputError
 
 HELD_OUT_MODULES = (
@@ -30,23 +31,39 @@ _TEST_FOLDERS = {"test", "tests", "idle_test"}
 _NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "_bundled"}
 
 
-def load_corpus(sources: Sequence[str | Path]) -> Corpus:
-    """The text in files and folders, or one Hugging Face dataset; documents with labels make a label set ``label``.
+def load_corpus(sources: Sequence[str | Path], labels: Sequence[str] | None = None) -> Corpus:
+    """The text in files and folders, the standard library, or one Hugging Face dataset, with its label sets.
 
     ``sources`` are text files (one document each), ``.jsonl``, ``.jsonl.gz`` and ``.parquet`` files (one document a record,
     with the fields ``text`` and, if wanted, ``label``), and folders: every such file below that is not hidden, in a fixed
-    order. Or one alone: ``hf:NAME`` or ``hf:NAME:SPLIT``, or a folder that the datasets package has saved.
+    order. Or one alone: ``stdlib`` or ``stdlib:SPLIT`` (see ``standard_library``), ``hf:NAME`` or ``hf:NAME:SPLIT``, or a
+    folder that the datasets package has saved.
 
-    Raises InputError for what does not exist or cannot be read as what its name says.
+    ``labels`` names label sets of ``interp.corpora.labels.registry``; by default the text has those that are made for files
+    of its kind. Documents with labels make one more set, ``label``, after those.
+
+    Raises InputError for what does not exist or cannot be read as what its name says, and for unknown label sets.
     """
     words = [str(source) for source in sources]
     if not words:
         raise InputError("no text was named; give files or folders of text, or stdlib")
-    if any(word.startswith("hf:") or is_saved_dataset(Path(word)) for word in words):
+    is_standard_library = words[0].split(":")[0] == "stdlib"
+    if labels is None:
+        label_sets = label_sets_for([".py"] if is_standard_library else words)
+    else:
+        label_sets = tuple(map(label_set_named, labels))
+    if is_standard_library:
+        split = words[0].partition(":")[2] or "train"
+        if len(words) > 1 or split not in ("train", "held-out", "tests"):
+            raise InputError(f"'{' '.join(words)}' names no text; use stdlib, stdlib:held-out or stdlib:tests, alone")
+        corpus = Corpus(words[0], standard_library(split))
+    elif any(word.startswith("hf:") or is_saved_dataset(Path(word)) for word in words):
         if len(words) > 1:
             raise InputError(f"'{' '.join(words)}' mixes a Hugging Face dataset with other text; name it alone")
-        return dataset_corpus(words[0])
-    return labelled_corpus(" ".join(words), _documents(_files(map(Path, words))))
+        corpus = dataset_corpus(words[0])
+    else:
+        corpus = labelled_corpus(" ".join(words), _documents(_files(map(Path, words))))
+    return replace(corpus, label_sets=(*label_sets, *corpus.label_sets))
 
 
 Text = str | Document | dict[str, Any]

@@ -7,24 +7,21 @@ for another model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from interp.capture.to_store import CaptureConfig, capture
-from interp.corpora.documents import Corpus, LabelSet
-from interp.corpora.labels.python import CONCEPTS, NAMES, label_tokens, share_of_text
-from interp.corpora.sources import standard_library
+from interp.corpora.labels.python import PYTHON
+from interp.corpora.sources import load_corpus
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.bilinear.autoencoder import BilinearConfig
 from interp.decomposers.sae.autoencoder import SAEConfig, SubspaceSAEConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.results import EvaluationConfig, SteeringConfig, read_metrics
-from interp.evaluation.steering_effect import SteeringTask
+from interp.evaluation.results import EvaluationConfig, read_metrics
+from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
 from interp.index.build import build_index
 from interp.index.reader import FeatureIndex, is_stale
@@ -36,12 +33,8 @@ from interp.model.language_model import LanguageModel, load_model
 from interp.progress import progress
 from interp.runs.record import Run
 from interp.runs.training import train_run
-from interp.steering.continuations import neutral_tokens
 from interp.store.reader import ActivationStore
 from interp.training.config import DecomposerConfig
-
-PYTHON_LABELS = LabelSet("python", NAMES, lambda document, spans: label_tokens(document.text, spans))
-"""What every token of Python text is, by its own tokenizer; see ``python_labels``."""
 
 MLP, RESIDUAL, ATTENTION = "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post", "blocks.2.hook_attn_out"
 
@@ -57,22 +50,11 @@ RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
 )
 """(name, site, decomposer) of every run of the demo."""
 
-PROMPTS = (
-    "import os\nimport sys\n\n",
-    "def read_table(path):\n    rows = []\n",
-    "class Counter:\n    def __init__(self):\n        self.total = 0\n",
-    "for name in sorted(names):\n    value = table[name]\n",
-)
-"""What steered text goes on from: each ends where a new statement, comment or string may begin."""
-
 STEERED = ("comment", "string")
 """Concepts that the demo steers towards,"""
 
 STEERED_RUNS = ("mlp-semi-nmf", "resid-sae")
 """with the features of these runs: trying and judging them takes most of a run's evaluation."""
-
-WRITTEN = tuple(name for name in CONCEPTS if name not in ("line_end", "indentation"))
-"""Concepts that a text can have a share of: blanks have none by definition."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +84,6 @@ class DemoResult:
     steps: list[Step]
 
 
-def python_corpus(split: str = "train") -> Corpus:
-    """The standard library's text with Python labels; ``split`` as in ``interp.corpora.standard_library``."""
-    name = "stdlib" if split == "train" else f"stdlib:{split}"
-    return Corpus(name, standard_library(split), PYTHON_LABELS)
-
-
 def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     """Do every step that has not been done yet in ``workspace``."""
     steps: list[Step] = []
@@ -116,8 +92,8 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     sites = CaptureConfig(sites=(MLP, RESIDUAL, ATTENTION), tokens=config.tokens)
     held_out_sites = CaptureConfig(sites=sites.sites, tokens=config.held_out_tokens)
     with _timed("capture", steps):
-        store = capture(model, python_corpus("train"), sites, workspace / "demo")
-        held_out = capture(model, python_corpus("held-out"), held_out_sites, workspace / "demo-held-out")
+        store = capture(model, load_corpus(["stdlib"]), sites, workspace / "demo")
+        held_out = capture(model, load_corpus(["stdlib:held-out"]), held_out_sites, workspace / "demo-held-out")
     runs = []
     for name, site, method in RECIPE:
         with _timed(f"train {name}", steps):
@@ -128,7 +104,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_evaluated(run, held_out):
-                task = python_task(run, STEERED) if run.name in STEERED_RUNS else None
+                task = steering_task(run, PYTHON, concepts=STEERED) if run.name in STEERED_RUNS else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
 
@@ -139,22 +115,6 @@ def build_indexes(run: Run, model: LanguageModel) -> None:
         build_index(run, model=model)
     if run.kind in QUADRATIC_KINDS and (not (run.path / MANIFOLDS).exists() or ManifoldIndex(run).is_stale):
         build_manifolds(run, model=model)
-
-
-def python_task(run: Run, concepts: tuple[str, ...] = WRITTEN, config: SteeringConfig | None = None) -> SteeringTask:
-    """Steering towards ``concepts`` judged by Python's own tokenizer; the effect is matched on 512 tokens of the store."""
-    return SteeringTask(
-        prompts=PROMPTS,
-        judge=share_of_text,
-        neutral=neutral_tokens(run, n_sequences=8, n_tokens=64),
-        config=config or SteeringConfig(),
-        concepts=concepts,
-    )
-
-
-def written_share(prompt: str, texts: Sequence[str], concept: str) -> float:
-    """Share (0 to 1) of the non-blank characters of continuations of ``prompt`` that are ``concept``, mean over texts."""
-    return float(np.mean([share_of_text(prompt + text, start=len(prompt))[concept] for text in texts]))
 
 
 def _is_evaluated(run: Run, store: ActivationStore) -> bool:

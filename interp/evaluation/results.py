@@ -20,8 +20,9 @@ METRICS_FILE = "metrics.json"
 class ConceptConfig(Record, frozen=True):
     """Options of concept detection."""
 
-    label_set: str = "python"
-    """Label set of the store. Labels whose name ends in ``_depth`` are integers and are correlated, not detected."""
+    label_set: str | None = None
+    """Label set of the store, by default its first. Labels whose name ends in ``_depth`` are integers and are correlated,
+    not detected."""
     max_rows: int = 60_000
     """Rows used at most, drawn evenly at random over the store: with 50 positives the standard error of an AUROC is
     about .03, and more rows cost time in proportion."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,23 +22,19 @@ from jaxtyping import Float, Int
 from msgspec import structs
 from torch import Tensor
 
+from interp.corpora.documents import LabelSet, TextJudge
 from interp.errors import InputError, unknown_name
 from interp.evaluation.results import SteeringConfig, SteeringEffect, defined
 from interp.metrics import bootstrap_interval, distinct_n
+from interp.steering.continuations import neutral_tokens
 from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 
+if TYPE_CHECKING:
+    from interp.runs.record import Run
+
 _TRIAL_SEED = 10_007  # far from the seeds of the evaluation, which count up from the config's
 _ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, the key-value cache stays small
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Says how much of a continuation each concept covers, from the text alone."""
-
-    def __call__(self, text: str, *, start: int) -> dict[str, float]:
-        """Share, 0 to 1, of the characters of ``text`` from ``start`` on; what is before ``start`` is the prompt."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class SteeringTask:
 
     prompts: tuple[str, ...]
     """Texts to go on from."""
-    judge: Judge
+    judge: TextJudge
     """Judge of what was written."""
     neutral: Int[Tensor, "n_seq n_pos"]
     """Sequences (BOS first) on which the effect is matched."""
@@ -55,6 +51,29 @@ class SteeringTask:
     """Amounts."""
     concepts: tuple[str, ...] | None = None
     """Concepts the judge can see in a text, of which a suite may choose; None for all."""
+
+
+def steering_task(
+    run: Run,
+    label_set: LabelSet,
+    *,
+    concepts: tuple[str, ...] | None = None,
+    config: SteeringConfig | None = None,
+) -> SteeringTask:
+    """Steering ``run`` towards labels of a label set, with that set's prompts and judge.
+
+    ``concepts`` are by default all labels that the judge knows. The effect is matched on 512 tokens of the run's own store.
+    Raises InputError for a label set that cannot judge a text.
+    """
+    if label_set.judge is None:
+        raise InputError(f"the label set '{label_set.name}' cannot judge what a model writes; name one that can")
+    return SteeringTask(
+        prompts=label_set.prompts,
+        judge=label_set.judge,
+        neutral=neutral_tokens(run, n_sequences=8, n_tokens=64),
+        config=config or SteeringConfig(),
+        concepts=concepts or tuple(label_set.judge("", start=0)),
+    )
 
 
 @dataclass(frozen=True)
@@ -189,7 +208,7 @@ def _compare(
     )
 
 
-def _shares(texts: _Texts, concept: str, judge: Judge) -> Float[np.ndarray, " n"]:
+def _shares(texts: _Texts, concept: str, judge: TextJudge) -> Float[np.ndarray, " n"]:
     shares = [judge(prompt + text, start=len(prompt)) for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
     if concept not in shares[0]:
         raise unknown_name("concept", concept, shares[0], "what the judge knows")

@@ -56,8 +56,10 @@ def evaluate_run(
 ) -> Metrics:
     """Evaluate ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
 
-    Raises InputError when the store lacks the run's site, was captured from another model than ``model``, or has activations
-    of another width than the run reads.
+    Concepts are those of the label set that the config names, by default of the store's first one; what is written names it.
+
+    Raises InputError when the store lacks the run's site or the label set that is named, was captured from another model than
+    ``model``, or has activations of another width than the run reads.
     """
     if run.site not in store.sites:
         raise unknown_name("hook point", run.site, store.sites, f"the store '{store.path}'")
@@ -72,6 +74,9 @@ def evaluate_run(
             f"run '{run.name}' reads activations of width {decomposer.d_in}, but {run.site} has {source.d_in} in the store "
             f"'{store.path}'; give a store captured from the model that the run was trained on"
         )
+    if store.label_sets or config.concepts.label_set is not None:
+        label_set = store.label_set(config.concepts.label_set)
+        config = structs.replace(config, concepts=structs.replace(config.concepts, label_set=label_set))
     report, reason = _concepts(run, store, config.concepts)
     spliced, steered = None, None
     if isinstance(decomposer, LinearDecomposer):
@@ -101,15 +106,14 @@ def evaluate_run(
 
 def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[ConceptReport | None, str | None]:
     """The report, or why there is none: reconstruction and the spliced loss need no labels."""
-    if config.label_set not in store.label_sets:
-        return None, f"the store has no labels '{config.label_set}'"
     positions, (_, document) = store.positions(), store.documents()
     try:
+        label_set = store.label_set(config.label_set)
         report = evaluate_concepts(
             run.decomposer(),
             store.site(run.site),
-            labels=store.labels(config.label_set),
-            names=store.label_sets[config.label_set],
+            labels=store.labels(label_set),
+            names=store.label_sets[label_set],
             documents=document[positions[:, 0], positions[:, 1]],
             config=config,
         )

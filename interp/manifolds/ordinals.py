@@ -26,11 +26,11 @@ def ordinals(store: ActivationStore, vocabulary: list[str] | None) -> dict[str, 
     found = {POSITION: place.astype(np.float32)}
     if vocabulary is not None:
         found[POSITION_IN_LINE] = position_in_line(store.tokens(), vocabulary)[sequence, place]
-    for label_set, names in store.label_sets.items():
-        columns = store.labels(label_set)
-        for name, column in zip(names, columns.T, strict=True):
-            if len(np.unique(column)) > 2:
-                found[name] = column.astype(np.float32)
+    labels = {label_set: store.labels(label_set) for label_set in store.label_sets}
+    for name, (label_set, column) in store.label_places().items():
+        values = labels[label_set][:, column]
+        if len(np.unique(values)) > 2:
+            found[name] = values.astype(np.float32)
     return found
 
 

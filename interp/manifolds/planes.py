@@ -69,7 +69,7 @@ def lay_out_ordinal(
     numbers = ordinals(store, vocabulary)
     if ordinal not in numbers:
         raise unknown_name("ordinal", ordinal, numbers, f"the store '{store.path}'")
-    columns = {name: (label_set, i) for label_set, names in store.label_sets.items() for i, name in enumerate(names)}
+    columns = store.label_places()
     if among not in columns:
         raise unknown_name("label", among, columns, f"the store '{store.path}'")
     decomposer, (label_set, column) = run.decomposer(), columns[among]

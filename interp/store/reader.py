@@ -123,11 +123,28 @@ class ActivationStore:
             for number, part in zip(numbers[firsts], np.split(tokens, firsts)[1:], strict=True):
                 yield (int(number), names[number].decode()), part
 
-    def labels(self, label_set: str) -> UInt8[np.ndarray, "n_rows n_labels"]:
-        """Labels of each row; columns are ``label_sets[label_set]``."""
-        if label_set not in self.label_sets:
-            raise unknown_name("label set", label_set, self.label_sets, f"the store '{self.path}'")
-        return self._whole(f"labels/{label_set}")
+    def label_set(self, name: str | None = None) -> str:
+        """The name of a label set of the store: the one given, or by default the first. Raises InputError if there is none."""
+        if not self.label_sets:
+            raise InputError(
+                f"the store '{self.path}' has no labels; capture labelled text, or choose labels with interp capture --labels"
+            )
+        name = next(iter(self.label_sets)) if name is None else name
+        if name not in self.label_sets:
+            raise unknown_name("label set", name, self.label_sets, f"the store '{self.path}'")
+        return name
+
+    def labels(self, label_set: str | None = None) -> UInt8[np.ndarray, "n_rows n_labels"]:
+        """Labels of each row, by default of the first label set; columns are ``label_sets[label_set]``."""
+        return self._whole(f"labels/{self.label_set(label_set)}")
+
+    def label_places(self) -> dict[str, tuple[str, int]]:
+        """Every label to its (label set, column). A label that an earlier set has too is called SET.LABEL."""
+        places: dict[str, tuple[str, int]] = {}
+        for label_set, names in self.label_sets.items():
+            for column, name in enumerate(names):
+                places[f"{label_set}.{name}" if name in places else name] = (label_set, column)
+        return places
 
     def verify(self) -> list[str]:
         """Read every byte again; the files of the shards that are not what was written."""

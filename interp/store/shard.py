@@ -44,8 +44,10 @@ def shard_file(content: ShardContent, manifest: Manifest, number: int) -> bytes:
         "token_offset": sequences.offset.astype(np.int32, copy=False),
         "rows": rows,
     }
-    for label_set in manifest.label_sets:
-        arrays[f"labels/{label_set}"] = sequences.labels[sequences.is_row]
+    labels, at = sequences.labels[sequences.is_row], 0
+    for label_set, names in manifest.label_sets.items():
+        arrays[f"labels/{label_set}"] = labels[:, at : at + len(names)]
+        at += len(names)
     sites = {
         f"sites/{site}": _checked(content.activations[site], site, rows, manifest.dtype) for site in manifest.sites
     }

@@ -26,11 +26,11 @@ from peers import peer
 from side_by_side import Rounds, Seconds, arguments, report
 
 from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.sources import load_corpus
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates
 from interp.decomposers.semi_nmf.solver import Solver
 from interp.decomposers.semi_nmf.start import codes_from_centres, spherical_centres
-from interp.demo.recipe import python_corpus
 from interp.model.language_model import load_model
 from interp.store.source import ArraySource
 
@@ -98,7 +98,7 @@ def real() -> torch.Tensor:
     """Neurons of the bundled model on its standard library."""
     with tempfile.TemporaryDirectory() as folder:
         config = CaptureConfig(sites=(SITE,), tokens=N)
-        source = capture(load_model("demo"), python_corpus(), config, Path(folder) / "store").site(SITE)
+        source = capture(load_model("demo"), load_corpus(["stdlib"]), config, Path(folder) / "store").site(SITE)
         return source.rows(np.arange(N))
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import tyro
 
 from interp.capture.to_store import CaptureConfig, capture
+from interp.corpora.sources import load_corpus
 from interp.decomposers.sae.autoencoder import SAEConfig, SubspaceSAEConfig
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
-from interp.demo.recipe import python_corpus
 from interp.evaluation.results import METRICS_FILE, ConceptConfig, EvaluationConfig
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows
@@ -86,9 +86,9 @@ def judged(runs: list[Run]) -> str:
 def main(given: Comparison) -> None:
     model = load_model("demo")
     options = CaptureConfig(sites=(given.site,), tokens=given.rows)
-    store = capture(model, python_corpus("train"), options, given.workspace / "starts")
+    store = capture(model, load_corpus(["stdlib"]), options, given.workspace / "starts")
     held_out = capture(
-        model, python_corpus("held-out"), replace(options, tokens=30_000), given.workspace / "starts-held-out"
+        model, load_corpus(["stdlib:held-out"]), replace(options, tokens=30_000), given.workspace / "starts-held-out"
     )
     config = EvaluationConfig(n_sequences=16, n_steered=0, concepts=ConceptConfig(max_rows=20_000))
     d_in = store.sites[given.site]

@@ -2,7 +2,7 @@
 
 The walk keeps a stack of indentation levels and, within a logical line, a stack of what is open: brackets and lambdas.
 It follows the grammar only as far as the concepts need, and so works on text that does not parse. What each concept
-covers is said in ``python_labels.DEFINITIONS``.
+covers is said in ``interp.corpora.labels.python.MEANINGS``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""The label sets that have a name to ask for. A new one is a file beside this one and its name in ``LABEL_SETS``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from interp.corpora.documents import LabelSet, TextJudge
+from interp.corpora.labels.python import PYTHON
+from interp.errors import unknown_name
+
+LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (PYTHON,)}
+"""By name. A set of one's own is added by its name and then captured, evaluated and steered by like any other."""
+
+
+def label_set_named(name: str) -> LabelSet:
+    """Raises InputError, with the near names, when there is none."""
+    if name not in LABEL_SETS:
+        raise unknown_name("label set", name, LABEL_SETS, "this program")
+    return LABEL_SETS[name]
+
+
+def label_sets_for(names: Sequence[str]) -> tuple[LabelSet, ...]:
+    """The label sets made for files of these names: those with suffixes, in one of which every name ends."""
+    sets = (label_set for label_set in LABEL_SETS.values() if label_set.suffixes)
+    return tuple(label_set for label_set in sets if all(name.endswith(label_set.suffixes) for name in names))
+
+
+def judge_of(label: str, label_sets: Iterable[str]) -> TextJudge | None:
+    """The judge of written text that knows ``label``, of the label sets named, the first first; None where none does.
+
+    Names that are not in ``LABEL_SETS`` are passed over: a store may hold labels of its documents.
+    """
+    judges = (LABEL_SETS[name].judge for name in label_sets if name in LABEL_SETS)
+    return next((judge for judge in judges if judge and label in judge("", start=0)), None)
