@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
@@ -96,7 +97,7 @@ class Quadratic(Decomposer):
     def fit(cls, source: Any, config: Any, recorder: Any = None) -> Quadratic:
         raise NotImplementedError
 
-    def directions(self) -> Tensor:
+    def write_directions(self) -> Tensor:
         return self._directions
 
     def encode(self, x: Tensor) -> Tensor:
@@ -497,7 +498,8 @@ def test_the_suite_writes_what_it_found_and_where(
     assert not list(run.path.glob("*.partial"))
     assert (metrics.run, metrics.store_identity) == ("pca", stores[1].identity)
     assert metrics.held_out == HeldOut(is_held_out=True, n_documents=10, n_trained_on=0)
-    assert metrics.config == CONFIG
+    settings = CONFIG.concepts
+    assert metrics.config == structs.replace(CONFIG, concepts=structs.replace(settings, label_set="letters"))
     assert 0 < metrics.reconstruction.fvu < 1
     assert metrics.spliced.ce_recovered_mean < 1
     assert {c.concept for c in metrics.concepts.concepts} == {"a", "digit", "blank"}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from msgspec import structs
 from torch import Tensor
 
 from interp.decomposers import Decomposer, LinearDecomposer
@@ -49,7 +50,8 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
         for chunk in source.chunks():
             codes = decomposer.encode(chunk)
             stats.add(chunk, decomposer.decode(codes), codes)
-        return _reconstruction(stats.density, stats.l0, len(source), fvu=stats.fvu, shrinkage=stats.shrinkage)
+        firing = _firing(stats.density, stats.l0, len(source))
+        return structs.replace(firing, fvu=defined(stats.fvu), shrinkage=defined(stats.shrinkage))
     fired, n_codes = torch.zeros(decomposer.n_features, dtype=torch.int64), 0
     for chunk in source.chunks():
         on = decomposer.encode(chunk) != 0
@@ -57,33 +59,22 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
         n_codes += int(on.sum())
     drawn = np.random.default_rng(0).choice(len(source), min(_FVU_ROWS, len(source)), replace=False)
     x = source.rows(np.sort(drawn))
-    return _reconstruction(
-        fired / len(source),
-        n_codes / len(source),
-        len(source),
+    return structs.replace(
+        _firing(fired / len(source), n_codes / len(source), len(source)),
         reason=f"codes of '{decomposer.kind}' do not decode to an activation; its FVU is measured in another space",
-        fvu_own_target=decomposer.fvu(x),
-        fvu_of_span=decomposer.span_fvu(x),
+        fvu_own_target=defined(decomposer.fvu(x)),
+        fvu_of_span=defined(decomposer.span_fvu(x)),
     )
 
 
-def _reconstruction(
-    density: Float[Tensor, " n_features"],
-    l0: float,
-    n_tokens: int,
-    *,
-    fvu: float | None = None,
-    shrinkage: float | None = None,
-    reason: str | None = None,
-    fvu_own_target: float | None = None,
-    fvu_of_span: float | None = None,
-) -> Reconstruction:
+def _firing(density: Float[Tensor, " n_features"], l0: float, n_tokens: int) -> Reconstruction:
+    """What is known from how often each feature fires alone."""
     return Reconstruction(
-        fvu=defined(fvu),
-        shrinkage=defined(shrinkage),
-        reason=reason,
-        fvu_own_target=defined(fvu_own_target),
-        fvu_of_span=defined(fvu_of_span),
+        fvu=None,
+        shrinkage=None,
+        reason=None,
+        fvu_own_target=None,
+        fvu_of_span=None,
         l0=float(l0),
         n_dead=int((density == 0).sum()),
         dense_share=float((density > DENSE).double().mean()),

@@ -211,7 +211,11 @@ def _metrics(run: Run) -> Metrics | None:
 
 def _row(run: Run, metrics: Metrics | None) -> dict[str, Value]:
     what: dict[str, Value] = {"run": run.name, "kind": run.kind, "site": run.site}
-    return what | {metric.key: metric.value(metrics) if metrics else None for metric in METRICS}
+    what |= {metric.key: metric.value(metrics) if metrics else None for metric in METRICS}
+    return what | {
+        "store_identity": metrics.store_identity if metrics else None,
+        "concepts_left_out": metrics.concepts_left_out if metrics else None,
+    }
 
 
 def _remarks(run: Run, metrics: Metrics | None) -> Iterator[str]:
