@@ -25,9 +25,13 @@ from app.server import serve, settings
 from app.views.runs import run_rows
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
+from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.suite import evaluate_run
 from interp.figures import NEGATIVE, POSITIVE
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
+from interp.model.language_model import load_model
+from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.store.reader import ActivationStore
 
@@ -259,7 +263,24 @@ def test_the_runs_page_shows_every_run_and_the_curve(served: DashboardWorkspace)
     table = page.dataframe[0].value
     assert list(table["run"]) == ["tiny/pca", "tiny/sae"]
     assert list(table["index"]) == ["none", "fresh"]
-    assert table["FVU"].isna().all()  # nobody has evaluated them
+    assert "fvu" not in page.dataframe[0].proto.columns  # nobody has evaluated them
+
+
+def test_the_runs_page_names_and_explains_what_was_measured(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(made.folder, tmp_path / "activations")
+    run, store = Run.load(copy / "tiny/runs/sae"), ActivationStore(copy / "tiny")
+    evaluate_run(run, model=load_model(run.model_id), store=store, config=EvaluationConfig(n_sequences=2))
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
+    page = _page("runs").run()
+    assert not page.exception
+    table = page.dataframe[0]
+    assert list(table.value["fvu"].notna()) == [False, True]
+    columns = json.loads(table.proto.columns)
+    assert columns["fvu"]["label"] == "FVU"
+    assert columns["fvu"]["help"].endswith("Lower is better.")
+    assert "auroc" not in columns, "the store has no labels"
 
 
 def test_without_the_model_prompt_and_steer_say_why_and_features_works(
@@ -356,4 +377,4 @@ def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardW
     (row,) = run_rows({"s/r": made.run}, {"s/r": "fresh"})
     assert (row["run"], row["kind"], row["index"]) == ("s/r", made.run.kind, "fresh")
     assert row["features"] == made.run.config["n_features"]
-    assert row["FVU"] is row["AUROC"] is row["null"] is None
+    assert row["fvu"] is row["auroc"] is row["null_auroc"] is None

@@ -96,7 +96,7 @@ def test_evaluate_prints_json_alone(workspace: Path, capsys: pytest.CaptureFixtu
     (row,) = json.loads(capsys.readouterr().out)
     assert row["run"] == "first"
     assert row["l0"] <= 4
-    assert row["is_held_out"] is True
+    assert (row["is_held_out"], row["n_trained_on"]) == (True, 0)
 
 
 def test_steer_shows_both_texts_and_keeps_them(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

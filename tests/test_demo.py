@@ -10,7 +10,8 @@ import pytest
 import interp.demo.recipe as flow
 from interp.corpora.labels.python import CONCEPTS
 from interp.decomposers.sae.autoencoder import SAEConfig
-from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.evaluation.results import read_metrics
+from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
 from interp.runs.record import Run
@@ -43,9 +44,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 def test_the_model_predicts_held_out_python(small: Small) -> None:
     """Splicing nothing in, the model's loss on the held-out modules is what its card says, within sampling."""
-    spliced = read_metrics(small.runs[0])["spliced"]
-    assert spliced["ce_clean"] < 3.4
-    assert spliced["ce_zero"] > spliced["ce_clean"] + 1
+    spliced = read_metrics(small.runs[0]).spliced
+    assert spliced.ce_clean < 3.4
+    assert spliced.ce_zero > spliced.ce_clean + 1
 
 
 def test_the_features_explain_the_activations(small: Small) -> None:
@@ -57,16 +58,16 @@ def test_the_features_explain_the_activations(small: Small) -> None:
 
 def test_concepts_of_one_word_are_found_and_stand_beside_their_null(small: Small) -> None:
     """Broad concepts are spread over many features of a sparse code; a word such as ``self`` has one of its own."""
-    found = {c["concept"]: c for c in read_metrics(small.runs[0])["concepts"]["concepts"]}
+    found = {c.concept: c for c in read_metrics(small.runs[0]).concepts.concepts}
     assert set(found) <= set(CONCEPTS)
-    assert found["self_or_cls"]["auroc"] > 0.9
-    assert all(0.4 < concept["null_auroc"] <= 1 for concept in found.values())
+    assert found["self_or_cls"].auroc > 0.9
+    assert all(0.4 < concept.null_auroc <= 1 for concept in found.values())
 
 
 def test_steering_towards_comments_writes_comments(small: Small) -> None:
-    (effect,) = read_metrics(small.runs[0])["steering"]["effects"]
-    assert effect["concept"] == "comment"
-    assert effect["steered_share"] > effect["baseline_share"]
+    (effect,) = read_metrics(small.runs[0]).steering.effects
+    assert effect.concept == "comment"
+    assert effect.steered_share > effect.baseline_share
 
 
 def test_a_feature_page_shows_text(small: Small) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,20 +20,28 @@ from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
 from interp.evaluation import selection
-from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
+from interp.evaluation.concepts import evaluate_concepts
+from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
-from interp.evaluation.selection import JUDGE, SELECT, TEST, spearman_matrix, split_documents
-from interp.evaluation.steering_effect import (
-    Choice,
+from interp.evaluation.results import (
+    ConceptConfig,
+    ConceptReport,
+    EvaluationConfig,
+    HeldOut,
     SteeringConfig,
+    read_metrics,
+)
+from interp.evaluation.selection import RESERVED, SELECT, TEST, spearman_matrix, split_documents
+from interp.evaluation.steering_effect import (
+    SteeredFeature,
     SteeringTask,
     choose_steerers,
     random_directions_like,
     steer_concept,
     steer_concepts,
 )
-from interp.evaluation.suite import EvaluationConfig, evaluate_run
-from interp.evaluation.table import metrics_rows, metrics_table, read_metrics
+from interp.evaluation.suite import evaluate_run
+from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import build_index
 from interp.model.language_model import LanguageModel
 from interp.runs.record import Run
@@ -124,21 +131,21 @@ def test_reconstruction_metrics_are_the_slow_formulas() -> None:
     found = evaluate_reconstruction(decomposer, ArraySource(x))
     z = ((x - 3) @ A).relu()
     x_hat = (z @ W + 3).double()
-    assert found["fvu"] == pytest.approx(float((x - x_hat).square().sum() / (x - x.double().mean(0)).square().sum()))
-    assert found["l0"] == pytest.approx(float((z != 0).double().sum(1).mean()))
-    assert found["n_dead"] == 1
-    assert found["dense_share"] == pytest.approx(8 / 9)
-    assert found["n_tokens"] == 700
-    assert found["reason"] is None
+    assert found.fvu == pytest.approx(float((x - x_hat).square().sum() / (x - x.double().mean(0)).square().sum()))
+    assert found.l0 == pytest.approx(float((z != 0).double().sum(1).mean()))
+    assert found.n_dead == 1
+    assert found.dense_share == pytest.approx(8 / 9)
+    assert found.n_tokens == 700
+    assert found.reason is None
 
 
 def test_codes_that_do_not_decode_have_no_linear_fvu_and_say_why() -> None:
     x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
     found = evaluate_reconstruction(Quadratic(torch.eye(5)[:3]), ArraySource(x))
-    assert found["fvu"] is None
-    assert found["fvu_own_target"] == 0.25
-    assert found["reason"] == "codes of 'quadratic' do not decode to an activation"
-    assert found["l0"] == 3
+    assert found.fvu is None
+    assert found.fvu_own_target == 0.25
+    assert found.reason == "codes of 'quadratic' do not decode to an activation; its FVU is measured in another space"
+    assert found.l0 == 3
     with pytest.raises(InputError, match="for width 5, but the source is 4 wide"):
         evaluate_reconstruction(Quadratic(torch.eye(5)), ArraySource(x[:, :4]))
 
@@ -303,7 +310,7 @@ def test_figures_are_those_of_scikit_learn_on_the_test_documents() -> None:
     assert report.n_rows == {
         "select": int((part == SELECT).sum()),
         "test": int((part == TEST).sum()),
-        "judge": int((part == JUDGE).sum()),
+        "reserved": int((part == RESERVED).sum()),
     }
 
 
@@ -323,20 +330,20 @@ def test_the_null_has_no_information_where_there_is_none() -> None:
     report = evaluate_concepts(
         decomposer, ArraySource(x), labels=shuffled, names=NAMES, documents=documents, config=config
     )
-    assert report.mean("auroc") == pytest.approx(0.5, abs=0.06)
-    assert report.mean("null_auroc") == pytest.approx(0.5, abs=0.06)
+    assert report.mean_auroc == pytest.approx(0.5, abs=0.06)
+    assert report.mean_null_auroc == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_report_is_json_with_means_and_intervals() -> None:
+def test_the_report_has_means_and_intervals() -> None:
     report = report_on(decomposer_with(planted()[3], rectified=False), max_rows=5000)
-    record = json.loads(json.dumps(report.as_dict()))
-    assert sum(record["n_rows"].values()) == 5000
-    assert record["mean_auroc"] == pytest.approx(np.mean([c["auroc"] for c in record["concepts"]]))
-    assert record["mean_excess_over_null"] == pytest.approx(record["mean_auroc"] - record["mean_null_auroc"])
-    low, high = record["mean_excess_interval"]
-    assert low <= record["mean_excess_over_null"] <= high
-    empty = replace(report, concepts=())
-    assert empty.as_dict()["mean_auroc"] is None
+    assert sum(report.n_rows.values()) == 5000
+    assert report.mean_auroc == pytest.approx(np.mean([c.auroc for c in report.concepts]))
+    assert report.mean_excess_over_null == pytest.approx(report.mean_auroc - report.mean_null_auroc)
+    low, high = report.mean_excess_interval
+    assert low <= report.mean_excess_over_null <= high
+    none = report_on(decomposer_with(planted()[3], rectified=False), min_positives=6000)
+    assert none.concepts == ()
+    assert none.mean_auroc is none.mean_excess_over_null is none.mean_excess_interval is None
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:
@@ -405,7 +412,7 @@ def test_a_feature_that_writes_a_letter_raises_its_share(letter_steerer: Steerer
 
 
 def test_features_written_in_one_batch_do_what_they_do_alone(letter_steerer: Steerer, task: SteeringTask) -> None:
-    both = steer_concepts(letter_steerer, [Choice("a", 0), Choice("b", 2)], task=task)
+    both = steer_concepts(letter_steerer, [SteeredFeature("a", 0), SteeredFeature("b", 2)], task=task)
     alone = steer_concept(letter_steerer, 2, concept="b", task=task)
     assert both[1].texts == alone.texts
     assert both[0].baseline_texts == alone.baseline_texts
@@ -423,7 +430,7 @@ def test_random_directions_reach_the_same_effect_without_the_letter(
     letter_steerer: Steerer, task: SteeringTask
 ) -> None:
     random = random_directions_like(letter_steerer, 3, seed=0)
-    effects = steer_concepts(random, [Choice("a", i) for i in range(3)], task=task)
+    effects = steer_concepts(random, [SteeredFeature("a", i) for i in range(3)], task=task)
     assert all(effect.reached for effect in effects)
     assert (
         np.mean([e.difference for e in effects]) < steer_concept(letter_steerer, 0, concept="a", task=task).difference
@@ -434,8 +441,8 @@ def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
     letter_steerer: Steerer, task: SteeringTask
 ) -> None:
     """Neither the order of the candidates nor their number decides, and judging draws other texts than the trial."""
-    groups = [[Choice("a", 2), Choice("a", 0)], [Choice("a", 2)]]
-    assert choose_steerers(letter_steerer, groups, task=task) == [Choice("a", 0), Choice("a", 2)]
+    groups = [[SteeredFeature("a", 2), SteeredFeature("a", 0)], [SteeredFeature("a", 2)]]
+    assert choose_steerers(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
 
 
 def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:
@@ -453,6 +460,12 @@ def letters(document: Document, spans: np.ndarray) -> np.ndarray:
     return np.asarray([[c == "a", c.isdigit(), c == " "] for c in first], dtype=np.uint8)
 
 
+def texts(name: str, seed: int) -> list[Document]:
+    """Twelve random documents of 400 characters."""
+    random = np.random.default_rng(seed)
+    return [Document(f"{name}-{i}", "".join(random.choice(list("abcdef 0123"), 400))) for i in range(12)]
+
+
 @pytest.fixture(scope="module")
 def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStore, ActivationStore]:
     """(fitting, held out) stores of random text."""
@@ -460,11 +473,8 @@ def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tu
     labels = LabelSet("letters", ("a", "digit", "blank"), letters)
     opened = []
     for name, seed in (("fit", 0), ("held-out", 1)):
-        random = np.random.default_rng(seed)
-        texts = ["".join(random.choice(list("abcdef 0123"), 400)) for _ in range(12)]
-        documents = [Document(f"{name}-{i}", text) for i, text in enumerate(texts)]
         config = CaptureConfig(sites=(SITE,), tokens=4000, dtype="float32")
-        opened.append(capture(model, Corpus(name, documents, labels), config, workspace / name))
+        opened.append(capture(model, Corpus(name, texts(name, seed), labels), config, workspace / name))
     return opened[0], opened[1]
 
 
@@ -482,36 +492,81 @@ def test_the_suite_writes_what_it_found_and_where(
     run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore], task: SteeringTask
 ) -> None:
     task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1, "blank": 0.0}, concepts=("a", "digit"))
-    facts = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
-    assert json.loads((run.path / "metrics.json").read_text()) == json.loads(json.dumps(facts))
+    metrics = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    assert read_metrics(run) == metrics
     assert not list(run.path.glob("*.partial"))
-    assert facts["is_held_out"]
-    assert facts["n_shared_documents"] == 0
-    assert facts["store_identity"] == stores[1].identity
-    assert 0 < facts["reconstruction"]["fvu"] < 1
-    assert facts["spliced"]["ce_recovered_mean"] < 1
-    assert {c["concept"] for c in facts["concepts"]["concepts"]} == {"a", "digit", "blank"}
-    assert {e["concept"] for e in facts["steering"]["effects"]} == {"a", "digit"}
-    assert len(facts["steering"]["null"]) == 2
-    assert read_metrics(run)["run"] == "pca"
+    assert (metrics.run, metrics.store_identity) == ("pca", stores[1].identity)
+    assert metrics.held_out == HeldOut(is_held_out=True, n_documents=10, n_trained_on=0)
+    assert metrics.config == CONFIG
+    assert 0 < metrics.reconstruction.fvu < 1
+    assert metrics.spliced.ce_recovered_mean < 1
+    assert {c.concept for c in metrics.concepts.concepts} == {"a", "digit", "blank"}
+    assert {e.concept for e in metrics.steering.effects} == {"a", "digit"}
+    assert metrics.steering.mean_difference == np.mean([e.difference for e in metrics.steering.effects])
+    assert len(metrics.steering.null) == 2
+    assert {len(e.texts) for e in metrics.steering.effects} == {4}
 
     table = metrics_table([run]).splitlines()
     assert table[0].split()[:5] == ["run", "kind", "site", "FVU", "L0"]
-    assert table[0].endswith("steering  null steering  held out")
-    assert f"{facts['reconstruction']['fvu']:.3f}" in table[1]
-    assert table[1].rstrip().endswith("yes")
+    assert table[0].endswith("steering  null steering  held out  trained on")
+    assert f"{metrics.reconstruction.fvu:.4f}" in table[1]
+    assert table[1].split()[-2:] == ["yes", "0"]
 
     on_its_own = evaluate_run(run, model=model, store=stores[0], config=CONFIG)
-    assert not on_its_own["is_held_out"]
-    assert on_its_own["n_shared_documents"] == 10
-    assert on_its_own["steering"] is None
+    assert on_its_own.steering is None
+    assert "pca: not held out, 10 of 10 documents were trained on." in metrics_table([run]).splitlines()
+
+
+def captured_again(
+    model: LanguageModel, folder: Path, documents: list[Document], *, site: str = SITE, **options: Any
+) -> ActivationStore:
+    config = CaptureConfig(sites=(site,), **options)
+    return capture(model, Corpus("again", documents), config, folder)
+
+
+def test_the_same_text_is_not_held_out_however_it_was_captured(
+    run: Run, model: LanguageModel, tmp_path: Path, stores: tuple[ActivationStore, ActivationStore]
+) -> None:
+    """Another dtype, length of a sequence, site or name of the text gives other files of the same documents."""
+    documents = texts("fit", 0)
+    other_site = captured_again(model, tmp_path / "site", documents, site="blocks.0.hook_resid_post", tokens=4000)
+    half = captured_again(model, tmp_path / "half", documents, tokens=4000, dtype="float16", n_ctx=17)
+    for store in (other_site, half):
+        assert store.identity != run.store_identity
+        assert held_out(run, store) == HeldOut(is_held_out=False, n_documents=10, n_trained_on=10)
+    renamed = [Document(f"new-{i}", document.text) for i, document in enumerate(documents)]
+    moved = captured_again(model, tmp_path / "renamed", renamed[:8], tokens=3000)
+    assert held_out(run, moved) == HeldOut(is_held_out=False, n_documents=8, n_trained_on=7), "the last is cut off"
+
+
+def test_a_document_that_is_cut_off_is_still_the_same(run: Run, model: LanguageModel, tmp_path: Path) -> None:
+    start = captured_again(model, tmp_path / "start", texts("fit", 0), tokens=150)
+    assert held_out(run, start) == HeldOut(is_held_out=False, n_documents=1, n_trained_on=1)
+
+
+def test_other_text_is_held_out_whatever_it_is_called(run: Run, model: LanguageModel, tmp_path: Path) -> None:
+    other = captured_again(model, tmp_path / "other", texts("fit", seed=5), tokens=4000)
+    assert held_out(run, other) == HeldOut(is_held_out=True, n_documents=10, n_trained_on=0)
+    mixed = [*texts("fit", seed=5)[:4], *texts("fit", seed=0)[:2]]
+    some = captured_again(model, tmp_path / "some", mixed, tokens=2300)
+    assert held_out(run, some) == HeldOut(is_held_out=False, n_documents=6, n_trained_on=2)
+
+
+def test_whether_text_is_held_out_may_be_unknown(run: Run, stores: tuple[ActivationStore, ActivationStore]) -> None:
+    def changed() -> ActivationStore:
+        raise InputError("the store has changed")
+
+    gone: Any = SimpleNamespace(store=changed)
+    assert held_out(gone, stores[1]) == HeldOut(is_held_out=None, n_documents=10, n_trained_on=None)
 
 
 def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> None:
     other: Any = SimpleNamespace(path=tmp_path, name="new", kind="sae", site=SITE)
     (row,) = metrics_rows([other])
     assert row["fvu"] is None
-    assert metrics_table([other]).splitlines()[1].split()[:4] == ["new", "sae", SITE, "-"]
+    head, line, remark = metrics_table([other]).splitlines()
+    assert (head.split(), line.split()) == (["run", "kind", "site"], ["new", "sae", SITE])
+    assert remark == f"new: not evaluated by this version; run: interp evaluate {tmp_path}."
     with pytest.raises(InputError, match="run 'new' has no metrics yet; run: interp evaluate"):
         read_metrics(other)
     with pytest.raises(InputError, match="no run to compare"):

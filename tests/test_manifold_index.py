@@ -15,7 +15,7 @@ import torch
 from interp.cli.main import main
 from interp.decomposers import registry
 from interp.errors import InputError
-from interp.evaluation.table import metrics_table, read_metrics
+from interp.evaluation.results import read_metrics
 from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
 from interp.manifolds.build import ManifoldConfig, build_manifolds
 from interp.manifolds.layout import FILE, KINDS, PLANES, SHAPES
@@ -52,15 +52,17 @@ def test_the_options_of_the_command_are_those_of_the_run(run: Run) -> None:
 
 
 def test_index_evaluate_and_info_know_a_bilinear_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its own FVU stands below the table, not among the linear ones."""
+    """Its own FVU stands in a column of its own, not among the linear ones."""
     assert run.index_path.exists()
     store = str(run.store_path)
     main(["evaluate", str(run.path), "--store", store, "--n-sequences", "2", "--n-steered", "0"])
     table = capsys.readouterr().out
-    found = read_metrics(run)["reconstruction"]
-    assert found["fvu"] is None
-    assert f"forms: FVU {found['fvu_own_target']:.3f} of what it reconstructs, which is not x" in table
-    assert f"{found['fvu_of_span']:.3f} of the variance of x lies outside" in metrics_table([run])
+    found = read_metrics(run).reconstruction
+    assert found.fvu is None
+    head, line, remark = table.splitlines()[:3]
+    assert head.split()[3:7] == ["own", "FVU", "outside", "span"]
+    assert line.split()[3:5] == [f"{found.fvu_own_target:.4f}", f"{found.fvu_of_span:.4f}"]
+    assert remark.startswith("forms: not held out, ")
     main(["info", str(run.path), "--json"])
     assert json.loads(capsys.readouterr().out)["kind"] == "bilinear"
 

@@ -11,7 +11,7 @@ from app.indexing import index_is_stale
 from app.state import pick_run
 from app.workspace import index_command, index_version, list_runs, run_name
 from interp.errors import InputError
-from interp.evaluation.table import COLUMNS, metrics_rows
+from interp.evaluation.table import Metric, measured, metrics_rows
 from interp.figures import training_curves
 from interp.runs.record import Run
 
@@ -24,8 +24,16 @@ def show() -> None:
     st.query_params.from_dict({"run": run_name(run)})
     runs = list_runs()
     badges = {name: _badge(each) for name, each in runs.items()}
-    st.dataframe(run_rows(runs, badges), hide_index=True, column_config=_COLUMNS, placeholder="-")
-    st.caption("Figures are those of interp evaluate; a run that was not evaluated has none.")
+    rows = run_rows(runs, badges)
+    columns = {metric.key: _column(metric) for metric in measured(rows)}
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_order=["run", "kind", "site", *columns, "features", "index"],
+        column_config=columns | {"features": st.column_config.NumberColumn(format="localized")},
+        placeholder="-",
+    )
+    st.caption("Figures are those of interp evaluate; a run that was not evaluated, or by another version, has none.")
     _index_line(run, badges[run_name(run)])
     try:
         st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
@@ -34,28 +42,19 @@ def show() -> None:
     _details(run)
 
 
-_COLUMNS = {
-    "features": st.column_config.NumberColumn(format="localized"),
-    "held out": st.column_config.CheckboxColumn(help="Judged on text the run was not trained on"),
-    "FVU": st.column_config.NumberColumn(format="%.4f", help="Fraction of variance unexplained; lower is better"),
-    "L0": st.column_config.NumberColumn(format="%.1f", help="Active features a token"),
-    "CE recovered": st.column_config.NumberColumn(format="%.3f", help="Share of cross-entropy kept; 1 is all of it"),
-    "AUROC": st.column_config.NumberColumn(format="%.3f", help="Concept detection, mean over concepts"),
-    "null": st.column_config.NumberColumn(format="%.3f", help="The same of the best of as many random directions"),
-    "excess": st.column_config.NumberColumn(format="%+.3f", help="AUROC above its null, mean over concepts"),
-    "steering": st.column_config.NumberColumn(format="%+.3f", help="Mean gain in the share of the concept written"),
-    "null steering": st.column_config.NumberColumn(format="%+.3f", help="The same with random directions"),
-}
-
-
 def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row a run: what it is, what it reached, and how its index stands; None for what nobody measured."""
-    measured = metrics_rows(list(runs.values()))
+    """A row a run: what it is, what was measured of it, by key, and how its index stands; None for what nobody measured."""
+    found = metrics_rows(list(runs.values()))
     return [
-        {heading: row[key] for key, heading in COLUMNS.items()}
-        | {"run": name, "features": runs[name].config.get("n_features"), "index": badges[name]}
-        for name, row in zip(runs, measured, strict=True)
+        {**row, "run": name, "features": runs[name].config.get("n_features"), "index": badges[name]}
+        for name, row in zip(runs, found, strict=True)
     ]
+
+
+def _column(metric: Metric) -> Any:
+    if metric.format is None:
+        return st.column_config.CheckboxColumn(metric.heading, help=metric.tooltip)
+    return st.column_config.NumberColumn(metric.heading, format=metric.format, help=metric.tooltip)
 
 
 def _badge(run: Run) -> str:

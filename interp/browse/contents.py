@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.evaluation.table import METRICS_FILE
+from interp.evaluation.results import METRICS_FILE
 from interp.runs.record import Run, find_runs
 from interp.store.reader import ActivationStore
 

@@ -12,7 +12,8 @@ from interp.demo.recipe import (
     DemoResult,
     run_demo,
 )
-from interp.evaluation.table import metrics_table, read_metrics
+from interp.evaluation.results import read_metrics
+from interp.evaluation.table import metrics_table
 from interp.runs.record import Run
 
 
@@ -58,11 +59,12 @@ class Dashboard:
 def _steering_lines(runs: list[Run]) -> str:
     lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 64 samples:"]
     for run in runs:
-        for effect in (read_metrics(run)["steering"] or {}).get("effects", []):
-            low, high = effect["interval"]
+        steering = read_metrics(run).steering
+        for effect in steering.effects if steering else ():
+            low, high = effect.interval
             lines.append(
-                f"{run.name:<14}{effect['concept']:<22}feature {effect['feature']:>5}  {effect['baseline_share']:>6.1%} -> "
-                f"{effect['steered_share']:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect['fluency']:.2f}"
+                f"{run.name:<14}{effect.concept:<22}feature {effect.feature:>5}  {effect.baseline_share:>6.1%} -> "
+                f"{effect.steered_share:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect.fluency:.2f}"
             )
     return "\n".join(lines)
 

@@ -14,7 +14,8 @@ from interp.demo.recipe import (
     python_task,
 )
 from interp.errors import InputError
-from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import IndexConfig, build_index
 from interp.manifolds.build import build_manifolds
@@ -45,13 +46,13 @@ class Index:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge runs: reconstruction, the model's loss with it, concepts, steering; a table, and metrics.json in each run."""
+    """Evaluate runs: reconstruction, the model's loss with it, concepts, steering; a table, and metrics.json in each run."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or names of runs in the workspace."""
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     store: Path | None = None
-    """Store to judge on: text the runs have not seen. By default the one named like theirs with -held-out added."""
+    """Store to evaluate on: text the runs have not seen. By default the one named like theirs with -held-out added."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
     json: bool = False
@@ -60,7 +61,7 @@ class Evaluate:
     def run(self) -> None:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
         for run in progress(runs, total=len(runs), what="evaluate", unit="run"):
-            store = _judging_store(run, self.store)
+            store = _held_out_store(run, self.store)
             task = python_task(run) if PYTHON_LABELS.name in store.label_sets else None
             evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
         print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
@@ -72,13 +73,13 @@ def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:
     return [resolve_run(name, workspace) for name in given]
 
 
-def _judging_store(run: Run, given: Path | None) -> ActivationStore:
+def _held_out_store(run: Run, given: Path | None) -> ActivationStore:
     if given is not None:
         return ActivationStore(given)
     held_out = run.store_path.with_name(run.store_path.resolve().name + "-held-out")
     if not held_out.exists():
         raise InputError(
-            f"there is no held-out store '{held_out}' to judge '{run.name}' on; capture one, or name another with --store "
-            f"(the run's own, {run.store_path}, judges it on what it has seen)"
+            f"there is no held-out store '{held_out}' to evaluate '{run.name}' on; capture one, or name another with --store "
+            f"(the run's own, {run.store_path}, evaluates it on what it was trained on)"
         )
     return ActivationStore(held_out)

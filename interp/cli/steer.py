@@ -13,7 +13,7 @@ from interp.demo.recipe import (
     written_share,
 )
 from interp.errors import InputError, unknown_feature
-from interp.evaluation.table import read_metrics
+from interp.evaluation.results import read_metrics
 from interp.model.language_model import load_model
 from interp.runs.record import Run, resolve_run
 from interp.steering.continuations import (
@@ -26,7 +26,6 @@ from interp.steering.continuations import (
 from interp.steering.forms import steerer_type
 from interp.steering.records import write_steering_record
 from interp.steering.steerer import Steerer
-
 
 @dataclass(frozen=True)
 class Steer:
@@ -95,14 +94,14 @@ class Steer:
                 raise unknown_feature(self.feature, n)
             return self.feature, 1
         metrics = read_metrics(run)
-        for steered in (metrics["steering"] or {}).get("effects", []):
-            if steered["concept"] == self.concept:
-                return int(steered["feature"]), -1 if steered["strength"] < 0 else 1
-        concepts = (metrics["concepts"] or {}).get("concepts", [])
+        for steered in metrics.steering.effects if metrics.steering else ():
+            if steered.concept == self.concept:
+                return steered.feature, -1 if steered.strength < 0 else 1
+        concepts = metrics.concepts.concepts if metrics.concepts else ()
         for found in concepts:
-            if found["concept"] == self.concept:
-                return int(found["feature"]), int(found["sign"])
-        known = ", ".join(found["concept"] for found in concepts) or "none"
+            if found.concept == self.concept:
+                return found.feature, found.sign
+        known = ", ".join(found.concept for found in concepts) or "none"
         raise InputError(f"the metrics of '{run.name}' say nothing of the concept '{self.concept}'; they know {known}")
 
     def _strength(self, steerer: Steerer, feature: int, sign: int, neutral: Any) -> float:

@@ -22,9 +22,10 @@ from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.bilinear.autoencoder import BilinearConfig
 from interp.decomposers.sae.autoencoder import SAEConfig, SubspaceSAEConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
-from interp.evaluation.steering_effect import SteeringConfig, SteeringTask
-from interp.evaluation.suite import EvaluationConfig, evaluate_run
-from interp.evaluation.table import METRICS_FILE, read_metrics
+from interp.errors import InputError
+from interp.evaluation.results import EvaluationConfig, SteeringConfig, read_metrics
+from interp.evaluation.steering_effect import SteeringTask
+from interp.evaluation.suite import evaluate_run
 from interp.index.build import build_index
 from interp.index.reader import FeatureIndex, is_stale
 from interp.manifolds.build import build_manifolds
@@ -128,7 +129,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
                 build_manifolds(run, model=model)
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
-            if not _is_judged(run, held_out):
+            if not _is_evaluated(run, held_out):
                 task = python_task(run, STEERED) if run.name in STEERED_RUNS else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
@@ -150,8 +151,11 @@ def written_share(prompt: str, texts: Sequence[str], concept: str) -> float:
     return float(np.mean([share_of_text(prompt + text, start=len(prompt))[concept] for text in texts]))
 
 
-def _is_judged(run: Run, store: ActivationStore) -> bool:
-    return (run.path / METRICS_FILE).exists() and read_metrics(run)["store_identity"] == store.identity
+def _is_evaluated(run: Run, store: ActivationStore) -> bool:
+    try:
+        return read_metrics(run).store_identity == store.identity
+    except InputError:  # not yet, or by another version
+        return False
 
 
 @contextmanager

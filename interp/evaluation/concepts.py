@@ -1,7 +1,7 @@
 """Concept detection: does one feature say of a token what its label says?
 
 Tokens are split by document into three parts: on *select* the best feature (and sign, where codes are signed) of each
-concept is chosen by AUROC; on *test* that choice is judged; *judge* is left untouched, for training judges of steering.
+concept is chosen by AUROC; on *test* that choice is measured; *reserved* is left untouched, for whoever needs unseen text.
 
 Choosing the best of many features finds good ones among random directions too, so every figure stands beside a null that
 is chosen in the same way: as many random unit directions in activation space, read by their raw projections with sign.
@@ -12,8 +12,6 @@ difference of class means, fitted on select, stand beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from interp.decomposers import Decomposer
 from interp.errors import InputError
+from interp.evaluation.results import ConceptConfig, ConceptReport, ConceptResult, DepthResult
 from interp.evaluation.selection import (
     SELECT,
     TEST,
@@ -39,105 +38,6 @@ N_BEST = 8
 """Features named for each concept, the chosen one first."""
 
 
-@dataclass(frozen=True)
-class ConceptConfig:
-    """Options of concept detection."""
-
-    label_set: str = "python"
-    """Label set of the store. Labels whose name ends in ``_depth`` are integers and are correlated, not detected."""
-    max_rows: int = 60_000
-    """Rows judged at most, drawn evenly at random over the store: with 50 positives the standard error of an AUROC is
-    about .03, and more rows cost time in proportion."""
-    min_positives: int = 50
-    """Concepts with fewer positive (or negative) tokens in select or test are left out, by name."""
-    seed: int = 0
-    """Seed of the row sample, the random directions and the bootstrap."""
-
-
-@dataclass(frozen=True)
-class ConceptResult:
-    """How well one feature detects one concept; everything but ``threshold`` is measured on test."""
-
-    concept: str
-    feature: int
-    """Chosen on select."""
-    sign: int
-    """-1 when the feature's absence, or its negative codes, mean the concept; always 1 for non-negative codes."""
-    auroc: float
-    average_precision: float
-    f1: float
-    """At the threshold that is best on select."""
-    threshold: float
-    """Fires when sign * code >= threshold."""
-    base_rate: float
-    """Share of test tokens that have the concept: the average precision of a feature that knows nothing."""
-    n_positive_select: int
-    n_positive_test: int
-    null_auroc: float
-    """Best of as many random directions, chosen on select."""
-    neuron_auroc: float
-    """Best single coordinate of the activation, chosen on select."""
-    diff_means_auroc: float
-    """Difference of class means fitted on select: a supervised reference."""
-    best_features: tuple[tuple[int, int], ...] = ()
-    """(feature, sign) of the ``N_BEST`` best on select, the chosen one first: whoever steers may choose among them."""
-
-
-@dataclass(frozen=True)
-class DepthResult:
-    """How well one feature follows an integer label, by Spearman's rank correlation on test."""
-
-    label: str
-    feature: int
-    sign: int
-    spearman: float
-    """sign * rank correlation."""
-    null_spearman: float
-    """The same of the best of as many random directions."""
-
-
-@dataclass(frozen=True)
-class ConceptReport:
-    """Detection of every concept of a label set, with its null."""
-
-    concepts: tuple[ConceptResult, ...]
-    depths: tuple[DepthResult, ...]
-    left_out: dict[str, str]
-    """Label to the reason why it is not judged."""
-    n_rows: dict[str, int]
-    """Tokens in select, test and judge."""
-    n_documents: dict[str, int]
-    n_features: int
-    signed: bool
-    """Whether the decomposer's features were tried with both signs, which doubles its choice."""
-    seed: int
-
-    def mean(self, field: str) -> float | None:
-        """Mean over concepts of a field of ConceptResult; None when no concept is left."""
-        return float(np.mean([getattr(c, field) for c in self.concepts])) if self.concepts else None
-
-    def interval(self, field: str, *, minus: str | None = None) -> tuple[float, float] | None:
-        """95 % bootstrap interval over concepts of the mean of ``field`` (less the field ``minus``)."""
-        values = [getattr(c, field) - (getattr(c, minus) if minus else 0.0) for c in self.concepts]
-        if len(values) < 2:
-            return None
-        low, high = bootstrap_interval(np.asarray(values), seed=self.seed)
-        return float(low), float(high)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, with means over concepts and their intervals, ready for JSON."""
-        fields = ("auroc", "average_precision", "f1", "null_auroc", "neuron_auroc", "diff_means_auroc")
-        means: dict[str, Any] = {f"mean_{field}": self.mean(field) for field in fields}
-        null, own = means["mean_null_auroc"], means["mean_auroc"]
-        means |= {
-            "mean_auroc_interval": self.interval("auroc"),
-            "mean_excess_over_null": None if own is None or null is None else own - null,
-            "mean_excess_interval": self.interval("auroc", minus="null_auroc"),
-            "null": f"best of {self.n_features} random unit directions, raw projections, both signs",
-        }
-        return means | asdict(self)
-
-
 @torch.no_grad()
 def evaluate_concepts(
     decomposer: Decomposer,
@@ -148,7 +48,7 @@ def evaluate_concepts(
     documents: Int[np.ndarray, " n_rows"],
     config: ConceptConfig,
 ) -> ConceptReport:
-    """Judge the best feature of ``decomposer`` for each label of ``source``'s rows.
+    """Measure the best feature of ``decomposer`` for each label of ``source``'s rows.
 
     ``documents`` is the document number of each row. Raises InputError when the counts of rows and names do not fit.
     """
@@ -167,8 +67,20 @@ def evaluate_concepts(
     }
     concepts = [i for i, name in enumerate(names) if name not in left_out and not is_depth[i]]
     depths = [i for i, name in enumerate(names) if name not in left_out and is_depth[i]]
+    found = tuple(_detect(data, own, null, columns=concepts, names=names))
+    mean_auroc, mean_null = _mean(found, "auroc"), _mean(found, "null_auroc")
     return ConceptReport(
-        concepts=tuple(_detect(data, own, null, columns=concepts, names=names)),
+        mean_auroc=mean_auroc,
+        mean_average_precision=_mean(found, "average_precision"),
+        mean_f1=_mean(found, "f1"),
+        mean_null_auroc=mean_null,
+        mean_neuron_auroc=_mean(found, "neuron_auroc"),
+        mean_diff_means_auroc=_mean(found, "diff_means_auroc"),
+        mean_auroc_interval=_interval([c.auroc for c in found], config.seed),
+        mean_excess_over_null=None if mean_auroc is None or mean_null is None else mean_auroc - mean_null,
+        mean_excess_interval=_interval([c.auroc - c.null_auroc for c in found], config.seed),
+        null=f"best of {decomposer.n_features} random unit directions, raw projections, both signs",
+        concepts=found,
         depths=tuple(_correlate(data, own, null, columns=depths, names=names)),
         left_out=left_out,
         n_rows=data.sizes(),
@@ -224,7 +136,21 @@ def _correlate(
     test = data.of(TEST, columns)
     for c, column in enumerate(columns):
         own_rho, null_rho = (float(spearman_matrix(x.test[c][:, None], test[:, [c]])[0, 0]) for x in (chosen, random))
-        yield DepthResult(names[column], int(chosen.features[c]), int(chosen.signs[c]), own_rho, null_rho)
+        yield DepthResult(
+            label=names[column],
+            feature=int(chosen.features[c]),
+            sign=int(chosen.signs[c]),
+            spearman=own_rho,
+            null_spearman=null_rho,
+        )
+
+
+def _mean(concepts: Sequence[ConceptResult], field: str) -> float | None:
+    return float(np.mean([getattr(concept, field) for concept in concepts])) if concepts else None
+
+
+def _interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
+    return bootstrap_interval(np.asarray(values), seed=seed) if len(values) > 1 else None
 
 
 def _auroc(scores: Float[np.ndarray, " n"], is_positive: Bool[np.ndarray, " n"]) -> float:

@@ -12,16 +12,17 @@ factorisation of full rank scores perfectly and finds nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from msgspec import structs
 from torch import Tensor
 
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError
+from interp.evaluation.results import Reconstruction, SplicedLoss, defined
 from interp.metrics import ReconstructionStats, ce_recovered, kl_divergence
 from interp.steering.edits import Edit, edit_activations
 from interp.store.source import ActivationSource
@@ -36,14 +37,11 @@ _LOGITS_PER_BATCH = 2**24  # values held at once per forward pass: 64 MB in floa
 
 
 @torch.no_grad()
-def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) -> dict[str, Any]:
+def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) -> Reconstruction:
     """Reconstruction metrics over all rows of ``source``, which should hold tokens the decomposer was not fitted on.
 
-    Keys: ``fvu`` (sum |x - x^|^2 / sum |x - mean|^2, mean over the whole source), ``l0`` (mean number of codes that are not
-    zero, per token), ``n_dead`` (features that never fire in ``n_tokens`` tokens), ``dense_share`` (share of features that
-    fire on more than 10 % of tokens), ``shrinkage`` (E|x^| / E|x|), ``n_tokens``. Where codes decode to no activation,
-    ``fvu`` and ``shrinkage`` are None, ``reason`` says why, ``fvu_own_target`` is the method's own figure and ``fvu_of_span``
-    its ``span_fvu``, both over at most 16,384 rows drawn at random; neither is the FVU of a reconstruction of x.
+    Where codes do not decode to an activation, the figures of the method itself are over at most 16,384 rows drawn at random.
+    Raises InputError for a source of another width.
     """
     if decomposer.d_in != source.d_in:
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but the source is {source.d_in} wide")
@@ -52,9 +50,8 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
         for chunk in source.chunks():
             codes = decomposer.encode(chunk)
             stats.add(chunk, decomposer.decode(codes), codes)
-        own: dict[str, Any] = {"fvu": stats.fvu, "shrinkage": stats.shrinkage, "reason": None}
-        own |= {"fvu_own_target": None, "fvu_of_span": None}
-        return own | _firing(stats.density, stats.l0, len(source))
+        firing = _firing(stats.density, stats.l0, len(source))
+        return structs.replace(firing, fvu=defined(stats.fvu), shrinkage=defined(stats.shrinkage))
     fired, n_codes = torch.zeros(decomposer.n_features, dtype=torch.int64), 0
     for chunk in source.chunks():
         on = decomposer.encode(chunk) != 0
@@ -62,54 +59,27 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
         n_codes += int(on.sum())
     drawn = np.random.default_rng(0).choice(len(source), min(_FVU_ROWS, len(source)), replace=False)
     x = source.rows(np.sort(drawn))
-    reason = f"codes of '{decomposer.kind}' do not decode to an activation"
-    own = {"fvu": None, "shrinkage": None, "reason": reason}
-    own |= {"fvu_own_target": decomposer.fvu(x), "fvu_of_span": decomposer.span_fvu(x)}
-    return own | _firing(fired / len(source), n_codes / len(source), len(source))
+    return structs.replace(
+        _firing(fired / len(source), n_codes / len(source), len(source)),
+        reason=f"codes of '{decomposer.kind}' do not decode to an activation; its FVU is measured in another space",
+        fvu_own_target=defined(decomposer.fvu(x)),
+        fvu_of_span=defined(decomposer.span_fvu(x)),
+    )
 
 
-def _firing(density: Float[Tensor, " n_features"], l0: float, n_tokens: int) -> dict[str, Any]:
-    dense = float((density > DENSE).double().mean())
-    return {"l0": l0, "n_dead": int((density == 0).sum()), "dense_share": dense, "n_tokens": n_tokens}
-
-
-@dataclass(frozen=True)
-class SplicedLoss:
-    """The model's next-token loss with a site's activation as it is, ablated, and reconstructed.
-
-    Cross-entropies and divergences are means in nats per token over the predictions made at edited positions: all but
-    BOS and separators, which are left as they are since no decomposer is fitted on them.
-    """
-
-    ce_clean: float
-    """The model as it is."""
-    ce_zero: float
-    """Activation set to zero."""
-    ce_mean: float
-    """Activation set to its mean over the same tokens."""
-    ce_reconstructed: float
-    """Activation replaced by its reconstruction."""
-    ce_recovered_zero: float
-    """1 = nothing lost, 0 = as bad as zero."""
-    ce_recovered_mean: float
-    """1 = nothing lost, 0 = as bad as the mean. The stricter of the two: zero is far from any real activation."""
-    kl_zero: float
-    """KL(clean || zero)."""
-    kl_mean: float
-    """KL(clean || mean)."""
-    kl_reconstructed: float
-    """KL(clean || reconstructed)."""
-    n_tokens: int
-    """Predictions judged."""
-
-    @property
-    def kl_recovered_mean(self) -> float:
-        """1 - KL(clean || reconstructed) / KL(clean || mean)."""
-        return 1 - self.kl_reconstructed / self.kl_mean
-
-    def as_dict(self) -> dict[str, float | int]:
-        """All fields and ``kl_recovered_mean``, ready for JSON."""
-        return asdict(self) | {"kl_recovered_mean": self.kl_recovered_mean}
+def _firing(density: Float[Tensor, " n_features"], l0: float, n_tokens: int) -> Reconstruction:
+    """What is known from how often each feature fires alone."""
+    return Reconstruction(
+        fvu=None,
+        shrinkage=None,
+        reason=None,
+        fvu_own_target=None,
+        fvu_of_span=None,
+        l0=float(l0),
+        n_dead=int((density == 0).sum()),
+        dense_share=float((density > DENSE).double().mean()),
+        n_tokens=n_tokens,
+    )
 
 
 @torch.no_grad()
@@ -136,24 +106,25 @@ def spliced_loss(
     totals = dict.fromkeys(("ce_clean", *(f"{what}_{name}" for name in edits for what in ("ce", "kl"))), 0.0)
     n_tokens = 0
     for batch in _batches(model, tokens):
-        is_judged = batch[:, 1:-1] != model.bos_id
-        clean = model.logits(batch)[:, 1:-1][is_judged]
-        targets = batch[:, 2:][is_judged]
+        is_text = batch[:, 1:-1] != model.bos_id
+        clean = model.logits(batch)[:, 1:-1][is_text]
+        targets = batch[:, 2:][is_text]
         totals["ce_clean"] += _summed_ce(clean, targets)
         n_tokens += len(targets)
         for name, edit in edits.items():
-            logits = _logits_with(model, site, edit, batch)[:, 1:-1][is_judged]
+            logits = _logits_with(model, site, edit, batch)[:, 1:-1][is_text]
             totals[f"ce_{name}"] += _summed_ce(logits, targets)
             totals[f"kl_{name}"] += float(kl_divergence(clean, logits).double().sum())
     if n_tokens == 0:
         raise InputError("the sequences hold nothing but BOS and separators; give text")
     means = {name: total / n_tokens for name, total in totals.items()}
-    recovered = {f"ce_recovered_{name}": _recovered(means, name) for name in ("zero", "mean")}
-    return SplicedLoss(**means, **recovered, n_tokens=n_tokens)
-
-
-def _recovered(means: dict[str, float], ablation: str) -> float:
-    return ce_recovered(means["ce_clean"], means[f"ce_{ablation}"], means["ce_reconstructed"])
+    return SplicedLoss(
+        **means,
+        ce_recovered_zero=defined(ce_recovered(means["ce_clean"], means["ce_zero"], means["ce_reconstructed"])),
+        ce_recovered_mean=defined(ce_recovered(means["ce_clean"], means["ce_mean"], means["ce_reconstructed"])),
+        kl_recovered_mean=1 - means["kl_reconstructed"] / means["kl_mean"] if means["kl_mean"] else None,
+        n_tokens=n_tokens,
+    )
 
 
 def _logits_with(model: LanguageModel, site: str, edit: Edit, batch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Choosing one feature per label on some documents, to be judged on others.
+"""Choosing one feature per label on some documents, to be measured on others.
 
 Codes of all features on all rows may not fit in memory: features pass by in blocks, and only what is chosen is kept.
 """
@@ -18,9 +18,9 @@ from interp.errors import InputError
 from interp.metrics import auroc_matrix
 from interp.store.source import ActivationSource
 
-SELECT, TEST, JUDGE = range(3)
+SELECT, TEST, RESERVED = range(3)
 SHARES = (0.4, 0.4, 0.2)
-"""Share of tokens wanted in select, test and judge."""
+"""Share of tokens wanted in select, test and reserved."""
 _CHUNK = 4096
 _VALUES_HELD = 2**27  # codes of one block of features: 0.5 GB in float32
 _COLUMNS_RANKED = 256  # ranking takes several times the memory of what is ranked
@@ -35,7 +35,7 @@ def split_documents(documents: Int[np.ndarray, " n"], shares: Sequence[float] = 
     numbers, inverse, counts = np.unique(documents, return_inverse=True, return_counts=True)
     if len(numbers) < len(shares):
         raise InputError(
-            f"there are {len(numbers)} documents for {len(shares)} parts; judge on a store with more documents"
+            f"there are {len(numbers)} documents for {len(shares)} parts; evaluate on a store with more documents"
         )
     missing = np.asarray(shares) * len(documents)
     part = np.empty(len(numbers), dtype=np.int64)
@@ -56,7 +56,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenFeatures:
     """The chosen candidate of each label, with its scores (sign applied) on select and test, [n_labels, n]."""
 
     features: Int[np.ndarray, " n_labels"]
@@ -75,7 +75,7 @@ class LabelledRows:
     rows: Int[np.ndarray, " n"]
     labels: UInt8[np.ndarray, "n n_labels"]
     part: Int[np.ndarray, " n"]
-    """SELECT, TEST or JUDGE."""
+    """SELECT, TEST or RESERVED."""
     n_documents: dict[str, int]
 
     @classmethod
@@ -88,20 +88,20 @@ class LabelledRows:
             rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
         part = split_documents(documents[rows])
         counts = {
-            name: len(np.unique(documents[rows][part == i])) for i, name in enumerate(("select", "test", "judge"))
+            name: len(np.unique(documents[rows][part == i])) for i, name in enumerate(("select", "test", "reserved"))
         }
         return cls(source, rows, labels[rows], part, counts)
 
     def sizes(self) -> dict[str, int]:
         """Rows in each part."""
-        return {name: int((self.part == i).sum()) for i, name in enumerate(("select", "test", "judge"))}
+        return {name: int((self.part == i).sum()) for i, name in enumerate(("select", "test", "reserved"))}
 
     def of(self, part: int, columns: Sequence[int]) -> UInt8[np.ndarray, "n_part k"]:
         """Labels of one part, some columns."""
         return self.labels[self.part == part][:, columns]
 
     def unusable(self, column: int, is_depth: bool, least: int) -> str | None:
-        """Why a label cannot be judged, or None."""
+        """Why a label cannot be measured, or None."""
         for part, name in ((SELECT, "select"), (TEST, "test")):
             values = self.of(part, [column])[:, 0]
             if is_depth and len(np.unique(values)) < 2:
@@ -133,7 +133,7 @@ Association = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(scores [n, k], labels [n, c]) to an association [c, k] in [-1, 1], 0 for none."""
 
 
-def choose(data: LabelledRows, candidates: Candidates, columns: list[int], association: Association) -> Choice:
+def choose(data: LabelledRows, candidates: Candidates, columns: list[int], association: Association) -> ChosenFeatures:
     """The candidate most associated with each label on select, its scores kept while passing by."""
     labels = data.of(SELECT, columns)
     n_select = len(labels)
@@ -155,7 +155,7 @@ def choose(data: LabelledRows, candidates: Candidates, columns: list[int], assoc
                 signs[c] = -1 if found[c, top[c]] < 0 and candidates.signed else 1
                 kept[c] = signs[c] * scores[:, at + top[c]]
     test = data.scores(TEST, candidates, features).T * signs[:, None] if columns else np.zeros((0, 0))
-    return Choice(features, signs, kept, test, association_of)
+    return ChosenFeatures(features, signs, kept, test, association_of)
 
 
 def auroc_about_half(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -13,20 +13,22 @@ A target effect that cannot be reached is reported with what was reached. The ju
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from msgspec import structs
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
+from interp.evaluation.results import SteeringConfig, SteeringEffect, defined
 from interp.metrics import bootstrap_interval, distinct_n
 from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 
-_TRIAL_SEED = 10_007  # far from the seeds of judging, which count up from the config's
+_TRIAL_SEED = 10_007  # far from the seeds of the evaluation, which count up from the config's
 _ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, the key-value cache stays small
 
 
@@ -37,25 +39,6 @@ class Judge(Protocol):
     def __call__(self, text: str, *, start: int) -> dict[str, float]:
         """Share, 0 to 1, of the characters of ``text`` from ``start`` on; what is before ``start`` is the prompt."""
         ...
-
-
-@dataclass(frozen=True)
-class SteeringConfig:
-    """Options of the steering evaluation."""
-
-    target_kl: float = 0.2
-    """Effect on neutral text in nats per token; from about 0.6 on a model's fluency breaks."""
-    n_samples: int = 16
-    """Texts per prompt: how much of a text is a comment varies so much that 32 texts in all left a baseline of .10 at .23."""
-    n_tokens: int = 48
-    """Tokens per text."""
-    temperature: float = 1.0
-    """Sampling temperature."""
-    seed: int = 0
-    """Seed of the sampling noise, the random directions and the bootstrap."""
-    n_candidates: int = 6
-    """Features tried per concept, on texts of another seed; the one that adds most is judged. A random direction,
-    the null, is chosen among as many."""
 
 
 @dataclass(frozen=True)
@@ -75,58 +58,20 @@ class SteeringTask:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A feature to judge for a concept, with the sign in which it means the concept."""
+class SteeredFeature:
+    """A feature to steer towards a concept, with the sign in which it means the concept."""
 
     concept: str
     feature: int
     sign: int = 1
 
 
-@dataclass(frozen=True)
-class SteeringEffect:
-    """What steering one feature did, against the same texts without steering."""
-
-    concept: str
-    feature: int
-    strength: float
-    """In multiples of the feature's maximum."""
-    kl: float
-    """Effect on neutral text at that strength, nats per token."""
-    reached: bool
-    """Whether ``kl`` is within 5 % of the target."""
-    baseline_share: float
-    """Share of what was written without steering that is the concept, mean over samples."""
-    steered_share: float
-    """The same with steering."""
-    difference: float
-    """steered_share - baseline_share."""
-    interval: tuple[float, float]
-    """95 % bootstrap interval over samples of the difference (samples are paired by their noise)."""
-    fluency: float
-    """Mean over samples, 0 to 1."""
-    score: float
-    """Mean over samples of the harmonic mean of share and fluency."""
-    distinct_2: float
-    """Different token pairs over all token pairs of a steered text, mean over texts; falls when steering makes it repeat."""
-    baseline_distinct_2: float
-    """The same without steering."""
-    texts: tuple[str, ...]
-    """Steered continuations, prompts in order, samples of a prompt side by side."""
-    baseline_texts: tuple[str, ...]
-    """Continuations without steering from the same noise."""
-
-    def as_dict(self, *, n_texts: int | None = None) -> dict[str, Any]:
-        """All fields, ready for JSON, with the first ``n_texts`` texts (all when None)."""
-        return asdict(self) | {"texts": self.texts[:n_texts], "baseline_texts": self.baseline_texts[:n_texts]}
-
-
 def steer_concept(steerer: Steerer, feature: int, *, concept: str, task: SteeringTask, sign: int = 1) -> SteeringEffect:
     """What steering one feature to the task's effect does to how much of ``concept`` is written."""
-    return steer_concepts(steerer, [Choice(concept, feature, sign)], task=task)[0]
+    return steer_concepts(steerer, [SteeredFeature(concept, feature, sign)], task=task)[0]
 
 
-def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: SteeringTask) -> list[SteeringEffect]:
+def steer_concepts(steerer: Steerer, choices: Sequence[SteeredFeature], *, task: SteeringTask) -> list[SteeringEffect]:
     """The same for several features, all written in shared batches.
 
     Raises InputError for a concept the judge does not know and where prompt and text exceed the model's context.
@@ -142,14 +87,16 @@ def steer_concepts(steerer: Steerer, choices: Sequence[Choice], *, task: Steerin
     ]
 
 
-def choose_steerers(steerer: Steerer, candidates: Sequence[Sequence[Choice]], *, task: SteeringTask) -> list[Choice]:
-    """Of each concept's candidates the one that adds most of its concept to a few texts of a seed that judging does not use.
+def choose_steerers(
+    steerer: Steerer, candidates: Sequence[Sequence[SteeredFeature]], *, task: SteeringTask
+) -> list[SteeredFeature]:
+    """Of each concept's candidates the one that adds most of it to a few texts, of a seed that the evaluation does not use.
 
     What detects a concept best is often what follows from it: a feature of prose is on in every comment, and writes
     docstrings. Which candidate writes the concept only trying tells.
     """
     n_samples, seed = min(4, task.config.n_samples), task.config.seed + _TRIAL_SEED
-    short = replace(task.config, n_samples=n_samples, seed=seed)
+    short = structs.replace(task.config, n_samples=n_samples, seed=seed)
     flat = [choice for group in candidates for choice in group]
     effects = steer_concepts(steerer, flat, task=replace(task, config=short))
     gain = dict(zip(flat, (effect.difference for effect in effects), strict=True))
@@ -179,7 +126,7 @@ class _Texts:
     """Nats per token under the model without steering."""
 
 
-def _strengths(steerer: Steerer, choices: Sequence[Choice], task: SteeringTask) -> list[StrengthSearch]:
+def _strengths(steerer: Steerer, choices: Sequence[SteeredFeature], task: SteeringTask) -> list[StrengthSearch]:
     found: dict[tuple[int, int], StrengthSearch] = {}
     for sign in (1, -1):
         features = sorted({choice.feature for choice in choices if choice.sign == sign})
@@ -217,13 +164,12 @@ def _joined(parts: Sequence[_Texts]) -> _Texts:
 
 
 def _compare(
-    choice: Choice, search: StrengthSearch, steered: _Texts, baseline: _Texts, task: SteeringTask
+    choice: SteeredFeature, search: StrengthSearch, steered: _Texts, baseline: _Texts, task: SteeringTask
 ) -> SteeringEffect:
     before, after = (_shares(texts, choice.concept, task.judge) for texts in (baseline, steered))
     # Against the prompt's mean baseline, since one baseline text's own likelihood is mostly luck.
     usual = baseline.nll.reshape(len(task.prompts), -1).mean(1).repeat(task.config.n_samples)
     fluency = np.minimum(1.0, np.exp(usual - steered.nll))
-    low, high = bootstrap_interval(after - before, seed=task.config.seed)
     return SteeringEffect(
         concept=choice.concept,
         feature=choice.feature,
@@ -233,11 +179,11 @@ def _compare(
         baseline_share=float(before.mean()),
         steered_share=float(after.mean()),
         difference=float((after - before).mean()),
-        interval=(float(low), float(high)),
+        interval=bootstrap_interval(after - before, seed=task.config.seed),
         fluency=float(fluency.mean()),
         score=float((2 * after * fluency / np.maximum(after + fluency, 1e-12)).mean()),
-        distinct_2=_distinct_2(steered),
-        baseline_distinct_2=_distinct_2(baseline),
+        distinct_2=defined(_distinct_2(steered)),
+        baseline_distinct_2=defined(_distinct_2(baseline)),
         texts=steered.texts,
         baseline_texts=baseline.texts,
     )

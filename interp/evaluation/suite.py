@@ -1,32 +1,41 @@
 """All metrics of one run, on one store, in one file: ``metrics.json``.
 
-The store should hold text the decomposer was not fitted on; the file says whether it did. Steering is judged where the
-caller brings a judge.
+The store should hold text the decomposer was not fitted on; the file says whether it does. Steering is evaluated where the
+caller brings a judge of written text.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from interp.decomposers import LinearDecomposer
 from interp.errors import InputError, unknown_name
-from interp.evaluation.concepts import ConceptConfig, ConceptReport, evaluate_concepts
+from interp.evaluation.concepts import evaluate_concepts
+from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
+from interp.evaluation.results import (
+    METRICS_FILE,
+    ConceptConfig,
+    ConceptReport,
+    EvaluationConfig,
+    Metrics,
+    SteeringEffect,
+    SteeringReport,
+)
 from interp.evaluation.steering_effect import (
-    Choice,
+    SteeredFeature,
     SteeringTask,
     choose_steerers,
     random_directions_like,
     steer_concepts,
 )
-from interp.evaluation.table import METRICS_FILE, SCHEMA, VERSION
-from interp.records import write_json
+from interp.records import write_record
 from interp.steering.steerer import Steerer
 
 if TYPE_CHECKING:
@@ -37,19 +46,6 @@ if TYPE_CHECKING:
 _TEXTS_KEPT = 4
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Options of ``interp evaluate``."""
-
-    n_sequences: int = 32
-    """Sequences for the spliced loss (five forward passes each)."""
-    n_steered: int = 4
-    """Concepts that are steered, those detected best over the null; 0 for none. Needs a judge, and on the bundled model
-    some twenty seconds each, most of the time of a run's evaluation."""
-    concepts: ConceptConfig = field(default_factory=ConceptConfig)
-    """Options of concept detection, skipped where the store has no such label set."""
-
-
 def evaluate_run(
     run: Run,
     *,
@@ -57,8 +53,8 @@ def evaluate_run(
     store: ActivationStore,
     config: EvaluationConfig,
     steering: SteeringTask | None = None,
-) -> dict[str, Any]:
-    """Judge ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
+) -> Metrics:
+    """Evaluate ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
 
     Raises InputError when the store lacks the run's site, was captured from another model than ``model``, or has activations
     of another width than the run reads.
@@ -77,50 +73,34 @@ def evaluate_run(
             f"'{store.path}'; give a store captured from the model that the run was trained on"
         )
     report, reason = _concepts(run, store, config.concepts)
-    facts = _provenance(run, model=model, store=store, config=config) | {
-        "reconstruction": evaluate_reconstruction(decomposer, source),
-        "spliced": None,
-        "concepts": report.as_dict() if report else None,
-        "concepts_left_out": reason,
-        "steering": None,
-    }
+    spliced, steered = None, None
     if isinstance(decomposer, LinearDecomposer):
-        tokens = _spread(store.tokens(), config.n_sequences)
-        facts["spliced"] = spliced_loss(model, decomposer, run.site, tokens).as_dict()
+        spliced = spliced_loss(model, decomposer, run.site, _spread(store.tokens(), config.n_sequences))
     if steering is not None and report is not None and report.concepts and config.n_steered:
-        facts["steering"] = _steering(run, model, report=report, task=steering, n=config.n_steered)
-    write_json(run.path / METRICS_FILE, facts)
-    return facts
-
-
-def _provenance(run: Run, *, model: LanguageModel, store: ActivationStore, config: EvaluationConfig) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "run": run.name,
-        "kind": run.kind,
-        "site": run.site,
-        "model": model.id,
-        "store": store.name,
-        "store_identity": store.identity,
-        "is_held_out": store.identity != run.store_identity,
-        "n_shared_documents": _n_shared_documents(run, store),
-        "n_tokens": store.n_rows,
-        "config": asdict(config),
-        "versions": {name: version(name) for name in ("torch", "transformer-lens", "numpy")},
-    }
-
-
-def _n_shared_documents(run: Run, store: ActivationStore) -> int | None:
-    """Names of documents that both stores have: another store of the same text is not held out. None if unknown."""
-    try:
-        return len(set(run.store().documents()[0]) & set(store.documents()[0]) - {""})
-    except InputError:  # the run's own store has changed since
-        return None
+        steered = _steering(run, model, report=report, task=steering, n=config.n_steered)
+    metrics = Metrics(
+        run=run.name,
+        kind=run.kind,
+        site=run.site,
+        model=model.id,
+        store=store.name,
+        store_identity=store.identity,
+        held_out=held_out(run, store),
+        n_tokens=store.n_rows,
+        config=config,
+        versions={name: version(name) for name in ("torch", "transformer-lens", "numpy")},
+        reconstruction=evaluate_reconstruction(decomposer, source),
+        spliced=spliced,
+        concepts=report,
+        concepts_left_out=reason,
+        steering=steered,
+    )
+    write_record(run.path / METRICS_FILE, metrics)
+    return metrics
 
 
 def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[ConceptReport | None, str | None]:
-    """The report, or why there is none: reconstruction and the spliced loss can be judged without labels."""
+    """The report, or why there is none: reconstruction and the spliced loss need no labels."""
     if config.label_set not in store.label_sets:
         return None, f"the store has no labels '{config.label_set}'"
     positions, (_, document) = store.positions(), store.documents()
@@ -138,31 +118,44 @@ def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[
     return report, None
 
 
-def _steering(run: Run, model: LanguageModel, *, report: ConceptReport, task: SteeringTask, n: int) -> dict[str, Any]:
+def _steering(run: Run, model: LanguageModel, *, report: ConceptReport, task: SteeringTask, n: int) -> SteeringReport:
     """Steering of the concepts detected best over the null, each beside a random direction of the same effect."""
     steerer = Steerer.from_run(model, run)
     seen = report.concepts if task.concepts is None else [c for c in report.concepts if c.concept in task.concepts]
     ranked = sorted(seen, key=lambda c: c.null_auroc - c.auroc)
-    groups = [[Choice(c.concept, f, sign) for f, sign in c.best_features if not steerer.is_dead[f]] for c in ranked]
+    groups = [
+        [SteeredFeature(c.concept, f, sign) for f, sign in c.best_features if not steerer.is_dead[f]] for c in ranked
+    ]
     groups = [group[: task.config.n_candidates] for group in groups if group][:n]
-    if not groups:
-        return {"reason": "no concept the judge can see has a feature that fires", "effects": [], "null": []}
-    effects = steer_concepts(steerer, choose_steerers(steerer, groups, task=task), task=task)
-    random = random_directions_like(steerer, sum(map(len, groups)), seed=task.config.seed)
-    numbers = count()
-    null_groups = [[Choice(choice.concept, next(numbers)) for choice in group] for group in groups]
-    null = steer_concepts(random, choose_steerers(random, null_groups, task=task), task=task)
-    return {
-        "config": asdict(task.config),
-        "n_prompts": len(task.prompts),
-        "mean_difference": float(np.mean([effect.difference for effect in effects])),
-        "mean_null_difference": float(np.mean([effect.difference for effect in null])),
-        "mean_score": float(np.mean([effect.score for effect in effects])),
-        "mean_null_score": float(np.mean([effect.score for effect in null])),
-        "n_unreached": sum(not effect.reached for effect in effects),
-        "effects": [effect.as_dict(n_texts=_TEXTS_KEPT) for effect in effects],
-        "null": [effect.as_dict(n_texts=_TEXTS_KEPT) for effect in null],
-    }
+    effects: list[SteeringEffect] = []
+    null: list[SteeringEffect] = []
+    if groups:
+        effects = steer_concepts(steerer, choose_steerers(steerer, groups, task=task), task=task)
+        random = random_directions_like(steerer, sum(map(len, groups)), seed=task.config.seed)
+        numbers = count()
+        null_groups = [[SteeredFeature(choice.concept, next(numbers)) for choice in group] for group in groups]
+        null = steer_concepts(random, choose_steerers(random, null_groups, task=task), task=task)
+    return SteeringReport(
+        config=task.config,
+        n_prompts=len(task.prompts),
+        reason=None if groups else "no concept that the judge knows has a feature that fires",
+        mean_difference=_mean([effect.difference for effect in effects]),
+        mean_null_difference=_mean([effect.difference for effect in null]),
+        mean_score=_mean([effect.score for effect in effects]),
+        mean_null_score=_mean([effect.score for effect in null]),
+        n_unreached=sum(not effect.reached for effect in effects),
+        effects=tuple(map(_shortened, effects)),
+        null=tuple(map(_shortened, null)),
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _shortened(effect: SteeringEffect) -> SteeringEffect:
+    """The same with a few of its texts."""
+    return structs.replace(effect, texts=effect.texts[:_TEXTS_KEPT], baseline_texts=effect.baseline_texts[:_TEXTS_KEPT])
 
 
 def _spread(tokens: np.ndarray, n: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +108,22 @@ class ActivationStore:
             names.update(zip(numbers.tolist(), texts.tolist(), strict=True))
         listed = [names.get(number, "") for number in range(max(names) + 1)]
         return listed, self._whole("token_document")
+
+    def document_tokens(self) -> Iterator[tuple[str, Int[np.ndarray, " n"]]]:
+        """(name, token ids) of each document in order, separators left out; the last is cut off where the capture ended."""
+        for (_, name), parts in groupby(self._document_parts(), key=lambda part: part[0]):
+            yield name, np.concatenate([tokens for _, tokens in parts])
+
+    def _document_parts(self) -> Iterator[tuple[tuple[int, str], Int[np.ndarray, " n"]]]:
+        """((number, name), token ids) of each stretch of a shard's rows that is of one document."""
+        for shard in self.manifest.shards:
+            names = dict(zip(self._read(shard, "documents/number"), self._read(shard, "documents/name"), strict=True))
+            rows = self._read(shard, "rows")
+            at = (rows[:, 0] - shard.number * self.manifest.sequences_per_shard, rows[:, 1])
+            numbers, tokens = self._read(shard, "token_document")[at], self._read(shard, "tokens")[at]
+            firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+            for number, part in zip(numbers[firsts], np.split(tokens, firsts)[1:], strict=True):
+                yield (int(number), names[number].decode()), part
 
     def labels(self, label_set: str) -> UInt8[np.ndarray, "n_rows n_labels"]:
         """Labels of each row; columns are ``label_sets[label_set]``."""

@@ -19,9 +19,9 @@ from interp.capture.to_store import CaptureConfig, capture
 from interp.decomposers.sae.autoencoder import SAEConfig, SubspaceSAEConfig
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
 from interp.demo.recipe import python_corpus
-from interp.evaluation.concepts import ConceptConfig
-from interp.evaluation.suite import EvaluationConfig, evaluate_run
-from interp.evaluation.table import METRICS_FILE, metrics_rows
+from interp.evaluation.results import METRICS_FILE, ConceptConfig, EvaluationConfig
+from interp.evaluation.suite import evaluate_run
+from interp.evaluation.table import metrics_rows
 from interp.model.language_model import load_model
 from interp.runs.record import Run
 from interp.runs.training import train_run

@@ -6,7 +6,7 @@
     loss = mean over rows of |X - X^|^2 / |u|^4  +  alpha * Hoyer density of the atoms over the batch
 
 ``kernels`` evaluates it exactly; ``forms`` is how a latent is read. It reconstructs u u^T, not x: there is
-no ``decode``, its FVU is that of u u^T, and it is no linear method's FVU.
+no ``decode``, its FVU is that of u u^T: it is measured in another space than the FVU of a linear method.
 
 Two deviations from the paper: its training loss weighs the two halves of the kernel otherwise (``gamma`` = 1), and
 with a bias |X|^2 = 4 for every row, so the error is divided by 4: alpha then means the same with and without.
