@@ -120,6 +120,26 @@ def test_steer_shows_both_texts_and_keeps_them(workspace: Path, capsys: pytest.C
     assert json.loads(record)["prompt"] == "import os\n"
 
 
+@pytest.mark.parametrize(("mode", "strength"), [("ablate", 1.0), ("clamp", -1.0), ("add", -1.0)])
+def test_a_concept_that_negative_codes_mean_is_written_and_removed(
+    mode: str, strength: float, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adding and clamping go the concept's way; to ablate removes the component, whatever its sign."""
+    run = shutil.copytree(workspace / "tiny", tmp_path / "tiny") / "runs" / "first"
+    feature = _a_live_feature(run, capsys)
+    main(["evaluate", str(run), "--store", str(workspace / "tiny-held-out"), "--n-sequences", "2", "--n-steered", "0"])
+    metrics = json.loads((run / "metrics.json").read_text())
+    (first, *_) = metrics["concepts"]["concepts"]
+    first |= {"concept": "mine", "feature": feature, "sign": -1}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    words = ["steer", str(run), "--prompt", "import os\\n", "--tokens", "4", "--samples", "1", "--mode", mode]
+    main([*words, "--concept", "mine", "--strength", "1"])
+    main([*words, "--feature", str(feature), "--strength", str(strength)])
+    by_concept, by_feature = map(json.loads, (run / "steering.jsonl").read_text().splitlines()[-2:])
+    assert by_concept["strengths"] == by_feature["strengths"] == {str(feature): strength}
+    assert by_concept["kl"] == by_feature["kl"] > 0
+
+
 def _a_live_feature(run: Path, capsys: pytest.CaptureFixture[str]) -> int:
     if not (run / "index.h5").exists():
         main(["index", str(run)])

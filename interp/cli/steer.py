@@ -27,6 +27,11 @@ from interp.steering.forms import steerer_type
 from interp.steering.records import write_steering_record
 from interp.steering.steerer import Steerer
 
+_SIGNED_MODES = ("add", "clamp", "flow")
+"""Modes in which a feature whose negative codes mean the concept is steered by a negative strength. To ablate removes the
+component whatever its sign, and a rotation has no side that means the concept."""
+
+
 @dataclass(frozen=True)
 class Steer:
     """Continue a prompt with and without a feature written into the model, side by side."""
@@ -108,7 +113,7 @@ class Steer:
         if (self.strength is None) == (self.kl is None):
             raise InputError("say how strongly by either --strength X or --kl NATS")
         if self.strength is not None:
-            return sign * self.strength
+            return sign * self.strength if self.mode in _SIGNED_MODES else self.strength
         assert self.kl is not None
         return steerer.strength_for_kl(feature, self.kl, tokens=neutral, sign=sign, mode=self.mode).strength
 
