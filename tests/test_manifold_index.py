@@ -62,7 +62,7 @@ def test_index_evaluate_and_info_know_a_bilinear_run(run: Run, capsys: pytest.Ca
     assert f"forms: FVU {found['fvu_own_target']:.3f} of what it reconstructs, which is not x" in table
     assert f"{found['fvu_of_span']:.3f} of the variance of x lies outside" in metrics_table([run])
     main(["info", str(run.path), "--json"])
-    assert json.loads(capsys.readouterr().out)["kind"] == "bilinear"
+    assert json.loads(capsys.readouterr().out)["record"]["kind"] == "bilinear"
 
 
 def test_a_view_holds_the_latents_own_projection_furthest_first(run: Run, view: ManifoldView) -> None:

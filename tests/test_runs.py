@@ -78,7 +78,7 @@ def test_the_same_request_opens_the_run_without_training(
     first = train_run(store, SITE, CONFIG, "first")
     monkeypatch.setattr(SAE, "fit", lambda *args: pytest.fail("it was trained again"))
     again = train_run(store, SITE, CONFIG, "first")
-    assert again.facts == first.facts
+    assert again.record == first.record
     assert again.identity == first.identity
 
 
@@ -187,7 +187,7 @@ def write_header(path: Path, **changed: str) -> None:
             {"config": '{"n_features": 3, "seed": 0, "n_featurs": 4}'},
             "no option 'n_featurs' in the pca config; did you me",
         ),
-        ({"config": '{"n_features": 3}'}, "the pca config lacks seed; train the run again with this version"),
+        ({"config": '{"n_features": 3}'}, "the pca config lacks seed; make it again with this version"),
         ({"kind": "pcaa"}, "no decomposer 'pcaa' in this version; did you mean 'pca'"),
         ({"version": "2"}, "is not a decomposer of schema version 1; train the run again"),
         ({"schema": "other"}, "is not a decomposer of schema version 1"),
@@ -216,7 +216,7 @@ def test_truncated_or_missing_weights_are_refused(run: Run, n_bytes: int) -> Non
     ("change", "message"),
     [
         (lambda record: record.update(version=9), "is interp-run version 9, this program reads interp-run version 1"),
-        (lambda record: record.pop("site"), "run.json' is damaged: it lacks site; train the run again"),
+        (lambda record: record.pop("site"), "run.json' is damaged: object missing required field site; make it again"),
         (lambda record: record.update(complete=False), "the training of .* was interrupted"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_name_that_is_unknown_unfinished_or_ambiguous_is_refused(store: Activa
 def test_reading_what_a_run_is_does_not_import_torch(run: Run) -> None:
     """The dashboard opens without torch, which takes seconds to import."""
     code = (
-        "import sys; from pathlib import Path; from interp.runs import find_runs; "
+        "import sys; from pathlib import Path; from interp.runs.record import find_runs; "
         f"[run] = find_runs(Path({str(run.store_path.parent)!r})); "
         "print(run.name, run.kind, run.site, run.config, run.identity, run.training_curve(), 'torch' in sys.modules)"
     )

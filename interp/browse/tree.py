@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +16,7 @@ from scipy import sparse
 from interp.decomposers.semi_nmf.hierarchy import Hierarchy
 from interp.errors import InputError
 from interp.figures import show_blanks
-from interp.index.reader import FeatureIndex
+from interp.index.reader import Example, FeatureIndex
 from interp.runs.record import Run
 
 N_CONTEXTS = 50
@@ -82,7 +81,7 @@ class ConceptTree:
                 self._add(found, level, feature, depth=0)
         return found
 
-    def contexts(self, level: int, feature: int, *, n: int = N_CONTEXTS, context: int = 24) -> list[dict[str, Any]]:
+    def contexts(self, level: int, feature: int, *, n: int = N_CONTEXTS, context: int = 24) -> list[Example]:
         """Where a feature of a level fires most, one token a sequence, in the form of ``FeatureIndex.examples``.
 
         Raises InputError for a level or feature that is not there.
@@ -106,7 +105,7 @@ class ConceptTree:
         return sorted(features, key=lambda f: -len(self._leaves[level, f]))
 
 
-def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
+def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:
     """A row a node for a table or a figure: level, feature, depth, share of its parent, features below, name."""
     return [
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from interp.browse.contents import facts_table, store_facts
+from interp.browse.contents import contents_text, store_contents
 from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus
 from interp.corpora.sources import load_corpus
@@ -36,7 +36,7 @@ class Capture:
     def run(self) -> None:
         store = capture(load_model(self.model), corpus_of(self.text), self.config, self.out)
         if world().is_first:
-            print(facts_table(store_facts(store.path, spectra=False)))
+            print(contents_text(store_contents(store.path, spectra=False)))
 
 
 def corpus_of(words: tuple[str, ...]) -> Corpus:

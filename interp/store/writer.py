@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 from filelock import FileLock, Timeout
+from msgspec import structs
 
 from interp.corpora.packing import Sequences
 from interp.distributed import world
@@ -97,7 +97,7 @@ class StoreWriter:
     def note_checks(self, checks: dict[str, float]) -> None:
         """Keep the errors of a capture's self-check in the manifest."""
         if self._world.is_first:
-            self._update(lambda manifest: replace(manifest, checks=checks))
+            self._update(lambda manifest: structs.replace(manifest, checks=checks))
 
     def finish(self) -> None:
         """Wait for the last shards of all processes, link the shards into ``store.h5``, mark the store complete."""
@@ -113,7 +113,7 @@ class StoreWriter:
                 )
             with self._refused_writes():
                 write_virtual(self.folder, manifest)
-            self._update(lambda manifest: replace(manifest, complete=True))
+            self._update(lambda manifest: structs.replace(manifest, complete=True))
         self._world.wait()
 
     def __enter__(self) -> StoreWriter:
@@ -151,7 +151,7 @@ class StoreWriter:
             raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
         whole = tuple(shard for shard in present.shards if shard.is_whole(folder))
         if whole != present.shards:
-            replace(present, shards=whole, complete=False).write(folder)
+            structs.replace(present, shards=whole, complete=False).write(folder)
 
     def _check_same_text(self, shard: Shard, block: Sequences | None) -> None:
         path = self.folder / "shards" / shard.file
@@ -171,7 +171,13 @@ class StoreWriter:
         name, is_row = f"{number:06d}.h5", content.sequences.is_row
         with self._refused_writes():
             write_whole(self.folder / "shards" / name, image)
-        shard = Shard(name, int(is_row.sum()), len(is_row), len(image), hashlib.sha256(image).hexdigest())
+        shard = Shard(
+            file=name,
+            n_rows=int(is_row.sum()),
+            n_sequences=len(is_row),
+            n_bytes=len(image),
+            sha256=hashlib.sha256(image).hexdigest(),
+        )
         self._update(lambda manifest: manifest.with_shard(shard))
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> None:
@@ -180,7 +186,7 @@ class StoreWriter:
             manifest = change(Manifest.read(self.folder))
             if self._world.is_first:
                 now = time.monotonic()
-                manifest = replace(manifest, seconds=round(manifest.seconds + now - self._since, 3))
+                manifest = structs.replace(manifest, seconds=round(manifest.seconds + now - self._since, 3))
                 self._since = now
             manifest.write(self.folder)
             self._manifest = manifest

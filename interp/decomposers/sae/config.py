@@ -8,6 +8,7 @@ from typing import Literal
 from interp.decomposers.sae.dead_features import Revival
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
 from interp.errors import InputError
+from interp.records import check_options
 from interp.training.config import GradientConfig
 
 VariantName = Literal["topk", "batchtopk", "relu", "jumprelu", "matryoshka"]
@@ -30,6 +31,7 @@ class VariantOptions:
     """matryoshka: nested dictionaries, each twice as large as the one before."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.target_l0 is not None and self.coefficient is not None:
             raise InputError("give --target-l0 or --coefficient, not both: a fixed coefficient has the L0 it has")
         given = [value for value in (self.target_l0, self.coefficient) if value is not None]
@@ -46,6 +48,9 @@ class Arithmetic:
     encoder: Literal["float32", "bfloat16"] = "float32"
     """Precision of the encoder's product in training. bfloat16 is faster on a GPU and on processors with AMX or AVX512-BF16;
     any other computes in float32, whatever is asked for."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
