@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.workspace import find_run, open_index
 from interp.browse.features import example_payload, feature_payload, table_payload
 from interp.errors import InputError
+from interp.index.reader import Example, FeaturePage
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Names under which a page on this machine reaches the server."""
@@ -80,15 +81,15 @@ def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:
     return endpoint
 
 
-def _table(request: Request) -> dict[str, Any]:
+def _table(request: Request) -> dict[str, list[float] | list[bool]]:
     return table_payload(open_index(_run(request)))
 
 
-def _feature(request: Request) -> dict[str, Any]:
+def _feature(request: Request) -> FeaturePage:
     return feature_payload(open_index(_run(request)), request.path_params["feature"])
 
 
-def _examples(request: Request) -> list[dict[str, Any]]:
+def _examples(request: Request) -> list[Example]:
     query = request.query_params
     index = open_index(_run(request))
     return example_payload(index, request.path_params["feature"], query.get("which", "top"), query.get("context", "24"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,21 +15,44 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name, sync it, and rename it over ``path``; the rename is synced too."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write a file or a folder at, which then takes the place of ``path`` in one step.
+
+    What was written is synced, renamed to ``path``, and the rename is synced too. After an exception ``path`` is as it was and
+    nothing is left beside it.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb", buffering=0) as file:
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write ``content`` as the file ``path`` in one step."""
+    with whole(path) as partial, partial.open("wb", buffering=0) as file:
         rest = memoryview(content)
         while rest:
             rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-    partial.replace(path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+
+def _sync(path: Path) -> None:
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    opened = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager

@@ -351,8 +351,8 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("structure", "gated", "no structure 'gated'; there are vanilla, ordered, mixed and combined"),
-        ("optimizer", "sgd", "no optimizer 'sgd'; there are muon and adam"),
+        ("structure", "gated", "structure is 'gated'; it must be 'vanilla' or 'ordered' or 'mixed' or 'combined'"),
+        ("optimizer", "sgd", "optimizer is 'sgd'; it must be 'adam' or 'muon'"),
     ],
 )
 def test_unknown_words_are_refused(option: str, value: str, message: str) -> None:

@@ -335,7 +335,6 @@ def test_what_the_model_cannot_do_is_refused_before_anything_is_written(
     [
         ({"tokens": 0}, "are counts; give numbers from 1 up"),
         ({"batch": 0}, "are counts; give numbers from 1 up"),
-        ({"dtype": "bfloat16"}, "the dtype 'bfloat16' is not offered; use float16 or float32"),
     ],
 )
 def test_options_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:

@@ -55,7 +55,7 @@ def test_capture_train_index_info(workspace: Path, capsys: pytest.CaptureFixture
     assert facts["state"] == "complete"
     assert facts["checks"][f"{SITE.split('.h')[0]}: resid_post = resid_pre + attn_out + mlp_out"] < "1.0e-05"
     main(["info", str(workspace / "tiny" / "runs" / "first"), "--json"])
-    assert json.loads(capsys.readouterr().out)["config"]["k"] == 4
+    assert json.loads(capsys.readouterr().out)["record"]["config"]["k"] == 4
 
 
 def test_info_computes_spectra_and_rereads_checksums(

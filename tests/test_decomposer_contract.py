@@ -199,7 +199,7 @@ def test_a_config_survives_json_and_refuses_unknown_and_missing_keys(kind):
     with pytest.raises(InputError, match=f"no option 'n_feature' in the {kind} config; did you mean 'n_features'"):
         read_config(kind, {**record, "n_feature": 3})
     del record["seed"]
-    with pytest.raises(InputError, match=f"the {kind} config lacks seed; train the run again"):
+    with pytest.raises(InputError, match=f"the {kind} config lacks seed; make it again"):
         read_config(kind, record)
 
 

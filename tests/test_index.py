@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex, is_stale
 from interp.model.language_model import load_model
-from interp.runs.record import Run
+from interp.runs.record import Run, RunRecord
 from interp.runs.training import train_run
 from interp.store.manifest import Manifest
 from interp.store.reader import ActivationStore
@@ -42,6 +42,7 @@ def write_store(folder: Path, seed: int = 0) -> ActivationStore:
     manifest = Manifest(
         model_id="demo", model_fingerprint="abc", tokenizer_fingerprint="def", corpus="made up", n_tokens=int(is_row.sum()),
         n_ctx=N_CTX, bos_id=0, sites={SITE: D_IN}, dtype="float32", label_sets={}, sequences_per_shard=60, versions={},
+        compressed=False, seconds=0.0, checks={}, shards=(), complete=False,
     )  # fmt: skip
     with StoreWriter(folder, manifest) as writer:
         for part in (slice(0, 60), slice(60, N_SEQ)):
@@ -127,8 +128,11 @@ def make_run(folder: Path, method=None) -> PlantedRun:
     path = store.path / "runs" / "planted"
     path.mkdir(parents=True)
     (path / "decomposer.safetensors").write_bytes(b"weights")
-    facts = {"kind": "planted", "site": SITE, "store_identity": store.identity}
-    return PlantedRun(path, facts, method or Planted())
+    record = RunRecord(
+        kind="planted", site=SITE, d_in=D_IN, config={}, store_name=store.name, store_identity=store.identity,
+        model_id="demo", model_fingerprint="abc", versions={}, seconds=1.0, complete=True,
+    )  # fmt: skip
+    return PlantedRun(path, record, method or Planted())
 
 
 CONFIG = IndexConfig(n_top=20, n_each=5, n_neighbours=4, n_tokens=3, n_sample=1000)
@@ -186,7 +190,7 @@ def test_a_dense_feature_is_cut_to_its_top_share_and_counted_before(index, codes
     rows, values = index.activations(DENSE)
     assert (rows == np.flatnonzero(codes[:, DENSE] > cut)).all()
     np.testing.assert_allclose(values, codes[rows, DENSE], rtol=1e-3)
-    assert index.facts["n_cut"] == (summary["cut"] > 0).sum()
+    assert index.record.n_cut == (summary["cut"] > 0).sum()
     page = index.feature(DENSE)
     exact = np.histogram(codes[:, DENSE][codes[:, DENSE] > 0], page["hist"]["edges"])[0]
     assert sum(page["hist"]["counts"]) == pytest.approx(summary["n_fire"][DENSE], abs=20)
@@ -322,7 +326,7 @@ def test_search_finds_features_by_the_tokens_at_their_tops(tmp_path):
             real.site = lambda name: OneHot(real, name)
             return real
 
-    build_index(OneHotRun(run.path, run.facts, OneWord()), model=PlantedModel())
+    build_index(OneHotRun(run.path, run.record, OneWord()), model=PlantedModel())
     with FeatureIndex(run.index_path) as index:
         assert index.search_tokens("def") == [1, 2]
         assert index.search_tokens(" def ") == [1, 2]
@@ -342,7 +346,7 @@ def test_a_real_run_shows_its_models_own_tokens_and_effects(tmp_path):
         f = int(index.summary["n_fire"].idxmax())
         best, which = effects[f].topk(20)
         assert index.feature(f)["promoted"] == [
-            [words[i], pytest.approx(value, rel=1e-4)] for i, value in zip(which.tolist(), best.tolist(), strict=True)
+            (words[i], pytest.approx(value, rel=1e-4)) for i, value in zip(which.tolist(), best.tolist(), strict=True)
         ]
         example = index.examples(f, "top", None)[0]
         assert example["tokens"][example["centre"]] == words[tokens[example["sequence"], example["position"]]]
@@ -358,7 +362,7 @@ def test_without_the_model_tokens_are_numbers(tmp_path):
         assert page["promoted"] is page["suppressed"] is None
         assert len(page["neurons"]) == D_IN
         assert set(index.examples(0, "top")[0]["tokens"]) <= {f"⟨{i}⟩" for i in range(len(WORDS))}
-        assert not index.facts["has_model"]
+        assert not index.record.has_model
 
 
 def test_signed_codes_are_read_on_their_positive_side(tmp_path):
@@ -368,9 +372,9 @@ def test_signed_codes_are_read_on_their_positive_side(tmp_path):
     source = store.site(SITE)
     codes = run.decomposer().encode(source.rows(np.arange(len(source)))).numpy()
     with FeatureIndex(run.index_path) as index:
-        assert index.facts["positive_side_only"]
+        assert index.record.positive_side_only
         assert (index.summary["n_fire"] == (codes > 0).sum(0)).all()
-        assert index.facts["n_cut"] == 5
+        assert index.record.n_cut == 5
         explained = source.moments().spectrum[0][:5] / source.moments().total_variance
         np.testing.assert_allclose(index.summary["importance"], explained, rtol=1e-3)
         assert not any(example["value"] for example in index.examples(0, "not-firing"))
@@ -389,7 +393,7 @@ def test_codes_that_do_not_reconstruct_share_their_own_variance(tmp_path, codes)
     build_index(run)
     with FeatureIndex(run.index_path) as index:
         np.testing.assert_allclose(index.summary["importance"], codes.var(0) / codes.var(0).sum(), rtol=1e-4)
-        assert index.facts["importance_of"] == "variance of all codes"
+        assert index.record.importance_of == "variance of all codes"
 
 
 def test_two_builds_are_equal_and_chunks_do_not_matter(tmp_path, monkeypatch):
@@ -435,9 +439,9 @@ def test_an_index_is_stale_when_the_run_or_the_store_has_changed(tmp_path):
     with FeatureIndex(run.index_path) as index:
         assert not is_stale(index, run)
         (run.path / "decomposer.safetensors").write_bytes(b"other weights")
-        assert is_stale(index, PlantedRun(run.path, run.facts, run.method))
+        assert is_stale(index, PlantedRun(run.path, run.record, run.method))
         (run.path / "decomposer.safetensors").write_bytes(b"weights")
-        assert not is_stale(index, PlantedRun(run.path, run.facts, run.method))
+        assert not is_stale(index, PlantedRun(run.path, run.record, run.method))
         other = write_store(tmp_path / "other", seed=1)
         (other.path / "store.json").replace(run.store_path / "store.json")
         assert is_stale(index, run)
@@ -454,7 +458,7 @@ def test_a_failed_build_leaves_the_index_that_was_there(tmp_path):
     build_index(run)
     before = run.index_path.read_bytes()
     with pytest.raises(InputError, match="feature 3 has codes that are not finite numbers"):
-        build_index(PlantedRun(run.path, run.facts, Broken()))
+        build_index(PlantedRun(run.path, run.record, Broken()))
     model = PlantedModel()
     model.token_strings = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -142,11 +143,11 @@ def test_a_trained_run_is_exported_without_what_is_ours_alone(store: ActivationS
     torch.testing.assert_close(run.decomposer().encode(x), z.float(), atol=1e-5, rtol=1e-5)
 
 
-def test_heads_are_reshaped_by_saelens(store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_are_reshaped_by_saelens(store: ActivationStore, tmp_path: Path) -> None:
     sae = SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE]))
     run = keep_run(store, SITE, sae, "heads")
-    monkeypatch.setitem(run.facts, "site", "blocks.1.attn.hook_z")
-    export_saelens(run, tmp_path / "sae")
+    elsewhere = Run(run.path, structs.replace(run.record, site="blocks.1.attn.hook_z"))
+    export_saelens(elsewhere, tmp_path / "sae")
     assert json.loads((tmp_path / "sae" / "cfg.json").read_text())["reshape_activations"] == "hook_z"
 
 

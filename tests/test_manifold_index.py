@@ -67,7 +67,7 @@ def test_index_evaluate_and_info_know_a_bilinear_run(run: Run, capsys: pytest.Ca
     assert line.split()[3:5] == [f"{found.fvu_own_target:.4f}", f"{found.fvu_of_span:.4f}"]
     assert remark.startswith("forms: not held out, ")
     main(["info", str(run.path), "--json"])
-    assert json.loads(capsys.readouterr().out)["kind"] == "bilinear"
+    assert json.loads(capsys.readouterr().out)["record"]["kind"] == "bilinear"
 
 
 def test_a_view_holds_the_latents_own_projection_furthest_first(run: Run, view: ManifoldView) -> None:

@@ -190,7 +190,7 @@ def write_header(path: Path, **changed: str) -> None:
             {"config": '{"n_features": 3, "seed": 0, "n_featurs": 4}'},
             "no option 'n_featurs' in the pca config; did you me",
         ),
-        ({"config": '{"n_features": 3}'}, "the pca config lacks seed; train the run again with this version"),
+        ({"config": '{"n_features": 3}'}, "the pca config lacks seed; make it again with this version"),
         ({"kind": "pcaa"}, "no decomposer 'pcaa' in this version; did you mean 'pca'"),
         ({"version": "2"}, "is not a decomposer of schema version 1; train the run again"),
         ({"schema": "other"}, "is not a decomposer of schema version 1"),
@@ -219,7 +219,7 @@ def test_truncated_or_missing_weights_are_refused(run: Run, n_bytes: int) -> Non
     ("change", "message"),
     [
         (lambda record: record.update(version=9), "is interp-run version 9, this program reads interp-run version 1"),
-        (lambda record: record.pop("site"), "run.json' is damaged: it lacks site; train the run again"),
+        (lambda record: record.pop("site"), "run.json' is damaged: object missing required field site; make it again"),
         (lambda record: record.update(complete=False), "the training of .* was interrupted"),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_rank_and_why_it_was_chosen_are_printed(store: ActivationStore, caps
     assert "rank reason: holds 0.9 of the variance, as asked for" in shown
     assert run.decomposer().tensors["spectrum"].shape == (32,)
     main(["info", str(run.path), "--json"])
-    assert json.loads(capsys.readouterr().out)["rank"] == run.decomposer().notes["rank"]
+    assert json.loads(capsys.readouterr().out)["notes"]["rank"] == run.decomposer().notes["rank"]
 
 
 @pytest.mark.parametrize(

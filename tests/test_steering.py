@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
 from interp.steering import steerer as steerer_module
+from interp.steering.continuations import SteeringRequest, SteeringResult, steering_record
 from interp.steering.edits import edit_activations
 from interp.steering.records import read_steering_records, write_steering_record
 from interp.steering.search import STRENGTH_GRID, search_strengths
@@ -288,18 +290,22 @@ def test_records_come_back_in_order_and_a_torn_line_costs_only_itself(
 ) -> None:
     run: Any = SimpleNamespace(path=tmp_path)
     assert read_steering_records(run) == []
-    write_steering_record(run, {"feature": 1, "texts": ["a\nb", "é"]})
+    request = SteeringRequest("def", {1: 2.0, 12: -1.5})
+    first = steering_record(request, SteeringResult(["a\nb"], ["é"], kl=0.2, perplexity_ratio=1.5))
+    write_steering_record(run, first)
     with (tmp_path / "steering.jsonl").open("a") as file:
-        file.write('{"feature": 2, "tex')
-    write_steering_record(run, {"feature": 3})
+        file.write('{"prompt": "x", "stren')
+    write_steering_record(run, structs.replace(first, mode="rotate"))
     with caplog.at_level(logging.WARNING):
         records = read_steering_records(run)
-    assert [record["feature"] for record in records] == [1, 3]
-    assert records[0]["texts"] == ["a\nb", "é"]
+    assert records == [first, structs.replace(first, mode="rotate")]
+    assert records[0].strengths == {1: 2.0, 12: -1.5}
     assert "line 2 was cut short" in caplog.text
-    with pytest.raises(InputError, match="cannot be written as JSON"):
-        write_steering_record(run, {"kl": float("nan")})
+    with pytest.raises(InputError, match="the SteeringRecord cannot be written: expected float, got null at kl"):
+        write_steering_record(run, structs.replace(first, kl=float("nan")))
     with (tmp_path / "steering.jsonl").open("a") as file:
         file.write(json.dumps({"schema": "other"}) + "\n")
-    with pytest.raises(InputError, match="line 4 is no steering record of version 1"):
+    with pytest.raises(
+        InputError, match=r"line 4 is other version None, this program reads interp.steering-record ver"
+    ):
         read_steering_records(run)

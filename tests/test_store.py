@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from interp.corpora.packing import Sequences
 from interp.distributed import World
@@ -34,6 +35,7 @@ MANIFEST = Manifest(
     model_id="m", model_fingerprint="f", tokenizer_fingerprint="t", corpus="made up", n_tokens=0, n_ctx=N_CTX, bos_id=0,
     sites={SITE: D_IN, NARROW: 2}, dtype="float32", label_sets={"kinds": ["odd", "line_depth"]},
     sequences_per_shard=N_PER_SHARD, versions={"torch": "2"},
+    compressed=False, seconds=0.0, checks={}, shards=(), complete=False,
 )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ class Written:
 
 
 def write(folder: Path, written: Written, **changed: Any) -> ActivationStore:
-    manifest = replace(MANIFEST, n_tokens=written.n_rows, **changed)
+    manifest = structs.replace(MANIFEST, n_tokens=written.n_rows, **changed)
     with StoreWriter(folder, manifest) as writer:
         for shard in written.shards():
             writer.append(shard)
@@ -327,8 +329,11 @@ def test_moments_are_kept_and_thrown_away_with_the_content(
     [
         ({"version": 1}, r"is interp-activation-store version 1, this program reads interp-activation-store version 2"),
         ({"schema": "other"}, r"is other version 2, this program reads interp-activation-store"),
-        ({"surprise": 1}, r"has missing or unknown keys \(surprise\); capture the store again"),
-        ({"shards": [{"name": "000000.h5"}]}, r"is damaged: its list of shards is odd"),
+        ({"surprise": 1}, r"store.json' is damaged: object contains unknown field surprise; make it again"),
+        (
+            {"shards": [{"name": "000000.h5"}]},
+            r"is damaged: object contains unknown field name at shards\[0\]; make it again",
+        ),
         (
             {"complete": False, "n_tokens": 5000},
             r"was interrupted after 78 of 5,000 tokens; run the same interp capture",
@@ -394,7 +399,7 @@ def test_what_is_missing_or_damaged_is_written_again_by_the_same_request(
 ) -> None:
     (copy / "shards" / "000000.h5").unlink()
     (copy / "shards" / "000002.h5").write_bytes(b"short")
-    manifest = replace(MANIFEST, n_tokens=written.n_rows)
+    manifest = structs.replace(MANIFEST, n_tokens=written.n_rows)
     with StoreWriter(copy, manifest) as writer:
         assert not writer.is_complete
         shards = written.shards()
@@ -478,7 +483,7 @@ def test_a_store_of_another_request_is_refused_and_left_alone(copy: Path, writte
 
 
 def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path, written: Written) -> None:
-    manifest = replace(MANIFEST, n_tokens=written.n_rows)
+    manifest = structs.replace(MANIFEST, n_tokens=written.n_rows)
     with StoreWriter(tmp_path / "store", manifest) as writer:
         writer.append(written.shards()[0])
         with pytest.raises(
@@ -503,7 +508,7 @@ class Beside(World):
 def test_processes_share_the_shards_the_same_way_however_fast_each_is(
     tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, shards = replace(MANIFEST, n_tokens=written.n_rows), written.shards()
+    manifest, shards = structs.replace(MANIFEST, n_tokens=written.n_rows), written.shards()
     writers = []
     for rank in range(2):
         monkeypatch.setattr(writer_module, "world", functools.partial(Beside, rank, 2))
@@ -528,7 +533,7 @@ def test_processes_share_the_shards_the_same_way_however_fast_each_is(
 
 def test_what_is_whole_can_be_read_while_a_writer_appends(tmp_path: Path, written: Written) -> None:
     folder, shards = tmp_path / "store", written.shards()
-    with StoreWriter(folder, replace(MANIFEST, n_tokens=written.n_rows)) as writer:
+    with StoreWriter(folder, structs.replace(MANIFEST, n_tokens=written.n_rows)) as writer:
         writer.append(shards[0])
         writer.append(shards[2], 2)  # as when another process is still busy with the second
         while Manifest.read(folder).n_sequences < 7:

@@ -93,7 +93,7 @@ def _details(run: Run) -> None:
         )
     with environment:
         st.markdown("###### Environment")
-        _pairs({**run.facts.get("versions", {}), "training time, s": run.facts.get("seconds")})
+        _pairs({**run.record.versions, "training time, s": run.record.seconds})
 
 
 def _pairs(values: dict[str, Any]) -> None:

@@ -17,10 +17,11 @@ from interp.browse.steering import steer_text
 from interp.errors import InputError
 from interp.figures import steering_sweep
 from interp.index.reader import FeatureIndex
+from interp.records import to_json
 from interp.runs.record import Run
 from interp.steering.continuations import SteeringRequest, neutral_tokens, steering_record
 from interp.steering.forms import steerer_type
-from interp.steering.records import read_steering_records, write_steering_record
+from interp.steering.records import SteeringRecord, read_steering_records, write_steering_record
 
 PAGE = "steer"
 EXAMPLE = "def parse_config(path):\n"
@@ -181,8 +182,7 @@ def _result(run: Run) -> None:
     keep, export, _ = st.columns([1, 1, 3])
     if keep.button("Keep with the run", width="stretch"):
         write_steering_record(run, record)
-    text = json.dumps(record, indent=1)
-    export.download_button("Export JSON", text, "steering.json", "application/json", width="stretch")
+    export.download_button("Export JSON", to_json(record), "steering.json", "application/json", width="stretch")
 
 
 def pairs_html(prompt: str, baseline: list[str], steered: list[str]) -> str:
@@ -208,10 +208,9 @@ def _saved(run: Run) -> None:
             st.dataframe([_flat(record) for record in reversed(records)], hide_index=True)
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
+def _flat(record: SteeringRecord) -> dict[str, str | int | float]:
     """A record as a table row: nested values as JSON."""
-    kept = {name: value for name, value in record.items() if name not in ("schema", "version")}
+    values = {name: getattr(record, name) for name in record.__struct_fields__}
     return {
-        name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
-        for name, value in kept.items()
+        name: value if isinstance(value, str | int | float) else json.dumps(value) for name, value in values.items()
     }

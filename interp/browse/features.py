@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 
 from interp.errors import unknown_feature, unknown_name
-from interp.index.reader import FeatureIndex
+from interp.index.reader import Example, FeatureIndex, FeaturePage
 
 Order = Literal["importance", "density", "max", "label"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -80,12 +80,12 @@ def table_payload(index: FeatureIndex) -> dict[str, list[float] | list[bool]]:
     }
 
 
-def feature_payload(index: FeatureIndex, feature: str) -> dict[str, Any]:
+def feature_payload(index: FeatureIndex, feature: str) -> FeaturePage:
     """Everything of one feature but its examples. Raises InputError for a number the run does not have."""
     return index.feature(check_feature(index, feature))
 
 
-def example_payload(index: FeatureIndex, feature: str, which: str, context: str) -> list[dict[str, Any]]:
+def example_payload(index: FeatureIndex, feature: str, which: str, context: str) -> list[Example]:
     """Where a feature fires (or does not): examples of one kind, with ``context`` tokens on each side.
 
     Raises InputError for an unknown feature, kind or context.

@@ -60,7 +60,7 @@ def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
     Raises InputError for an empty text, for one longer than the model's context, and for a model that is not the one
     the run's store was captured from.
     """
-    if model.fingerprint != run.facts["model_fingerprint"]:
+    if model.fingerprint != run.record.model_fingerprint:
         raise InputError(f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'.")
     ids = model.encode(text)
     if len(ids) < 2:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from interp.errors import InputError
 from interp.figures import show_blanks
-from interp.index.reader import FeatureIndex
+from interp.index.reader import Example, FeatureIndex
 from interp.runs.record import Run
 
 N_CONTEXTS = 50
@@ -81,7 +80,7 @@ class ConceptTree:
                 self._add(found, level, feature, depth=0)
         return found
 
-    def contexts(self, level: int, feature: int, *, n: int = N_CONTEXTS, context: int = 24) -> list[dict[str, Any]]:
+    def contexts(self, level: int, feature: int, *, n: int = N_CONTEXTS, context: int = 24) -> list[Example]:
         """Where a feature of a level fires most, one token a sequence, in the form of ``FeatureIndex.examples``.
 
         Raises InputError for a level or feature that is not there.
@@ -105,7 +104,7 @@ class ConceptTree:
         return sorted(features, key=lambda f: -len(self._leaves[level, f]))
 
 
-def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
+def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:
     """A row a node for a table or a figure: level, feature, depth, share of its parent, features below, name."""
     return [
         {
@@ -120,7 +119,7 @@ def tree_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
     ]
 
 
-def branch_rows(nodes: list[TreeNode]) -> list[dict[str, Any]]:
+def branch_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float | None]]:
     """A row a node for the dashboard: depth as indentation, features below it, what it takes from its parent in per cent."""
     return [
         {

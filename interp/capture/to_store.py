@@ -20,6 +20,7 @@ from interp.errors import InputError
 from interp.model.language_model import LanguageModel
 from interp.model.sites import HookSite, resolve_names
 from interp.progress import progress
+from interp.records import check_options
 from interp.store.manifest import Manifest
 from interp.store.reader import ActivationStore
 from interp.store.shard import ShardContent
@@ -44,8 +45,8 @@ class CaptureConfig:
     """Tokens of text to capture, or "all"; separators between documents are not counted."""
     n_ctx: int | None = None
     """Length of a sequence; the model's own context by default."""
-    dtype: str = "float16"
-    """Of the stored activations: float16, or float32 where values are larger than 65504."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Of the stored activations; float32 where values are larger than 65504."""
     compress: bool = False
     """Compress the activations (Blosc2, zstd): smaller files, but reading unpacks them to a temporary file first."""
     batch: int | None = None
@@ -54,12 +55,11 @@ class CaptureConfig:
     """Sequences per shard file, by default as many as make 64 MiB; an interrupted capture loses at most three shards."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         tokens = None if self.tokens == "all" else self.tokens
         counts = (tokens, self.batch, self.sequences_per_shard)
         if any(count is not None and count < 1 for count in counts):
             raise InputError("tokens, batch and sequences per shard are counts; give numbers from 1 up")
-        if self.dtype not in ("float16", "float32"):
-            raise InputError(f"the dtype '{self.dtype}' is not offered; use float16 or float32")
 
 
 def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
@@ -154,4 +154,8 @@ def _request(
         sequences_per_shard=config.sequences_per_shard or max(1, SHARD_BYTES // (row_bytes * n_ctx)),
         compressed=config.compress,
         versions={name: version(name) for name in ("torch", "transformers", "transformer-lens", "h5py", "numpy")},
+        seconds=0.0,
+        checks={},
+        shards=(),
+        complete=False,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp.browse.contents import facts_table, store_facts
+from interp.browse.contents import contents_text, store_contents
 from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.distributed import world
@@ -33,4 +33,4 @@ class Capture:
     def run(self) -> None:
         store = capture(load_model(self.model), load_corpus(self.text, self.labels), self.config, self.out)
         if world().is_first:
-            print(facts_table(store_facts(store.path, spectra=False)))
+            print(contents_text(store_contents(store.path, spectra=False)))

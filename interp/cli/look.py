@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from msgspec import structs
 
-from interp.browse.contents import facts_table, run_facts, store_facts
+from interp.browse.contents import RunContents, StoreContents, contents_text, run_contents, store_contents
 from interp.browse.reading import directions_of_level, read_feature, reading_text
 from interp.browse.tree import ConceptTree, tree_rows, tree_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
+from interp.records import to_json
 from interp.runs.record import resolve_run
 from interp.store.reader import ActivationStore
 
@@ -34,12 +36,12 @@ class Info:
 
     def run(self) -> None:
         if (self.path / "run.json").exists():
-            facts = run_facts(self.path)
+            contents: RunContents | StoreContents = run_contents(self.path)
         else:
-            facts = store_facts(self.path, spectra=self.spectra)
+            contents = store_contents(self.path, spectra=self.spectra)
             if self.verify:
-                facts["verified"] = _verified(self.path)
-        print(json.dumps(facts, indent=1) if self.json else facts_table(facts))
+                contents = structs.replace(contents, verified=_verified(self.path))
+        print(to_json(contents) if self.json else contents_text(contents))
 
 
 @dataclass(frozen=True)

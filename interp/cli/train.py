@@ -37,7 +37,7 @@ class Train:
         for run in runs if world().is_first else []:
             last = run.training_curve()[-1]
             figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
-            print(f"{run.path}  {figures}  {run.facts['seconds']} s")
+            print(f"{run.path}  {figures}  {run.record.seconds} s")
             print_notes(run)
         if self.stability:
             path = store.path / "runs" / f"{self.name}-stability"

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,9 @@ from torch import Tensor
 from interp.decomposers.forms import QuadraticForm
 from interp.decomposers.hierarchy import Hierarchy
 from interp.errors import InputError, unknown_name
+from interp.files import whole
 from interp.metrics import fvu
+from interp.records import Notes, Record, converted, from_json
 from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
@@ -108,7 +110,7 @@ class Decomposer(ABC):
         return int(self.read_directions().shape[1])
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file with the config in its header; a temporary name first, then renamed."""
+        """Write a safetensors file with the config in its header, in one step."""
         header = {
             "schema": SCHEMA,
             "version": str(VERSION),
@@ -116,9 +118,8 @@ class Decomposer(ABC):
             "config": json.dumps(asdict(self.config)),
             "notes": json.dumps(self.notes),
         }
-        partial = path.with_name(path.name + ".partial")
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, partial, metadata=header)
-        partial.replace(path)
+        with whole(path) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, partial, metadata=header)
 
 
 class LinearDecomposer(Decomposer):
@@ -206,31 +207,21 @@ def kinds() -> list[str]:
     return sorted(registry)
 
 
-def read_config(kind: str, record: dict[str, Any]) -> DecomposerConfig:
-    """A config from a dict. Raises InputError for an unknown method, and for unknown or missing keys."""
+def read_config(kind: str, options: object) -> DecomposerConfig:
+    """A config from plain JSON data. Raises InputError for an unknown method, unknown or missing keys, and wrong values."""
     if kind not in registry:
         raise unknown_name("decomposer", kind, registry, "this version")
-    config: DecomposerConfig = _read_options(registry[kind].config_type, record, kind)
-    return config
+    return converted(options, registry[kind].config_type, f"the {kind} config")
 
 
-def _read_options(options: type, record: dict[str, Any], kind: str) -> Any:
-    """A dataclass from a dict, and the dataclasses among its fields likewise."""
-    known = {field.name for field in fields(options)}
-    for key in record:
-        if key not in known:
-            raise unknown_name("option", key, known, f"the {kind} config")
-    if missing := sorted(known - set(record)):
-        raise InputError(f"the {kind} config lacks {', '.join(missing)}; train the run again with this version")
-    types = get_type_hints(options)
-    return options(**{key: _read_option(types[key], value, kind) for key, value in record.items()})
+class _Header(Record, frozen=True):
+    """The header of a saved decomposer besides schema and version; safetensors keeps text alone."""
 
-
-def _read_option(kind_of_value: Any, value: Any, kind: str) -> Any:
-    """A value as its option has it: JSON knows no dataclasses and no tuples."""
-    if is_dataclass(kind_of_value):
-        return _read_options(cast(type, kind_of_value), value, kind)
-    return tuple(value) if isinstance(value, list) else value
+    kind: str
+    config: str
+    """JSON."""
+    notes: str = "{}"
+    """JSON."""
 
 
 def load(path: Path) -> Decomposer:
@@ -246,10 +237,12 @@ def load(path: Path) -> Decomposer:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"'{path}' is damaged ({error}); train the run again") from None
-    if (header.get("schema"), header.get("version")) != (SCHEMA, str(VERSION)):
+    if (header.pop("schema", None), header.pop("version", None)) != (SCHEMA, str(VERSION)):
         raise InputError(f"'{path}' is not a decomposer of schema version {VERSION}; train the run again")
-    config = read_config(header["kind"], json.loads(header["config"]))
-    return registry[header["kind"]](config, tensors, json.loads(header.get("notes", "{}")))
+    where = f"the header of '{path}'"
+    said = converted(header, _Header, where)
+    config = read_config(said.kind, from_json(said.config, dict, f"config in {where}"))
+    return registry[said.kind](config, tensors, from_json(said.notes, Notes, f"notes in {where}"))
 
 
 def kind_of(config: DecomposerConfig) -> type[Decomposer]:

@@ -31,6 +31,7 @@ from interp.manifolds.layout import KINDS as QUADRATIC_KINDS
 from interp.manifolds.reader import ManifoldIndex
 from interp.model.language_model import LanguageModel, load_model
 from interp.progress import progress
+from interp.records import check_options
 from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.store.reader import ActivationStore
@@ -65,6 +66,9 @@ class DemoConfig:
     """Tokens the decomposers learn from (standard library, held-out modules left out)."""
     held_out_tokens: int = 60_000
     """Tokens of held-out modules that everything is judged on."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

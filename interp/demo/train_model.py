@@ -34,6 +34,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp.corpora.documents import Document
 from interp.corpora.sources import HELD_OUT_MODULES, standard_library
+from interp.files import whole, write_whole
 from interp.training.checkpoints import pack_optimizers, unpack_optimizers
 
 log = logging.getLogger("interp.demo.train_model")
@@ -176,7 +177,7 @@ def prepare_text(plan: TrainingPlan, work: Path, begin_from: Path | None = None)
         np.save(work / f"{name}.npy", rows[rng.permutation(len(rows))])
         log.info("%s: %.1f M tokens", name, rows.size / 1e6)
     facts = {"held_out_characters_per_token": characters / held_out[:, 1:].size}
-    (work / "text.json").write_text(json.dumps(facts))
+    write_whole(work / "text.json", json.dumps(facts).encode())
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -318,8 +319,8 @@ def learning_rate_factor(step: int, plan: TrainingPlan) -> float:
 def save_checkpoint(model: GPT2LMHeadModel, optimizers: list[torch.optim.Optimizer], step: int, work: Path) -> None:
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
     tensors |= pack_optimizers(optimizers)
-    save_file(tensors, work / "checkpoint.partial", metadata={"step": str(step)})
-    (work / "checkpoint.partial").replace(work / "checkpoint.safetensors")
+    with whole(work / "checkpoint.safetensors") as partial:
+        save_file(tensors, partial, metadata={"step": str(step)})
 
 
 def load_checkpoint(model: GPT2LMHeadModel, optimizers: list[torch.optim.Optimizer], work: Path) -> int:
@@ -380,7 +381,7 @@ def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, *, steps_done
         characters=characters,
         made_by=made_by,
     )
-    (work / "model" / "README.md").write_text(card)
+    write_whole(work / "model" / "README.md", card.encode())
     log.info("held-out loss %.4f nats per token; the model is in %s", loss, work / "model")
 
 
@@ -406,7 +407,7 @@ def main() -> None:
     plan = TrainingPlan(tokens=arguments.tokens, seed=arguments.seed, library_share=arguments.library_share)
     arguments.work.mkdir(parents=True, exist_ok=True)
     prepare_text(plan, arguments.work, arguments.begin_from)
-    (arguments.work / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
+    write_whole(arguments.work / "plan.json", json.dumps(asdict(plan), indent=1).encode())
     model, steps_done = new_model(plan.seed, arguments.begin_from), plan.steps
     if arguments.export_now:
         steps_done = load_checkpoint(model, [], arguments.work)

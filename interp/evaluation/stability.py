@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,14 +28,14 @@ from interp.decomposers import kind_of
 from interp.distributed import world
 from interp.errors import InputError
 from interp.figures import stability_curve
+from interp.files import write_whole
 from interp.progress import progress
-from interp.records import read_json, write_json
+from interp.records import FileRecord, Record, read_record, write_record
 from interp.runs.record import Run
 from interp.store.moments import Moments, moments_of
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
 
-SCHEMA, VERSION = "interp-stability", 1
 FILE = "stability.json"
 ROW_SHARE = 0.8
 """Share of the rows, drawn without replacement, that a refit sees."""
@@ -63,6 +62,40 @@ class Stability:
     def mean(self) -> float:
         """Over features."""
         return float(np.mean(self.features))
+
+
+class StabilityRecord(FileRecord, frozen=True):
+    """stability.json in the folder of a run."""
+
+    SCHEMA = "interp-stability"
+    VERSION = 1
+
+    run_identity: str
+    n_fits: int
+    mean: float
+    fvu: float
+    features: list[float]
+
+
+class CurvePoint(Record, frozen=True):
+    """One number of features in a stability curve."""
+
+    n_features: int
+    stability: float
+    """Mean over features."""
+    fvu: float
+
+
+class CurveRecord(FileRecord, frozen=True):
+    """NAME-stability.json beside the runs of a stability curve."""
+
+    SCHEMA = "interp-stability-curve"
+    VERSION = 1
+
+    n_fits: int
+    recommended: int
+    """A number of features."""
+    curve: list[CurvePoint]
 
 
 class RowSample:
@@ -98,8 +131,8 @@ def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stabili
 
     Raises InputError for fewer than one refit, and for two runs of as many features.
     """
-    by_rank = sorted(runs, key=lambda run: run.config["n_features"])
-    ranks = [run.config["n_features"] for run in by_rank]
+    by_rank = sorted(runs, key=lambda run: run.n_features)
+    ranks = [run.n_features for run in by_rank]
     if len(set(ranks)) < len(ranks):
         raise InputError("a stability curve has one run for each number of features; give --stability with one --k")
     curve = [stability_of(run, n_fits) for run in by_rank]
@@ -117,16 +150,18 @@ def stability_of(run: Run, n_fits: int) -> Stability:
         raise InputError(f"stability takes one refit or more, not {n_fits}")
     path = run.path / FILE
     if path.exists():
-        record = read_json(path, SCHEMA, VERSION, "")
-        if (record["run_identity"], record["n_fits"]) == (run.identity, n_fits):
-            return Stability(n_fits, record["features"], record["fvu"])
+        record = read_record(path, StabilityRecord, "")
+        if (record.run_identity, record.n_fits) == (run.identity, n_fits):
+            return Stability(n_fits, record.features, record.fvu)
     decomposer, source = run.decomposer(), run.store().site(run.site)
     refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
     features = feature_stability(decomposer.read_directions().numpy(), refits)
     found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])
     if world().is_first:
-        facts = {"run_identity": run.identity, "n_fits": n_fits, "mean": found.mean}
-        write_json(path, {"schema": SCHEMA, "version": VERSION, **facts, "fvu": found.fvu, "features": found.features})
+        record = StabilityRecord(
+            run_identity=run.identity, n_fits=n_fits, mean=found.mean, fvu=found.fvu, features=found.features
+        )
+        write_record(path, record)
     return found
 
 
@@ -169,16 +204,16 @@ def recommended_rank(curve: Sequence[Stability]) -> int:
 def write_curve(path: Path, curve: Sequence[Stability]) -> None:
     """The curve as ``path``.json and, drawn, as ``path``.html."""
     curve = sorted(curve, key=lambda point: point.n_features)
-    points = [{"n_features": p.n_features, "stability": p.mean, "fvu": p.fvu} for p in curve]
-    facts: dict[str, Any] = {"n_fits": curve[0].n_fits, "recommended": recommended_rank(curve), "curve": points}
-    write_json(path.with_name(path.name + ".json"), {"schema": SCHEMA + "-curve", "version": VERSION, **facts})
+    points = [CurvePoint(n_features=p.n_features, stability=p.mean, fvu=p.fvu) for p in curve]
+    record = CurveRecord(n_fits=curve[0].n_fits, recommended=recommended_rank(curve), curve=points)
+    write_record(path.with_name(path.name + ".json"), record)
     figure = stability_curve(
         [p.n_features for p in curve],
         [p.features for p in curve],
         [p.fvu for p in curve],
-        recommended=facts["recommended"],
+        recommended=record.recommended,
     )
-    figure.write_html(path.with_name(path.name + ".html"), include_plotlyjs=True)
+    write_whole(path.with_name(path.name + ".html"), figure.to_html(include_plotlyjs=True).encode())
 
 
 def curve_table(curve: Sequence[Stability]) -> str:

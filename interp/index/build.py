@@ -8,8 +8,7 @@ A decomposer that does not reconstruct x has codes in another unit: its features
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,10 +18,12 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
+from interp.files import whole
 from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
-from interp.index.layout import SCHEMA, VERSION, write_compressed
+from interp.index.layout import IndexRecord, write_attributes, write_compressed
 from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours
+from interp.records import check_options
 from interp.runs.firing import Firing
 from interp.runs.record import Run
 
@@ -61,6 +62,7 @@ class IndexConfig:
     """Seed of every random choice; two builds with one seed are equal."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         for name in ("n_top", "n_each", "n_neighbours", "n_tokens", "n_sample"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -90,19 +92,29 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
     features |= _relations(codes, decomposer, run.site, config)
     if model is not None:
         features |= _token_effects(model, run.site, decomposer, config.n_tokens)
-    facts = _facts(run, store, decomposer, codes) | {"config": asdict(config), "has_model": model is not None}
     vocabulary = None if model is None else model.token_strings()
-    partial = run.index_path.with_name(run.index_path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            _write_features(file, features, codes)
-            _write_text(file, store, positions, vocabulary)
-            file.attrs.update({"facts": json.dumps(facts), "schema": SCHEMA, "version": VERSION})
-        with partial.open("rb") as whole:
-            os.fsync(whole.fileno())
-        partial.replace(run.index_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    record = IndexRecord(
+        run=run.name,
+        kind=run.kind,
+        site=run.site,
+        run_identity=run.identity,
+        store=store.name,
+        store_identity=run.store_identity,
+        model_id=store.manifest.model_id,
+        model_fingerprint=store.manifest.model_fingerprint,
+        n_features=len(codes.n_fire),
+        n_tokens=len(positions),
+        l0=float(codes.n_fire.sum() / len(positions)),
+        n_cut=int(np.count_nonzero(codes.cut)),
+        positive_side_only=bool(decomposer.signed_codes),
+        importance_of="site variance" if "decode" in decomposer.capabilities else "variance of all codes",
+        config=asdict(config),
+        has_model=model is not None,
+    )
+    with whole(run.index_path) as partial, h5py.File(partial, "w") as file:
+        _write_features(file, features, codes)
+        _write_text(file, store, positions, vocabulary)
+        write_attributes(file, record)
     return run.index_path
 
 
@@ -146,32 +158,13 @@ def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> d
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, ids = effects.topk(min(n, effects.shape[1]), dim=1, largest=largest)
             found[name].append((ids.masked_fill(is_dead, -1).cpu().numpy(), values.cpu().numpy()))
-    return _as_arrays({name: tuple(map(np.concatenate, zip(*parts, strict=True))) for name, parts in found.items()})
+    joined = {name: [np.concatenate(each) for each in zip(*parts, strict=True)] for name, parts in found.items()}
+    return _as_arrays({name: (ids, values) for name, (ids, values) in joined.items()})
 
 
-def _as_arrays(found: dict[str, Any]) -> dict[str, np.ndarray]:
+def _as_arrays(found: Mapping[str, Neighbours]) -> dict[str, np.ndarray]:
     ids = {f"{name}_id": ids.astype(np.int32) for name, (ids, _) in found.items()}
     return ids | {f"{name}_value": values.astype(np.float32) for name, (_, values) in found.items()}
-
-
-def _facts(run: Run, store: Any, decomposer: Any, codes: SiteCodes) -> dict[str, Any]:
-    n_tokens = codes.acts.shape[0]
-    return {
-        "run": run.name,
-        "kind": run.kind,
-        "site": run.site,
-        "run_identity": run.identity,
-        "store": store.name,
-        "store_identity": run.store_identity,
-        "model_id": store.manifest.model_id,
-        "model_fingerprint": store.manifest.model_fingerprint,
-        "n_features": len(codes.n_fire),
-        "n_tokens": n_tokens,
-        "l0": float(codes.n_fire.sum() / n_tokens),
-        "n_cut": int(np.count_nonzero(codes.cut)),
-        "positive_side_only": bool(decomposer.signed_codes),
-        "importance_of": "site variance" if "decode" in decomposer.capabilities else "variance of all codes",
-    }
 
 
 def _write_features(file: h5py.File, features: dict[str, np.ndarray], codes: SiteCodes) -> None:

@@ -3,7 +3,7 @@
 All feature arrays have one row a feature; a *row* number inside them is a token of the store (row of ``positions``).
 Missing entries (fewer examples than places) are row or id -1 with value 0.
 
-    attributes               schema, version; facts (a JSON object: run, kind, site, model, identities, the cut, ...)
+    attributes               schema, version; facts (``IndexRecord`` as JSON)
     tokens      int32 [n_sequences, n_ctx]     token ids, position 0 is BOS
     positions   int32 [n_tokens, 2]            (sequence, position) of each row, ascending; separators have no row
     documents/names  utf-8 [n_documents];      documents/of_token int32 [n_sequences, n_ctx]
@@ -19,15 +19,15 @@ Missing entries (fewer examples than places) are row or id -1 with value 0.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar, Literal, TypeVar
 
 import h5py
 import hdf5plugin
 import numpy as np
 
 from interp.errors import InputError
+from interp.records import Options, Record, from_json, to_line
 
-SCHEMA = "feature index"
-VERSION = 1
 N_BINS = 40
 N_INTERVALS = 5
 KINDS_OF_EXAMPLES = ("top", "intervals", "near-threshold", "random", "not-firing")
@@ -35,12 +35,49 @@ KINDS_OF_EXAMPLES = ("top", "intervals", "near-threshold", "random", "not-firing
 CHUNK = 16_384  # one feature of average density lies in one or two chunks of this many entries
 
 
-def open_index(path: Path) -> h5py.File:
-    """Open an index read-only; an InputError says what is wrong with it and how to make it anew."""
-    return open_precomputed(path, "a feature index", SCHEMA, VERSION)
+class PrecomputedRecord(Record, frozen=True):
+    """What a file of ``interp index`` was built from, and how: its attribute ``facts``."""
+
+    SCHEMA: ClassVar[str]
+    VERSION: ClassVar[int]
+
+    run: str
+    run_identity: str
+    store_identity: str
+    config: Options
+    n_features: int
 
 
-def open_precomputed(path: Path, what: str, schema: str, version: int) -> h5py.File:
+P = TypeVar("P", bound=PrecomputedRecord)
+
+
+class IndexRecord(PrecomputedRecord, frozen=True):
+    """Of ``index.h5``."""
+
+    SCHEMA = "feature index"
+    VERSION = 1
+
+    kind: str
+    """Name of the decomposer."""
+    site: str
+    store: str
+    model_id: str
+    model_fingerprint: str
+    n_tokens: int
+    """Tokens of the store."""
+    l0: float
+    """Mean number of features firing on a token."""
+    n_cut: int
+    """Features whose smaller activations were left out."""
+    positive_side_only: bool
+    """Whether codes may be negative, of which the index shows nothing."""
+    importance_of: Literal["site variance", "variance of all codes"]
+    """What importance is a share of."""
+    has_model: bool
+    """Whether tokens are known by their text."""
+
+
+def open_precomputed(path: Path, kind: type[P]) -> tuple[h5py.File, P]:
     """Open a file that ``interp index`` wrote, read-only; an InputError says what is wrong with it and how to make it anew."""
     remedy = f"build it with `interp index {path.parent}`"
     if not path.is_file():
@@ -49,10 +86,18 @@ def open_precomputed(path: Path, what: str, schema: str, version: int) -> h5py.F
         file = h5py.File(path, "r")
     except OSError:
         raise InputError(f"{path} is damaged or not an HDF5 file; re{remedy}") from None
-    if file.attrs.get("schema") != schema or file.attrs.get("version") != version:
+    try:
+        if (file.attrs.get("schema"), file.attrs.get("version")) != (kind.SCHEMA, kind.VERSION):
+            raise InputError(f"{path} is not a {kind.SCHEMA} of schema version {kind.VERSION}; re{remedy}")
+        return file, from_json(str(file.attrs.get("facts")), kind, f"'{path}'")
+    except InputError:
         file.close()
-        raise InputError(f"{path} is not {what} of schema version {version}; re{remedy}")
-    return file
+        raise
+
+
+def write_attributes(file: h5py.File, record: PrecomputedRecord) -> None:
+    """Write the attributes of a file that ``open_precomputed`` opens."""
+    file.attrs.update({"facts": to_line(record), "schema": record.SCHEMA, "version": record.VERSION})
 
 
 def write_compressed(group: h5py.Group, name: str, values: np.ndarray) -> None:

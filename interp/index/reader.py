@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -18,29 +17,81 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError, unknown_feature, unknown_name
 from interp.index.examples import top_one_a_sequence
-from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, open_index
+from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, IndexRecord, open_precomputed
 from interp.runs.record import Run
 from interp.store.manifest import Manifest
 
 ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
 COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")
+Ranked = list[tuple[int, float]]
+"""Numbers of features or neurons with their values, best first."""
+RankedTokens = list[tuple[str, float]]
+"""Tokens with their values, best first."""
+
+
+class Histogram(TypedDict):
+    """Firing tokens in linear bins from 0 to the maximum."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class FeaturePage(TypedDict):
+    """Everything on a feature's page but its examples: the columns of ``FeatureIndex.summary``, and lists.
+
+    Token and neuron lists are None where the index was built without the model or the site has none.
+    """
+
+    id: int
+    n_fire: int
+    density: float
+    max: float
+    mean: float
+    p50: float
+    p99: float
+    importance: float
+    importance_rank: int
+    cut: float
+    dead: bool
+    n_tokens: int
+    hist: Histogram
+    promoted: RankedTokens | None
+    suppressed: RankedTokens | None
+    neighbours: dict[str, Ranked | None]
+    """By cosine and by co-activation."""
+    neurons: Ranked | None
+
+
+class Example(TypedDict):
+    """A token that a feature was looked up on, with the tokens around it."""
+
+    value: float
+    """Activation on the token itself."""
+    sequence: int
+    position: int
+    document: str
+    tokens: list[str]
+    activations: list[float]
+    centre: int
+    """Place of the token itself in ``tokens``."""
+    group: str
+    """Of "intervals", the part of the range it was drawn from."""
 
 
 class FeatureIndex:
     """A run's precomputed feature pages, opened read-only; a context manager, or closed with ``close()``.
 
-    ``facts`` holds what the index was built from (run, kind, site, model, identities, options, the cut).
+    ``record`` says what the index was built from.
     Activations are non-negative: of a decomposer with signed codes the index shows the positive side.
     """
 
     def __init__(self, path: Path) -> None:
         """Open ``path``; InputError if it is missing, damaged or of another schema version."""
         self.path = Path(path)
-        self._file = open_index(self.path)
-        self.facts: dict[str, Any] = json.loads(self._file.attrs["facts"])
-        self.n_features: int = self.facts["n_features"]
-        self.n_tokens: int = self.facts["n_tokens"]
-        self.l0: float = self.facts["l0"]
+        self._file, self.record = open_precomputed(self.path, IndexRecord)
+        self.n_features = self.record.n_features
+        self.n_tokens = self.record.n_tokens
+        self.l0 = self.record.l0
         # Opened once: looking a dataset up by name costs as much as reading a row of it.
         self._features = dict(self._file["features"].items())
         self._act_rows, self._act_values = self._file["acts/row"], self._file["acts/value"]
@@ -66,16 +117,12 @@ class FeatureIndex:
         table["dead"] = table["n_fire"] == 0
         return table
 
-    def feature(self, f: int) -> dict[str, Any]:
-        """Everything on a feature's page but its examples, ready for JSON.
-
-        Token and neuron lists are None where the index was built without the model or the site has none.
-        ``hist`` counts firing tokens in linear bins from 0 to the maximum.
-        """
+    def feature(self, f: int) -> FeaturePage:
+        """Everything on a feature's page but its examples, ready for JSON."""
         self._check(f)
         columns = {name: array[f].item() for name, array in self._columns.items()}
         edges = np.linspace(0.0, columns["max"], N_BINS + 1)
-        return columns | {
+        lists = {
             "n_tokens": self.n_tokens,
             "hist": {"edges": edges.tolist(), "counts": self._features["hist"][f].tolist()},
             "promoted": self._tokens_and_values("promoted", f),
@@ -83,8 +130,9 @@ class FeatureIndex:
             "neighbours": {kind: self._ids_and_values(kind, f) for kind in ("cosine", "coactivation")},
             "neurons": self._ids_and_values("neurons", f),
         }
+        return cast(FeaturePage, columns | lists)
 
-    def examples(self, f: int, which: ExampleKind, context: int | None = 24) -> list[dict[str, Any]]:
+    def examples(self, f: int, which: ExampleKind, context: int | None = 24) -> list[Example]:
         """Tokens chosen for a feature, each with ``context`` tokens to either side (None: its whole sequence).
 
         "top" has at most one token a sequence, largest first; "intervals" random tokens from each fifth of the range,
@@ -101,17 +149,16 @@ class FeatureIndex:
             rows, values = rows[::-1].ravel(), values[::-1].ravel()
         present = np.flatnonzero(rows >= 0)
         windows = self._windows(rows[present], values[present], context, self.activations(f))
-        return [window | {"group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
+        return [{**window, "group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
 
     def examples_of(
         self, activations: Float[np.ndarray, " n_tokens"], n: int, context: int | None = 24
-    ) -> list[dict[str, Any]]:
+    ) -> list[Example]:
         """The "top" examples, ``n`` of them, of any activations over the store's tokens, such as a mixture of features."""
         firing = np.flatnonzero(activations > 0)
         order = firing[np.argsort(activations[firing], kind="stable")]
         best = order[top_one_a_sequence(self._positions[order, 0], n)]
-        windows = self._windows(best, activations[best], context, (firing, activations[firing]))
-        return [window | {"group": ""} for window in windows]
+        return self._windows(best, activations[best], context, (firing, activations[firing]))
 
     def activations(self, f: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Rows (ascending) and activations of the feature on every token where it exceeds its cut."""
@@ -171,19 +218,19 @@ class FeatureIndex:
         if not 0 <= f < self.n_features:
             raise unknown_feature(f, self.n_features)
 
-    def _ids_and_values(self, name: str, f: int) -> list[list[Any]] | None:
+    def _ids_and_values(self, name: str, f: int) -> Ranked | None:
         if f"{name}_id" not in self._features:
             return None
         ids, values = self._features[f"{name}_id"][f], self._features[f"{name}_value"][f]
-        return [[int(i), float(value)] for i, value in zip(ids, values, strict=True) if i >= 0]
+        return [(int(i), float(value)) for i, value in zip(ids, values, strict=True) if i >= 0]
 
-    def _tokens_and_values(self, name: str, f: int) -> list[list[Any]] | None:
+    def _tokens_and_values(self, name: str, f: int) -> RankedTokens | None:
         pairs = self._ids_and_values(name, f)
-        return None if pairs is None else [[self._vocabulary[token], value] for token, value in pairs]
+        return None if pairs is None else [(self._vocabulary[token], value) for token, value in pairs]
 
     def _windows(
         self, rows: np.ndarray, values: np.ndarray, context: int | None, firing: tuple[np.ndarray, np.ndarray]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Example]:
         """The stored tokens around each row (never the first BOS) with the feature's activation on each.
 
         All windows are gathered at once, end to end; a token's place is its sequence times n_ctx plus its position.
@@ -209,6 +256,7 @@ class FeatureIndex:
                 "tokens": tokens[bounds[i] : bounds[i + 1]],
                 "activations": activations[bounds[i] : bounds[i + 1]].tolist(),
                 "centre": int(positions[i] - first[i]),
+                "group": "",
             }
             for i in range(len(rows))
         ]
@@ -229,7 +277,7 @@ def is_stale(index: FeatureIndex, run: Run) -> bool:
         store_identity = Manifest.read(run.store_path).identity
     except InputError:
         return True
-    return (index.facts["store_identity"], index.facts["run_identity"]) != (store_identity, run.identity)
+    return (index.record.store_identity, index.record.run_identity) != (store_identity, run.identity)
 
 
 def _interval_name(i: int) -> str:

@@ -32,7 +32,7 @@ from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SparseAutoencoder
 from interp.decomposers.sae.config import VariantName
 from interp.decomposers.sae.variants import VARIANTS
 from interp.errors import InputError
-from interp.files import refused_writes, write_whole
+from interp.files import refused_writes, whole, write_whole
 from interp.runs.record import Run
 from interp.runs.training import keep_run
 from interp.store.reader import ActivationStore
@@ -60,6 +60,8 @@ READ: dict[str, tuple[VariantName, dict[str, str]]] = {
 }
 """What each architecture is read as: the variant, and its names of tensors."""
 SHARED = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+SaelensConfig = dict[str, Any]
+"""cfg.json, whose keys differ between the versions of SAELens."""
 N_MEASURED = 8192
 """Rows of the store that an imported autoencoder's figures are taken on."""
 
@@ -80,15 +82,13 @@ def export_saelens(run: Run, folder: Path) -> None:
         raise InputError(f"'{folder}' is there already; name a new folder, or delete that one")
     names = SHARED | WRITTEN[decomposer.config.variant][1]
     tensors = {theirs: decomposer.tensors[ours].contiguous() for ours, theirs in names.items()}
-    partial = folder.with_name(folder.name + ".partial")
-    with refused_writes(folder, "the run is as it was"):
+    with refused_writes(folder, "the run is as it was"), whole(folder) as partial:
         partial.mkdir(parents=True, exist_ok=True)
         write_whole(partial / WEIGHTS, save(tensors))
         write_whole(partial / CONFIG, json.dumps(_written_config(run, decomposer), indent=1).encode())
-        partial.rename(folder)
 
 
-def _written_config(run: Run, decomposer: SparseAutoencoder) -> dict[str, Any]:
+def _written_config(run: Run, decomposer: SparseAutoencoder) -> SaelensConfig:
     manifest, variant = run.store().manifest, decomposer.config.variant
     topk = {"k": decomposer.config.k, "rescale_acts_by_decoder_norm": False} if variant == "topk" else {}
     return {
@@ -150,7 +150,7 @@ def import_saelens(folder: Path, store: ActivationStore, name: str, *, site: str
     return keep_run(store, site, SAE(config, tensors, notes), name)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> SaelensConfig:
     """cfg.json, with what was written before version 6 under its present name."""
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         raise InputError(f"'{folder}' is no SAELens folder: it lacks {' and '.join(missing)}")
@@ -169,7 +169,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return cfg
 
 
-def _variant(folder: Path, cfg: dict[str, Any]) -> tuple[VariantName, int | None]:
+def _variant(folder: Path, cfg: SaelensConfig) -> tuple[VariantName, int | None]:
     """The variant that an architecture is, and its k where it has one."""
     if cfg["architecture"] not in READ:
         raise InputError(
@@ -189,7 +189,7 @@ def _variant(folder: Path, cfg: dict[str, Any]) -> tuple[VariantName, int | None
     return variant, round(k)
 
 
-def _read_weights(folder: Path, cfg: dict[str, Any]) -> dict[str, Tensor]:
+def _read_weights(folder: Path, cfg: SaelensConfig) -> dict[str, Tensor]:
     """Our tensors: those of the file, with what SAELens does otherwise folded in."""
     try:
         stored = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
@@ -215,7 +215,7 @@ def _read_weights(folder: Path, cfg: dict[str, Any]) -> dict[str, Tensor]:
     return _folded({ours: stored[theirs] for ours, theirs in names.items()}, cfg)
 
 
-def _folded(tensors: dict[str, Tensor], cfg: dict[str, Any]) -> dict[str, Tensor]:
+def _folded(tensors: dict[str, Tensor], cfg: SaelensConfig) -> dict[str, Tensor]:
     """Tensors that compute without SAELens's options what they compute with those of ``cfg``."""
     t = dict(tensors)
     if not cfg.get("apply_b_dec_to_input", True):

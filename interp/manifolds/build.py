@@ -10,9 +10,7 @@ A latent with fewer than three axes is shown with the directions, outside of tho
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,13 +23,15 @@ from torch import Tensor
 from interp.decomposers.bilinear.autoencoder import Bilinear
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
-from interp.index.layout import write_compressed
+from interp.files import whole
+from interp.index.layout import write_attributes, write_compressed
 from interp.manifolds.label_curve import N_KNOTS, LabelCurve
-from interp.manifolds.layout import FILE, PLANES, SCHEMA, VERSION
+from interp.manifolds.layout import FILE, PLANES, ManifoldRecord
 from interp.manifolds.ordinals import in_every_other_document, ordinals
 from interp.manifolds.planes import random_planes
 from interp.manifolds.shape import LEAST_ROWS, N_AXES, best_scores, points_of, strongest
 from interp.progress import progress
+from interp.records import check_options
 from interp.runs.record import Run
 from interp.store.reader import ActivationStore
 
@@ -65,6 +65,7 @@ class ManifoldConfig:
     """Seed of the sample and of the random planes."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.n_points < 4 or self.n_sample < max(LEAST_ROWS, self.n_points) or self.n_planes < 1:
             raise InputError(
                 f"{self.n_points} points of a sample of {self.n_sample} tokens and {self.n_planes} random planes were asked "
@@ -93,19 +94,27 @@ def build_manifolds(run: Run, *, config: ManifoldConfig | None = None, model: To
     if model is not None and model.fingerprint != store.manifest.model_fingerprint:
         raise InputError(f"the store {store.path} was captured from '{store.manifest.model_id}', not from this model")
     sample = _Sample.draw(store, run.site, config, model)
-    config = ManifoldConfig(**{**asdict(config), "n_points": min(config.n_points, len(sample.rows))})
+    config = replace(config, n_points=min(config.n_points, len(sample.rows)))
     features = _describe(decomposer, sample, config)
-    facts = {
-        "run": run.name,
-        "run_identity": run.identity,
-        "store_identity": run.store_identity,
-        "config": asdict(config),
-        "n_features": decomposer.n_features,
-        "n_far": config.n_far,
-        "ordinals": list(sample.ordinals),
-        "has_text": sample.text is not None,
-    }
-    return _write(run.path / FILE, sample, features, facts)
+    record = ManifoldRecord(
+        run=run.name,
+        run_identity=run.identity,
+        store_identity=run.store_identity,
+        config=asdict(config),
+        n_features=decomposer.n_features,
+        n_far=config.n_far,
+        ordinals=list(sample.ordinals),
+        has_text=sample.text is not None,
+    )
+    with whole(run.path / FILE) as partial, h5py.File(partial, "w") as file:
+        file["tokens/row"] = sample.rows.astype(np.int32)
+        for name, texts in (sample.text or {}).items():
+            file.create_dataset(f"tokens/{name}", data=texts, dtype=h5py.string_dtype())
+        file["ordinals"] = np.stack(list(sample.ordinals.values()))
+        for name, values in features.items():
+            write_compressed(file.require_group("features"), name, values)
+        write_attributes(file, record)
+    return run.path / FILE
 
 
 @dataclass(frozen=True)
@@ -226,22 +235,3 @@ def _leading_direction(rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     for _ in range(_N_POWER):
         direction = unit_rows((rows @ direction) @ rows)
     return direction
-
-
-def _write(path: Path, sample: _Sample, features: dict[str, np.ndarray], facts: dict[str, object]) -> Path:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            file["tokens/row"] = sample.rows.astype(np.int32)
-            for name, texts in (sample.text or {}).items():
-                file.create_dataset(f"tokens/{name}", data=texts, dtype=h5py.string_dtype())
-            file["ordinals"] = np.stack(list(sample.ordinals.values()))
-            for name, values in features.items():
-                write_compressed(file.require_group("features"), name, values)
-            file.attrs.update({"facts": json.dumps(facts), "schema": SCHEMA, "version": VERSION})
-        with partial.open("rb") as whole:
-            os.fsync(whole.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

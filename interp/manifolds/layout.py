@@ -3,7 +3,7 @@
 Points are tokens of one random sample of the store. A latent keeps the places in that sample of those that lie furthest out
 on its axes, furthest first, and after them some of the others, drawn at random.
 
-    attributes            schema, version; facts (a JSON object: run, identities, options, n_features, n_far, ordinals)
+    attributes            schema, version; facts (``ManifoldRecord`` as JSON)
     tokens/row            int32 [n_sample]          rows of the store, ascending
     tokens/{text, next, before, after}   utf-8 [n_sample]   the token, the one that follows it, what stands around it on at
                                                     most 60 characters a side; absent without the model
@@ -21,14 +21,9 @@ on its axes, furthest first, and after them some of the others, drawn at random.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import h5py
-
-from interp.index.layout import open_precomputed
+from interp.index.layout import PrecomputedRecord
 
 FILE = "manifolds.h5"
-SCHEMA, VERSION = "manifold index", 1
 
 KINDS = ("bilinear",)
 """Decomposers whose latents are quadratic forms; the features of all others are directions, and show no manifold."""
@@ -52,6 +47,15 @@ PLANES = ("the latent's plane", "PCA's first two components", "random planes, th
 """Planes in which each label's R^2 is taken, on the same tokens: the latent's own strongest."""
 
 
-def open_manifolds(path: Path) -> h5py.File:
-    """Open the file read-only; an InputError says what is wrong with it and how to make it anew."""
-    return open_precomputed(path, "a manifold index", SCHEMA, VERSION)
+class ManifoldRecord(PrecomputedRecord, frozen=True):
+    """Of ``manifolds.h5``."""
+
+    SCHEMA = "manifold index"
+    VERSION = 1
+
+    n_far: int
+    """Points of a latent that are its strongest, at most."""
+    ordinals: list[str]
+    """Names of the ordinal labels."""
+    has_text: bool
+    """Whether tokens are known by their text."""

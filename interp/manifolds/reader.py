@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import unknown_feature, unknown_name
+from interp.index.layout import open_precomputed
 from interp.manifolds.label_curve import LabelCurve
-from interp.manifolds.layout import FILE, PLANES, SHAPES, open_manifolds
+from interp.manifolds.layout import FILE, PLANES, SHAPES, ManifoldRecord
 from interp.runs.record import Run
 
 
@@ -67,12 +66,11 @@ class ManifoldIndex:
     """
 
     def __init__(self, run: Run):
-        self._file = open_manifolds(run.path / FILE)
-        self.facts: dict[str, Any] = json.loads(self._file.attrs["facts"])
-        self.n_features: int = self.facts["n_features"]
-        self.ordinals: list[str] = self.facts["ordinals"]
+        self._file, self.record = open_precomputed(run.path / FILE, ManifoldRecord)
+        self.n_features = self.record.n_features
+        self.ordinals = self.record.ordinals
         """Names of the ordinal labels."""
-        self.is_stale: bool = self.facts["run_identity"] != run.identity
+        self.is_stale = self.record.run_identity != run.identity
         """Whether the run was trained anew since."""
 
     def close(self) -> None:
@@ -95,7 +93,7 @@ class ManifoldIndex:
         eigenvalue, and for an ordinal the R^2 in the other planes on the same tokens. The score of an ordinal is its R^2."""
         if by not in self.rankings:
             raise unknown_name("ranking", by, self.rankings, "this run")
-        columns: dict[str, Any] = {"id": np.arange(self.n_features)}
+        columns: dict[str, np.ndarray] = {"id": np.arange(self.n_features)}
         if by in SHAPES:
             columns["score"] = self._ranked_by["score"][:, list(SHAPES).index(by)]
             columns["share"] = self._ranked_by["share"][:, list(SHAPES).index(by)]
@@ -123,7 +121,7 @@ class ManifoldIndex:
             feature=feature,
             coordinates=page["coordinates"],
             n_axes=int(page["n_axes"]),
-            n_far=min(self.facts["n_far"], len(point)),
+            n_far=min(self.record.n_far, len(point)),
             value=page["value"],
             ordinals={name: values[point] for name, values in zip(self.ordinals, self._ordinal_values, strict=True)},
             text={name: [texts[i] for i in point] for name, texts in self._texts.items()},
@@ -145,6 +143,6 @@ class ManifoldIndex:
 
     @functools.cached_property
     def _texts(self) -> dict[str, list[str]]:
-        if not self.facts["has_text"]:
+        if not self.record.has_text:
             return {}
         return {name: list(self._file[f"tokens/{name}"].asstr()[:]) for name in ("text", "next", "before", "after")}

@@ -16,20 +16,54 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interp.errors import InputError, unknown_name
-from interp.records import read_json, write_json
+from interp.records import FileRecord, Options, converted, from_json, read_record
 
 if TYPE_CHECKING:
     from interp.decomposers import Decomposer
     from interp.store.reader import ActivationStore
 
-SCHEMA = "interp-run"
-VERSION = 1
 RECORD, DECOMPOSER, CURVE = "run.json", "decomposer.safetensors", "train.jsonl"
-_REQUEST = {"kind", "site", "d_in", "config", "store_name", "store_identity", "model_id", "model_fingerprint"}
-_OUTCOME = {"versions", "seconds", "complete"}
+
+
+class RunRecord(FileRecord, frozen=True):
+    """run.json: what was asked for and what came of it."""
+
+    SCHEMA = "interp-run"
+    VERSION = 1
+
+    kind: str
+    """Name of the decomposer."""
+    site: str
+    """Hook point it was trained at."""
+    d_in: int
+    """Width of the site."""
+    config: Options
+    """Options of the decomposer."""
+    store_name: str
+    store_identity: str
+    """Identity of the store's content when the run was trained."""
+    model_id: str
+    """What the model was loaded by."""
+    model_fingerprint: str
+    versions: dict[str, str]
+    """Package versions at the training."""
+    seconds: float | None
+    """Wall time of the training; of runs trained together, of all; None while it is not finished."""
+    complete: bool
+    """Whether the training has finished."""
+
+    @staticmethod
+    def read(run: Path, absent: str) -> RunRecord:
+        """The record of a run folder. Raises InputError when it is damaged, and saying ``absent`` when it is not there."""
+        return read_record(run / RECORD, RunRecord, absent)
+
+    def differences(self, other: RunRecord) -> list[str]:
+        """The fields in which two records ask for different runs."""
+        asked = (name for name in self.__struct_fields__ if name not in ("versions", "seconds", "complete"))
+        return [name for name in asked if getattr(self, name) != getattr(other, name)]
 
 
 @dataclass(frozen=True)
@@ -37,20 +71,19 @@ class Run:
     """A run folder, opened. ``Run.load`` reads it, ``train_run`` makes it."""
 
     path: Path
-    facts: dict[str, Any]
-    """Everything in run.json."""
+    record: RunRecord
 
     @staticmethod
     def load(path: str | Path) -> Run:
         """Raises InputError when there is no run, its training did not finish, or it is of another schema version."""
         path = Path(path)
         absent = f"'{path}' is no run; make one with interp train, or list those there are with interp info STORE"
-        facts = read_record(path, absent)
-        if not facts["complete"]:
+        record = RunRecord.read(path, absent)
+        if not record.complete:
             raise InputError(
                 f"the training of '{path}' was interrupted; run the same interp train command again to finish it"
             )
-        return Run(path, facts)
+        return Run(path, record)
 
     @property
     def name(self) -> str:
@@ -59,17 +92,22 @@ class Run:
     @property
     def kind(self) -> str:
         """Name of the decomposer."""
-        return str(self.facts["kind"])
+        return self.record.kind
 
     @property
     def site(self) -> str:
         """Hook point it was trained at."""
-        return str(self.facts["site"])
+        return self.record.site
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Options:
         """Options of the decomposer."""
-        return dict(self.facts["config"])
+        return self.record.config
+
+    @property
+    def n_features(self) -> int:
+        """Number of features asked for."""
+        return converted(self.config.get("n_features"), int, f"n_features in '{self.path / RECORD}'")
 
     @property
     def store_path(self) -> Path:
@@ -79,12 +117,12 @@ class Run:
     @property
     def store_identity(self) -> str:
         """Identity of the store's content when the run was trained."""
-        return str(self.facts["store_identity"])
+        return self.record.store_identity
 
     @property
     def model_id(self) -> str:
         """What the model was loaded by."""
-        return str(self.facts["model_id"])
+        return self.record.model_id
 
     @property
     def index_path(self) -> Path:
@@ -129,8 +167,8 @@ class Run:
         return load(self.path / DECOMPOSER)
 
     def training_curve(self) -> list[dict[str, float]]:
-        """The records of the training, in order."""
-        return read_lines(self.path / CURVE)
+        """The records of the training, in order. Raises InputError when its file is damaged."""
+        return read_curve(self.path / CURVE)
 
 
 def find_runs(workspace: str | Path) -> list[Run]:
@@ -144,19 +182,16 @@ def find_runs(workspace: str | Path) -> list[Run]:
     return runs
 
 
-def read_record(path: Path, absent: str) -> dict[str, Any]:
-    facts = read_json(path / RECORD, SCHEMA, VERSION, absent)
-    if missing := sorted((_REQUEST | _OUTCOME) - set(facts)):
-        raise InputError(f"'{path / RECORD}' is damaged: it lacks {', '.join(missing)}; train the run again")
-    return facts
-
-
-def write_record(path: Path, facts: dict[str, Any]) -> None:
-    write_json(path / RECORD, {"schema": SCHEMA, "version": VERSION, **facts})
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The records of a training curve, in order; none where there is no file. Raises InputError for a damaged line."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = from_json(line, dict[str, int | float], f"'{path}' line {number}")
+        if "step" not in record:
+            raise InputError(f"'{path}' line {number} is damaged: it has no step; train the run again")
+        records.append(record)
+    return records
 
 
 def resolve_run(given: str | Path, workspace: str | Path = "activations") -> Run:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import structs
+
 from interp.decomposers import Decomposer, GradientDecomposer, kind_of
 from interp.distributed import world
 from interp.errors import InputError
-from interp.runs.record import CURVE, DECOMPOSER, RECORD, Run, read_lines, read_record, write_record
+from interp.files import write_whole
+from interp.records import Options, from_json, write_record
+from interp.runs.record import CURVE, DECOMPOSER, RECORD, Run, RunRecord, read_curve
 from interp.store.reader import ActivationStore
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
@@ -99,21 +102,32 @@ class _Request:
             raise InputError(f"'{name}' cannot name a run; use letters, digits, dots, hyphens and underscores")
         self.config = config
         self.path = store.path / "runs" / name
-        self.facts = _request(store, site, kind, config)
+        self.record = RunRecord(
+            kind=kind,
+            site=site,
+            d_in=store.sites[site],
+            config=from_json(msgspec.json.encode(config).decode(), Options, "the config"),  # as it will be read back
+            store_name=store.name,
+            store_identity=store.identity,
+            model_id=store.manifest.model_id,
+            model_fingerprint=store.manifest.model_fingerprint,
+            versions={package: version(package) for package in ("torch", "numpy")},
+            seconds=None,
+            complete=False,
+        )
         self.is_new = not (self.path / RECORD).exists()
         self.is_done = False
         if not self.is_new:
-            present = read_record(self.path, "")
-            if differs := [key for key in self.facts if present[key] != self.facts[key]]:
+            present = RunRecord.read(self.path, "")
+            if differs := self.record.differences(present):
                 raise InputError(
                     f"'{self.path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
                 )
-            self.is_done = present["complete"]
+            self.is_done = present.complete
 
     def begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        self.facts["versions"] = {package: version(package) for package in ("torch", "numpy")}
-        write_record(self.path, {**self.facts, "seconds": None, "complete": False})
+        write_record(self.path / RECORD, self.record)
 
     def withdraw(self) -> None:
         """Take away what a refused training wrote; a checkpoint is work that a better option may save."""
@@ -121,21 +135,9 @@ class _Request:
             _remove(self.path)
 
     def finish(self, seconds: float) -> None:
-        write_record(self.path, {**self.facts, "seconds": round(seconds, 1), "complete": True})
+        finished = structs.replace(self.record, seconds=round(seconds, 1), complete=True)
+        write_record(self.path / RECORD, finished)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _request(store: ActivationStore, site: str, kind: str, config: DecomposerConfig) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "site": site,
-        "d_in": store.sites[site],
-        "config": json.loads(json.dumps(asdict(config))),  # as it will be read back: tuples become lists
-        "store_name": store.name,
-        "store_identity": store.identity,
-        "model_id": store.manifest.model_id,
-        "model_fingerprint": store.manifest.model_fingerprint,
-    }
 
 
 def _remove(path: Path) -> None:
@@ -161,8 +163,5 @@ class FileRecorder:
         """Append one record; records of later steps, left by an interrupted training, are dropped first."""
         if not self._writes:
             return
-        kept = [line for line in read_lines(self._path) if line["step"] < record["step"]]
-        text = "".join(json.dumps(line) + "\n" for line in [*kept, record])
-        partial = self._path.with_name(CURVE + ".partial")
-        partial.write_text(text)
-        partial.replace(self._path)
+        kept = [line for line in read_curve(self._path) if line["step"] < record["step"]]
+        write_whole(self._path, msgspec.json.Encoder().encode_lines([*kept, record]))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from interp.steering.edits import Mode
 from interp.steering.forms import QuadraticMode
+from interp.steering.records import SteeringRecord
 from interp.steering.steerer import Steerer
 
 if TYPE_CHECKING:
@@ -72,34 +75,37 @@ def compare_continuations(
     Raises InputError for dead features, unknown modes, and prompts that do not fit the model.
     """
     strengths = dict(request.strengths)
-    sampling: dict[str, Any] = {
-        "n_samples": request.n_samples,
-        "n_tokens": request.n_tokens,
-        "temperature": request.temperature,
-        "seed": request.seed,
-    }
+    generate = partial(
+        steerer.generate,
+        request.prompt,
+        n_samples=request.n_samples,
+        n_tokens=request.n_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+    )
     return SteeringResult(
-        baseline=steerer.generate(request.prompt, {}, **sampling),
-        steered=steerer.generate(request.prompt, strengths, mode=request.mode, **sampling),
+        baseline=generate({}),
+        steered=generate(strengths, mode=request.mode),
         kl=steerer.kl(neutral, strengths, mode=request.mode),
         perplexity_ratio=steerer.perplexity_ratio(neutral, strengths, mode=request.mode),
     )
 
 
-def steering_record(request: SteeringRequest, result: SteeringResult) -> dict[str, Any]:
-    """Request and result as one record of ``steering.jsonl``."""
-    return {
-        "kind": "continuations",
-        "prompt": request.prompt,
-        "strengths": {str(feature): strength for feature, strength in request.strengths.items()},
-        "mode": request.mode,
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "kl": result.kl,
-        "perplexity_ratio": result.perplexity_ratio,
-        "baseline": result.baseline,
-        "steered": result.steered,
-    }
+def steering_record(request: SteeringRequest, result: SteeringResult) -> SteeringRecord:
+    """Request and result, as of now, as one record of ``steering.jsonl``."""
+    return SteeringRecord(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        kind="continuations",
+        prompt=request.prompt,
+        strengths=dict(request.strengths),
+        mode=request.mode,
+        temperature=request.temperature,
+        seed=request.seed,
+        kl=result.kl,
+        perplexity_ratio=result.perplexity_ratio,
+        baseline=result.baseline,
+        steered=result.steered,
+    )
 
 
 def sweep_strength(

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from interp.errors import InputError
+import msgspec
+
+from interp.records import FileRecord, from_json, to_line
+from interp.steering.edits import Mode
+from interp.steering.forms import QuadraticMode
 
 if TYPE_CHECKING:
     from interp.runs.record import Run
 
 log = logging.getLogger(__name__)
 
-_RECORD_SCHEMA, _RECORD_VERSION = "interp.steering-record", 1
+FILE = "steering.jsonl"
 
 
-def write_steering_record(run: Run, record: dict[str, Any]) -> None:
-    """Append ``record``, with schema, version and UTC time, as one line of the run's ``steering.jsonl``, and sync it.
+class SteeringRecord(FileRecord, frozen=True):
+    """A prompt continued with and without some features written in."""
 
-    One write call a line, so that writers side by side do not interleave. Raises InputError for a record that is not JSON.
+    SCHEMA = "interp.steering-record"
+    VERSION = 1
+
+    time: str
+    """UTC, ISO 8601."""
+    kind: Literal["continuations"]
+    prompt: str
+    strengths: dict[int, float]
+    """Of each feature, in the unit of the mode."""
+    mode: Mode | QuadraticMode
+    temperature: float
+    seed: int
+    kl: float
+    """Mean KL(p_0 || p_steered) on neutral text, nats per token."""
+    perplexity_ratio: float
+    """Perplexity of neutral text under the steered model over that under the model itself."""
+    baseline: list[str]
+    steered: list[str]
+
+
+def write_steering_record(run: Run, record: SteeringRecord) -> None:
+    """Append ``record`` as one line of the run's ``steering.jsonl``, and sync it.
+
+    One write call a line, so that writers side by side do not interleave. Raises InputError for figures that are not finite.
     """
-    head = {
-        "schema": _RECORD_SCHEMA,
-        "version": _RECORD_VERSION,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    try:
-        line = json.dumps(head | record, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the steering record cannot be written as JSON: {error}") from None
-    file = os.open(run.path / "steering.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    line = to_line(record)
+    file = os.open(run.path / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"  # a writer killed half-way left no newline
@@ -42,20 +59,19 @@ def write_steering_record(run: Run, record: dict[str, Any]) -> None:
         os.close(file)
 
 
-def read_steering_records(run: Run) -> list[dict[str, Any]]:
-    """The run's steering records, oldest first; a line cut short by a killed writer is left out with a warning in the log."""
-    path = run.path / "steering.jsonl"
+def read_steering_records(run: Run) -> list[SteeringRecord]:
+    """The run's steering records, oldest first; a line cut short by a killed writer is left out with a warning in the log.
+
+    Raises InputError naming the line for a record of another version, or with other keys or values.
+    """
+    path = run.path / FILE
     records = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            msgspec.json.decode(line)
+        except msgspec.DecodeError:
             log.warning("%s line %d was cut short and is left out", path, number)
             continue
-        if record.get("schema") != _RECORD_SCHEMA or record.get("version") != _RECORD_VERSION:
-            raise InputError(
-                f"{path} line {number} is no steering record of version {_RECORD_VERSION}; move the file away"
-            )
-        records.append(record)
+        records.append(from_json(line, SteeringRecord, f"'{path}' line {number}"))
     return records

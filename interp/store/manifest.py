@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
-from interp.errors import InputError
-from interp.records import read_json, write_json
+from msgspec import structs
 
-SCHEMA = "interp-activation-store"
-VERSION = 2
+from interp.records import FileRecord, Record, read_record, write_record
+
 FILE_NAME = "store.json"
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(Record, frozen=True):
     """One whole shard file."""
 
     file: str
@@ -43,9 +41,11 @@ _PROGRESS = {"versions", "seconds", "checks", "shards", "complete"}
 """Fields that say how a capture went, not what was asked for."""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(FileRecord, frozen=True):
     """Everything that says what the arrays of a store mean."""
+
+    SCHEMA = "interp-activation-store"
+    VERSION = 2
 
     model_id: str
     model_fingerprint: str
@@ -59,23 +59,23 @@ class Manifest:
     """Token every sequence begins with and documents are separated by; never a row."""
     sites: dict[str, int]
     """Hook point to width."""
-    dtype: str
-    """Of the site arrays: float16 or float32."""
+    dtype: Literal["float16", "float32"]
+    """Of the site arrays."""
     label_sets: dict[str, list[str]]
     """Label set to the names of its columns."""
     sequences_per_shard: int
     """Sequences in every shard but the last."""
     versions: dict[str, str]
     """Package versions at capture."""
-    compressed: bool = False
+    compressed: bool
     """Whether the site arrays are chunked and compressed (Blosc2, zstd)."""
-    seconds: float = 0.0
+    seconds: float
     """Wall time the capture took so far."""
-    checks: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, float]
     """Identities between hook points, tried on the first batch, to their relative errors."""
-    shards: tuple[Shard, ...] = ()
+    shards: tuple[Shard, ...]
     """Whole shards, in order; while several processes write, some in between may be missing yet."""
-    complete: bool = False
+    complete: bool
 
     @property
     def n_rows(self) -> int:
@@ -97,9 +97,8 @@ class Manifest:
 
     def same_request(self, other: Manifest) -> list[str]:
         """The fields in which two manifests ask for different content."""
-        return [
-            f.name for f in fields(self) if f.name not in _PROGRESS and getattr(self, f.name) != getattr(other, f.name)
-        ]
+        asked = (name for name in self.__struct_fields__ if name not in _PROGRESS)
+        return [name for name in asked if getattr(self, name) != getattr(other, name)]
 
     def asking_for(self, n_tokens: int | None) -> Manifest:
         """The same capture of another number of tokens, with the shards that hold the same either way.
@@ -116,30 +115,19 @@ class Manifest:
             number = shard.number + 1
             if n_rows < min(ends):
                 kept.append(shard)
-        return replace(self, n_tokens=n_tokens, shards=tuple(kept))
+        return structs.replace(self, n_tokens=n_tokens, shards=tuple(kept))
 
     def with_shard(self, shard: Shard) -> Manifest:
         """The same with one more whole shard, or with another file in the place of an old one."""
         others = (old for old in self.shards if old.file != shard.file)
-        return replace(self, shards=tuple(sorted((*others, shard), key=lambda shard: shard.number)))
+        return structs.replace(self, shards=tuple(sorted((*others, shard), key=lambda shard: shard.number)))
 
     def write(self, folder: Path) -> None:
         """Replace ``store.json`` in one step."""
-        record = {"schema": SCHEMA, "version": VERSION, **asdict(self)}
-        write_json(folder / FILE_NAME, record)
+        write_record(folder / FILE_NAME, self)
 
     @staticmethod
     def read(folder: Path) -> Manifest:
         """Raises InputError when there is no store, it is of another schema, or its manifest is damaged."""
-        record = read_json(
-            folder / FILE_NAME, SCHEMA, VERSION, f"'{folder}' is no activation store; make one with interp capture"
-        )
-        known = {f.name for f in fields(Manifest)}
-        if set(record) != known:
-            odd = ", ".join(sorted(set(record) ^ known))
-            raise InputError(f"'{folder / FILE_NAME}' has missing or unknown keys ({odd}); capture the store again")
-        try:
-            record["shards"] = tuple(Shard(**shard) for shard in record["shards"])
-        except TypeError:
-            raise InputError(f"'{folder / FILE_NAME}' is damaged: its list of shards is odd; make it again") from None
-        return Manifest(**record)
+        absent = f"'{folder}' is no activation store; make one with interp capture"
+        return read_record(folder / FILE_NAME, Manifest, absent)

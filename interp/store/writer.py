@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 from filelock import FileLock, Timeout
+from msgspec import structs
 
 from interp.corpora.packing import Sequences
 from interp.distributed import world
@@ -99,7 +99,7 @@ class StoreWriter:
     def note_checks(self, checks: dict[str, float]) -> None:
         """Keep the errors of a capture's self-check in the manifest."""
         if self._world.is_first:
-            self._update(lambda manifest: replace(manifest, checks=checks))
+            self._update(lambda manifest: structs.replace(manifest, checks=checks))
 
     def finish(self) -> None:
         """Wait for the last shards of all processes, link the shards into ``store.h5``, mark the store complete."""
@@ -118,7 +118,7 @@ class StoreWriter:
                 )
             with self._refused_writes():
                 write_virtual(self.folder, manifest)
-            self._update(lambda manifest: replace(manifest, complete=True))
+            self._update(lambda manifest: structs.replace(manifest, complete=True))
         self._world.wait()
 
     def __enter__(self) -> StoreWriter:
@@ -155,7 +155,7 @@ class StoreWriter:
             what = "; ".join(f"{name}: {_shown(there)} there, {_shown(asked)} asked" for name, there, asked in pairs)
             raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
         whole = tuple(shard for shard in usable.shards if shard.is_whole(folder))
-        usable = replace(usable, shards=whole, complete=present.complete and whole == present.shards)
+        usable = structs.replace(usable, shards=whole, complete=present.complete and whole == present.shards)
         if usable != present:
             usable.write(folder)
             for shard in set(present.shards) - set(whole):
@@ -179,7 +179,13 @@ class StoreWriter:
         name, is_row = f"{number:06d}.h5", content.sequences.is_row
         with self._refused_writes():
             write_whole(self.folder / "shards" / name, image)
-        shard = Shard(name, int(is_row.sum()), len(is_row), len(image), hashlib.sha256(image).hexdigest())
+        shard = Shard(
+            file=name,
+            n_rows=int(is_row.sum()),
+            n_sequences=len(is_row),
+            n_bytes=len(image),
+            sha256=hashlib.sha256(image).hexdigest(),
+        )
         self._update(lambda manifest: manifest.with_shard(shard))
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> None:
@@ -188,7 +194,7 @@ class StoreWriter:
             manifest = change(Manifest.read(self.folder))
             if self._world.is_first:
                 now = time.monotonic()
-                manifest = replace(manifest, seconds=round(manifest.seconds + now - self._since, 3))
+                manifest = structs.replace(manifest, seconds=round(manifest.seconds + now - self._since, 3))
                 self._since = now
             manifest.write(self.folder)
             self._manifest = manifest

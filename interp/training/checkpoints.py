@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.files import whole
 from interp.training.config import DecomposerConfig
 from interp.training.protocol import CHECKPOINT
 
@@ -26,14 +27,9 @@ def save_checkpoint(
     """Write everything the next step depends on; nothing where there is no folder."""
     if folder is None:
         return
-    partial = folder / (CHECKPOINT + ".partial")
-    everything = {**tensors, **pack_optimizers(optimizers)}
-    save_file(
-        {name: tensor.contiguous() for name, tensor in everything.items()},
-        partial,
-        metadata={"config": json.dumps(asdict(config))},
-    )
-    partial.replace(folder / CHECKPOINT)
+    everything = {name: tensor.contiguous() for name, tensor in {**tensors, **pack_optimizers(optimizers)}.items()}
+    with whole(folder / CHECKPOINT) as partial:
+        save_file(everything, partial, metadata={"config": json.dumps(asdict(config))})
 
 
 def load_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from interp.errors import InputError
+from interp.records import check_options
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class DecomposerConfig:
     """Seed of the initial values and of the order of the rows."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.n_features < 1:
             raise InputError(f"the number of features is {self.n_features}; it must be 1 or more")
         if self.seed < 0:
@@ -41,6 +43,7 @@ class Schedule:
     most 50 a training); 0 trains to the end."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if min(self.warmup, self.cooldown) < 0 or self.warmup + self.cooldown > 1:
             raise InputError("warmup and cooldown must be shares that are together at most 1")
         if min(self.clip, self.held_out, self.patience) < 0:

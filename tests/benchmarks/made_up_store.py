@@ -25,6 +25,7 @@ def write_store(folder: Path, n_sequences: int, d_in: int) -> ActivationStore:
     manifest = Manifest(
         model_id="none", model_fingerprint="", tokenizer_fingerprint="", corpus="random", n_tokens=n_rows, n_ctx=N_CTX,
         bos_id=0, sites={SITE: d_in}, dtype="float16", label_sets={}, sequences_per_shard=SEQUENCES_PER_SHARD, versions={},
+        compressed=False, seconds=0.0, checks={}, shards=(), complete=False,
     )  # fmt: skip
     with StoreWriter(folder, manifest) as writer:
         for values in blocks(n_sequences, d_in):

@@ -9,6 +9,7 @@ from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
 from interp.decomposers.sae.variants import VARIANTS, VariantName, VariantOptions
 from interp.errors import InputError
+from interp.records import check_options
 from interp.training.config import GradientConfig
 
 
@@ -21,6 +22,9 @@ class Arithmetic:
     encoder: Literal["float32", "bfloat16"] = "float32"
     """Precision of the encoder's product in training. bfloat16 is faster on a GPU and on processors with AMX or AVX512-BF16;
     any other computes in float32, whatever is asked for."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.records import check_options
 
 RESAMPLED_NORM = 0.2
 """Norm of a resampled encoder row, in mean norms of those of features that fire; so small that it disturbs little."""
@@ -35,6 +36,7 @@ class DeadFeatures:
     """Tokens from one resampling to the next: dead features begin anew at tokens that are reconstructed badly; 0: never."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if min(self.dead_after, self.aux_k, self.aux_weight, self.resample_every) < 0:
             raise InputError("dead-after, aux-k, aux-weight and resample-every must not be negative; 0 turns each off")
 

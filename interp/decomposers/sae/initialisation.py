@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.records import check_options
 from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 
@@ -50,6 +51,7 @@ class Initialisation:
     """The encoder begins as this multiple of the decoder."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         _check_scale(self.encoder_scale)
 
 
@@ -66,6 +68,7 @@ class SubspaceInitialisation:
     """The encoder begins as this multiple of the decoder."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         _check_scale(self.encoder_scale)
         if not 0 <= self.full_space <= 1:
             raise InputError(f"the share of full-space directions is {self.full_space:g}; it must lie between 0 and 1")

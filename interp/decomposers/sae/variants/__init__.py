@@ -15,6 +15,7 @@ from interp.decomposers.sae.variants.jumprelu import JumpReLU, JumpReLUOptions
 from interp.decomposers.sae.variants.matryoshka import Matryoshka, MatryoshkaOptions
 from interp.decomposers.sae.variants.relu import ReLU
 from interp.decomposers.sae.variants.topk import TopK
+from interp.records import check_options
 
 VARIANTS: dict[str, type[Variant]] = {
     variant.name: variant
@@ -40,5 +41,6 @@ class VariantOptions(MatryoshkaOptions, JumpReLUOptions, PenaltyOptions):
     """Options that one variant or another has."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         for options in VariantOptions.__bases__:
             options.__post_init__(self)  # type: ignore[attr-defined]
