@@ -10,7 +10,6 @@ from app.workspace import index_command, index_version, open_index, open_manifol
 from interp.errors import InputError
 from interp.index.build import build_index
 from interp.index.reader import FeatureIndex, is_stale
-from interp.manifolds.layout import KINDS
 from interp.manifolds.reader import ManifoldIndex
 from interp.runs.record import Run
 
@@ -42,12 +41,12 @@ def require_index(run: Run) -> FeatureIndex:
 
 def require_manifolds(run: Run) -> ManifoldIndex:
     """The run's manifolds. Ends the page where there are none: with a button that builds them, or with why there are none."""
-    if run.kind not in KINDS:
+    if not run.can("forms"):
         st.info(
             f"`{run_name(run)}` is a run of {run.kind}: its features are directions, and a direction has no manifold. Choose a "
             "run of a bilinear autoencoder, or train one with:"
         )
-        st.code(train_command(run, KINDS[0]), language="bash")
+        st.code(train_command(run, "bilinear"), language="bash")
         st.stop()
     try:
         index = open_manifolds(run)

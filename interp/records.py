@@ -7,7 +7,6 @@ of options go through the same checks, whether they come from a file or are made
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -177,27 +176,3 @@ def _plain(error: msgspec.ValidationError) -> str:
     """msgspec's sentence with a small first letter, without backticks, and with the path of the key as in Python."""
     text = re.sub(r" - at `\$\.?(.*?)`$", r" at \1", str(error)).replace("`", "")
     return text[:1].lower() + text[1:]
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file in one step."""
-    write_whole(path, json.dumps(record, indent=1).encode())
-
-
-def read_json(path: Path, schema: str, version: int, absent: str) -> dict[str, Any]:
-    """A JSON file of the project without its ``schema`` and ``version``, both checked first.
-
-    Raises InputError with the text ``absent`` when the file is not there.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(absent) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"'{path}' is damaged: it is not valid JSON; make it again") from None
-    found = (record.pop("schema", None), record.pop("version", None)) if isinstance(record, dict) else (None, None)
-    if found != (schema, version):
-        raise InputError(
-            f"'{path}' is {found[0]} version {found[1]}, this program reads {schema} version {version}; make it again"
-        )
-    return record

@@ -130,7 +130,7 @@ def make_run(folder: Path, method=None) -> PlantedRun:
     (path / "decomposer.safetensors").write_bytes(b"weights")
     record = RunRecord(
         kind="planted", site=SITE, d_in=D_IN, config={}, store_name=store.name, store_identity=store.identity,
-        model_id="demo", model_fingerprint="abc", versions={}, seconds=1.0, complete=True,
+        model_id="demo", model_fingerprint="abc", capabilities=["decode"], versions={}, seconds=1.0, complete=True,
     )  # fmt: skip
     return PlantedRun(path, record, method or Planted())
 
@@ -340,7 +340,7 @@ def test_a_real_run_shows_its_models_own_tokens_and_effects(tmp_path):
     run = make_workspace(tmp_path).run
     model = load_model(run.model_id, device="cpu")
     directions = run.decomposer().write_directions()
-    effects = model.logit_effects(model.residual_directions(run.site, directions))
+    effects = model.logit_effects(model.residual_directions(run.site.write, directions))
     words, tokens = model.token_strings(), run.store().tokens()
     with FeatureIndex(run.index_path) as index:
         f = int(index.summary["n_fire"].idxmax())

@@ -198,7 +198,7 @@ def test_an_imported_autoencoder_computes_what_saelens_would(
     z, reconstruction = saelens_codes(x, json.loads((folder / "cfg.json").read_text()), tensors)
     agrees(run, x, z, reconstruction)
     notes, l0 = run.decomposer().notes, float((z > 0).sum(dim=1).double().mean())
-    assert (run.kind, run.site, run.config["variant"]) == ("sae", SITE, variant)
+    assert (run.kind, str(run.site), run.config["variant"]) == ("sae", SITE, variant)
     assert run.config["k"] == (k or pytest.approx(l0, abs=1))
     assert (notes["imported_from"], notes["architecture"]) == (str(folder), cfg["architecture"])
     assert notes["model"] == "gpt2-small"
@@ -225,7 +225,7 @@ def test_a_folder_older_than_version_6_is_read(store: ActivationStore, tmp_path:
         rows(store), {"architecture": "topk", "k": 9, "apply_b_dec_to_input": True}, tensors
     )
     agrees(run, rows(store), z, reconstruction)
-    assert (run.site, run.decomposer().notes["model"]) == (SITE, "gpt2-small")
+    assert (str(run.site), run.decomposer().notes["model"]) == (SITE, "gpt2-small")
 
 
 def test_the_command_imports_under_the_name_of_the_folder_and_says_how_it_fits(

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from interp.browse.index_parts import build_index_parts
 from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.cli.main import main
-from interp.decomposers import registry
-from interp.demo.recipe import build_indexes
 from interp.errors import InputError
 from interp.evaluation.results import read_metrics
 from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
 from interp.manifolds.build import ManifoldConfig, build_manifolds
-from interp.manifolds.layout import FILE, KINDS, PLANES, SHAPES
+from interp.manifolds.layout import FILE, PLANES, SHAPES
 from interp.manifolds.ordinals import POSITION_IN_LINE, ordinals, position_in_line
 from interp.manifolds.planes import lay_out_ordinal
 from interp.manifolds.reader import ManifoldIndex, ManifoldView
@@ -190,13 +189,13 @@ def test_the_demo_builds_manifolds_anew_only_where_they_are_of_an_earlier_traini
     copy = Run.load(shutil.copytree(run.store_path, tmp_path / "tiny") / "runs/forms")
     file, model = copy.path / FILE, load_model(run.model_id)
     before = file.stat().st_mtime_ns
-    build_indexes(copy, model)
+    list(build_index_parts(copy, model, only_stale=True))
     assert file.stat().st_mtime_ns == before
     with h5py.File(file, "r+") as opened:
         facts = json.loads(opened.attrs["facts"])
         opened.attrs["facts"] = json.dumps(facts | {"run_identity": "an earlier training"})
     assert ManifoldIndex(copy).is_stale
-    build_indexes(copy, model)
+    list(build_index_parts(copy, model, only_stale=True))
     assert not ManifoldIndex(copy).is_stale
 
 
@@ -245,10 +244,6 @@ def test_eigenvalues_keep_their_signs(view: ManifoldView) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- wrong input
-
-
-def test_kinds_are_the_methods_whose_latents_are_forms() -> None:
-    assert tuple(kind for kind, method in registry.items() if hasattr(method, "form")) == KINDS
 
 
 def test_what_shows_no_manifold_is_refused(run: Run, tiny_store: ActivationStore, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def made(bilinear_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Dashboa
     """A workspace of its own with the bilinear run and one of directions."""
     folder = tmp_path_factory.mktemp("manifold-page")
     shutil.copytree(bilinear_run.store_path, folder / "tiny")
-    options = ["--store", str(folder / "tiny"), "--site", bilinear_run.site, "--name", "pca", "--n-features", "4"]
+    options = ["--store", str(folder / "tiny"), "--site", bilinear_run.site.read, "--name", "pca", "--n-features", "4"]
     main(["train", "pca", *options])
     return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/forms"), Run.load(folder / "tiny/runs/pca"))
 

@@ -56,7 +56,7 @@ def change_record(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_run_says_what_it_is_and_loads_what_was_fitted(store: ActivationStore) -> None:
     run = train_run(store, SITE, CONFIG, "first")
-    assert (run.name, run.kind, run.site, run.config) == ("first", "sae", SITE, asdict(CONFIG))
+    assert (run.name, run.kind, str(run.site), run.config) == ("first", "sae", SITE, asdict(CONFIG))
     assert run.path == store.path / "runs" / "first"
     assert (run.store_identity, run.model_id) == (store.identity, store.manifest.model_id)
     assert run.store().identity == store.identity
@@ -281,8 +281,20 @@ def test_reading_what_a_run_is_does_not_import_torch(run: Run) -> None:
     code = (
         "import sys; from pathlib import Path; from interp.runs.record import find_runs; "
         f"[run] = find_runs(Path({str(run.store_path.parent)!r})); "
-        "print(run.name, run.kind, run.site, run.config, run.identity, run.training_curve(), 'torch' in sys.modules)"
+        "print(run.name, run.kind, str(run.site), run.config, run.identity, run.training_curve(), 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("pca pca blocks.1.hook_resid_post")
     assert shown.endswith("False\n")
+
+
+def test_a_run_says_what_its_decomposer_can_do_and_an_autoencoder_has_one_site(store: ActivationStore) -> None:
+    run = train_run(store, SITE, PCAConfig(n_features=3), "components")
+    assert run.can("decode")
+    assert not run.can("forms")
+    assert not run.can("hierarchy")
+    with pytest.raises(
+        InputError, match=f"pca writes the hook point it reads, but '{SITE}->blocks.1.hook_out' are two"
+    ):
+        train_run(store, f"{SITE}->blocks.1.hook_out", PCAConfig(n_features=3), "elsewhere")
+    assert not (store.path / "runs" / "elsewhere").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interp.errors import InputError
-from interp.model.sites import layer_of, resolve_names
+from interp.model.sites import Site, layer_of, resolve_names
 
 KNOWN = [
     "hook_embed",
@@ -60,3 +60,16 @@ def test_names_and_globs_are_resolved_in_order_without_repeats() -> None:
 def test_a_name_that_means_nothing_is_refused_with_advice(patterns: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve_names(patterns, KNOWN)
+
+
+def test_a_site_reads_and_writes_one_hook_point_or_two():
+    one, two = Site.of("blocks.2.hook_mlp_out"), Site.of("blocks.2.ln2.hook_normalized -> blocks.2.hook_mlp_out")
+    assert (one.read, one.write, str(one)) == ("blocks.2.hook_mlp_out",) * 3
+    assert (two.read, two.write) == ("blocks.2.ln2.hook_normalized", "blocks.2.hook_mlp_out")
+    assert Site.of(str(two)) == two == Site.of(two)
+
+
+@pytest.mark.parametrize("text", ["", "->", "a->", "a->b->c"])
+def test_a_text_that_is_no_site_is_refused(text):
+    with pytest.raises(InputError, match=r"is no site; give a hook point, or two as READ->WRITE"):
+        Site.of(text)

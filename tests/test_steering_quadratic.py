@@ -159,17 +159,17 @@ def test_flow_and_rotation_are_modes_of_steering(bilinear_run: Run) -> None:
     steerer = QuadraticSteerer.from_run(model, bilinear_run)
     tokens = neutral_tokens(bilinear_run, n_sequences=2, n_tokens=16)
     form = bilinear_run.decomposer().form(2)  # type: ignore[attr-defined]
-    with edit_activations(model, bilinear_run.site, lambda x: rotate(x, form.axes(2), math.pi / 2)):
+    with edit_activations(model, bilinear_run.site.read, lambda x: rotate(x, form.axes(2), math.pi / 2)):
         expected = model.logits(tokens)
     torch.testing.assert_close(steerer.logits(tokens, {2: 0.25}, mode="rotate"), expected)
     torch.testing.assert_close(steerer.logits(tokens, {2: 1.0}, mode="rotate"), model.logits(tokens), rtol=0, atol=1e-3)
     assert torch.equal(steerer.logits(tokens, {2: 0.0}, mode="rotate"), model.logits(tokens))
     with pytest.raises(InputError, match="a latent with a bias has no closed-form value flow"):
         steerer.logits(tokens, {2: 0.5}, mode="flow")
-    plain = replace(form, linear=torch.zeros(model.site(bilinear_run.site).d_in), constant=0.0)
+    plain = replace(form, linear=torch.zeros(model.site(bilinear_run.site.read).d_in), constant=0.0)
     steerer.forms = lambda feature: plain
     t = 0.5 / float(plain.eigenvalues.abs().max())
-    with edit_activations(model, bilinear_run.site, lambda x: value_flow(x, plain, t)):
+    with edit_activations(model, bilinear_run.site.read, lambda x: value_flow(x, plain, t)):
         expected = model.logits(tokens)
     torch.testing.assert_close(steerer.logits(tokens, {2: 0.5}, mode="flow"), expected)
     with pytest.raises(InputError, match="no steering mode 'spin'"):

@@ -85,7 +85,7 @@ def _add_linked() -> None:
 
 def _mode(run: Run, how: str) -> str:
     """How features are written in: of a run's modes those whose strength can be set this way."""
-    steerer = steerer_type(run.kind)
+    steerer = steerer_type(run)
     modes = tuple(steerer.units) if how == BY_STRENGTH else steerer.modes_by_kl
     meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
     return str(
@@ -150,7 +150,7 @@ def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, fl
     model = require_model(run)
     try:
         with st.spinner("Generating and measuring the effect"):
-            steerer = steerer_type(run.kind).from_run(model, run)
+            steerer = steerer_type(run).from_run(model, run)
             targets = wanted if how == BY_KL else None
             steered = steer_text(steerer, request, neutral_tokens(run), targets=targets)
     except InputError as error:
@@ -168,7 +168,7 @@ def _result(run: Run) -> None:
     first, second, third = st.columns([1, 1, 2])
     first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
     second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
-    unit = steerer_type(run.kind).units[request.mode]
+    unit = steerer_type(run).units[request.mode]
     written = [f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()]
     third.caption(" · ".join([request.mode, *written]))
     for note in steered.notes:

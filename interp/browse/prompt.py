@@ -67,7 +67,7 @@ def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
         raise InputError("the text is empty; type at least one token.")
     if len(ids) > model.n_ctx:
         raise InputError(f"the text has {len(ids)} tokens; '{model.id}' reads at most {model.n_ctx}: shorten it.")
-    site = model.site(run.site)
+    site = model.site(run.site.read)
     rows = forward(model, [site], ids[None])[site.name][0, 1:].float().cpu()
     codes = run.decomposer().encode(rows).cpu().numpy().astype(np.float32)
     strings = model.token_strings()

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
-from interp.model.sites import HookSite
+from interp.model.sites import HookPoint
 
 
 def forward(
-    model: LanguageModel, sites: list[HookSite], tokens: Int[Tensor, "batch pos"]
+    model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor, "batch pos"]
 ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
     """Activations at ``sites``, heads flattened, from a forward pass that ends when the last of them has fired.
 
@@ -96,7 +96,7 @@ class FastestForward:
     chose at first.
     """
 
-    def __init__(self, model: LanguageModel, sites: list[HookSite], tokens: Int[Tensor, "batch pos"]):
+    def __init__(self, model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor, "batch pos"]):
         self.model, self.sites = model, sites
         self.native_error = self._error_of_native(tokens)
         """Largest difference between the two ways, relative to the largest activation of a site; None where the model's own

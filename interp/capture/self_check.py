@@ -12,11 +12,11 @@ from torch import Tensor
 
 from interp.capture.forward import forward, relative_error
 from interp.model.language_model import LanguageModel
-from interp.model.sites import HookSite
+from interp.model.sites import HookPoint
 
 
 @torch.no_grad()
-def self_check(model: LanguageModel, sites: list[HookSite], tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
+def self_check(model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
     """Relative error of every identity of the layers that ``sites`` are in, by its name; what cannot be tried is left out.
 
     One forward pass up to the last of those layers.

@@ -18,7 +18,7 @@ from interp.corpora.documents import Corpus
 from interp.corpora.packing import Sequences, pack
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
-from interp.model.sites import HookSite, resolve_names
+from interp.model.sites import HookPoint, resolve_names
 from interp.progress import progress
 from interp.records import check_options
 from interp.store.manifest import Manifest
@@ -97,7 +97,7 @@ def _blocks(model: LanguageModel, corpus: Corpus, request: Manifest) -> Iterator
 def _fill(
     writer: StoreWriter,
     model: LanguageModel,
-    sites: list[HookSite],
+    sites: list[HookPoint],
     blocks: Iterator[Sequences],
     batch: int,
     request: Manifest,
@@ -120,7 +120,7 @@ def _fill(
 
 
 def _activations(
-    run: FastestForward, sites: list[HookSite], block: Sequences, batch: int, dtype: str
+    run: FastestForward, sites: list[HookPoint], block: Sequences, batch: int, dtype: str
 ) -> dict[str, np.ndarray]:
     """Rows of every site for one block of sequences, in the order of ``block.is_row``."""
     n_rows = int(block.is_row.sum())
@@ -137,7 +137,7 @@ def _activations(
 
 
 def _request(
-    model: LanguageModel, corpus: Corpus, config: CaptureConfig, sites: list[HookSite], n_ctx: int
+    model: LanguageModel, corpus: Corpus, config: CaptureConfig, sites: list[HookPoint], n_ctx: int
 ) -> Manifest:
     row_bytes = sum(site.d_in for site in sites) * np.dtype(config.dtype).itemsize
     return Manifest(

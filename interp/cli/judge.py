@@ -9,15 +9,14 @@ from pathlib import Path
 
 import tyro
 
+from interp.browse.index_parts import build_index_parts
 from interp.corpora.labels.registry import LABEL_SETS
 from interp.errors import InputError
 from interp.evaluation.results import EvaluationConfig
 from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
-from interp.index.build import IndexConfig, build_index
-from interp.manifolds.build import build_manifolds
-from interp.manifolds.layout import KINDS as QUADRATIC_KINDS
+from interp.index.build import IndexConfig
 from interp.model.language_model import load_model
 from interp.progress import progress
 from interp.runs.record import Run, resolve_run
@@ -37,9 +36,8 @@ class Index:
     def run(self) -> None:
         load = functools.cache(load_model)
         for run in _runs(self.runs, self.workspace):
-            print(build_index(run, config=self.config, model=load(run.model_id)))
-            if run.kind in QUADRATIC_KINDS:
-                print(build_manifolds(run, model=load(run.model_id)))
+            for path in build_index_parts(run, load(run.model_id), self.config):
+                print(path)
 
 
 @dataclass(frozen=True)

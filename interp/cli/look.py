@@ -62,7 +62,7 @@ class Read:
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
         directions = directions_of_level(run, self.level)
-        print(reading_text(read_feature(load_model(run.model_id), run.site, directions, self.feature, n=self.n)))
+        print(reading_text(read_feature(load_model(run.model_id), run.site.write, directions, self.feature, n=self.n)))
 
 
 @dataclass(frozen=True)

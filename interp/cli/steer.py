@@ -65,7 +65,7 @@ class Steer:
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
         feature, sign = self._feature(run)
-        steerer = steerer_type(run.kind).from_run(load_model(run.model_id), run)
+        steerer = steerer_type(run).from_run(load_model(run.model_id), run)
         neutral = neutral_tokens(run)
         strength = self._strength(steerer, feature, sign, neutral)
         request = SteeringRequest(

@@ -50,6 +50,8 @@ class Decomposer(ABC):
     config_type: ClassVar[type[DecomposerConfig]]
     signed_codes: ClassVar[bool] = False
     """Whether codes may be negative."""
+    writes_elsewhere: ClassVar[bool] = False
+    """Whether it may write another hook point than the one it reads."""
 
     def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor], notes: dict[str, Any] | None = None):
         self.config = config

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp.browse.index_parts import build_index_parts
 from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.sources import load_corpus
@@ -23,13 +24,7 @@ from interp.errors import InputError
 from interp.evaluation.results import EvaluationConfig, read_metrics
 from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
-from interp.index.build import build_index
-from interp.index.reader import FeatureIndex, is_stale
-from interp.manifolds.build import build_manifolds
-from interp.manifolds.layout import FILE as MANIFOLDS
-from interp.manifolds.layout import KINDS as QUADRATIC_KINDS
-from interp.manifolds.reader import ManifoldIndex
-from interp.model.language_model import LanguageModel, load_model
+from interp.model.language_model import load_model
 from interp.progress import progress
 from interp.records import check_options
 from interp.runs.record import Run
@@ -104,21 +99,13 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
             runs.append(train_run(store, site, method, name))
     with _timed("index", steps):
         for run in progress(runs, total=len(runs), what="index", unit="run"):
-            build_indexes(run, model)
+            list(build_index_parts(run, model, only_stale=True))
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_evaluated(run, held_out):
                 task = steering_task(run, PYTHON, concepts=STEERED) if run.name in STEERED_RUNS else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
-
-
-def build_indexes(run: Run, model: LanguageModel) -> None:
-    """Build the run's index, and its manifolds if its latents have any, unless they are there and of this training."""
-    if not run.index_path.exists() or is_stale(FeatureIndex(run.index_path), run):
-        build_index(run, model=model)
-    if run.kind in QUADRATIC_KINDS and (not (run.path / MANIFOLDS).exists() or ManifoldIndex(run).is_stale):
-        build_manifolds(run, model=model)
 
 
 def _is_evaluated(run: Run, store: ActivationStore) -> bool:

@@ -153,7 +153,7 @@ def stability_of(run: Run, n_fits: int) -> Stability:
         record = read_record(path, StabilityRecord, "")
         if (record.run_identity, record.n_fits) == (run.identity, n_fits):
             return Stability(n_fits, record.features, record.fvu)
-    decomposer, source = run.decomposer(), run.store().site(run.site)
+    decomposer, source = run.decomposer(), run.store().site(run.site.read)
     refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
     features = feature_stability(decomposer.read_directions().numpy(), refits)
     found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])

@@ -61,18 +61,18 @@ def evaluate_run(
     Raises InputError when the store lacks the run's site or the label set that is named, was captured from another model than
     ``model``, or has activations of another width than the run reads.
     """
-    if run.site not in store.sites:
-        raise unknown_name("hook point", run.site, store.sites, f"the store '{store.path}'")
+    if run.site.read not in store.sites:
+        raise unknown_name("hook point", run.site.read, store.sites, f"the store '{store.path}'")
     if store.manifest.model_fingerprint != model.fingerprint:
         raise InputError(
             f"the store '{store.path}' was captured from '{store.manifest.model_id}' with other weights than '{model.id}'; "
             "give the model it was captured from"
         )
-    decomposer, source = run.decomposer(), store.site(run.site)
+    decomposer, source = run.decomposer(), store.site(run.site.read)
     if decomposer.d_in != source.d_in:
         raise InputError(
-            f"run '{run.name}' reads activations of width {decomposer.d_in}, but {run.site} has {source.d_in} in the store "
-            f"'{store.path}'; give a store captured from the model that the run was trained on"
+            f"run '{run.name}' reads activations of width {decomposer.d_in}, but {run.site.read} has {source.d_in} in the "
+            f"store '{store.path}'; give a store captured from the model that the run was trained on"
         )
     if store.label_sets or config.concepts.label_set is not None:
         label_set = store.label_set(config.concepts.label_set)
@@ -80,13 +80,13 @@ def evaluate_run(
     report, reason = _concepts(run, store, config.concepts)
     spliced, steered = None, None
     if isinstance(decomposer, LinearDecomposer):
-        spliced = spliced_loss(model, decomposer, run.site, _spread(store.tokens(), config.n_sequences))
+        spliced = spliced_loss(model, decomposer, run.site.write, _spread(store.tokens(), config.n_sequences))
     if steering is not None and report is not None and report.concepts and config.n_steered:
         steered = _steering(run, model, report=report, task=steering, n=config.n_steered)
     metrics = Metrics(
         run=run.name,
         kind=run.kind,
-        site=run.site,
+        site=str(run.site),
         model=model.id,
         store=store.name,
         store_identity=store.identity,
@@ -111,7 +111,7 @@ def _concepts(run: Run, store: ActivationStore, config: ConceptConfig) -> tuple[
         label_set = store.label_set(config.label_set)
         report = evaluate_concepts(
             run.decomposer(),
-            store.site(run.site),
+            store.site(run.site.read),
             labels=store.labels(label_set),
             names=store.label_sets[label_set],
             documents=document[positions[:, 0], positions[:, 1]],

@@ -185,7 +185,7 @@ def metrics_table(runs: Sequence[Run]) -> str:
     columns = measured(rows)
     cells = [["run", "kind", "site", *(metric.heading for metric in columns)]]
     for run, row in zip(runs, rows, strict=True):
-        cells.append([run.name, run.kind, run.site, *(metric.text(row[metric.key]) for metric in columns)])
+        cells.append([run.name, run.kind, str(run.site), *(metric.text(row[metric.key]) for metric in columns)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     for run, metrics in zip(runs, found, strict=True):
@@ -210,7 +210,7 @@ def _metrics(run: Run) -> Metrics | None:
 
 
 def _row(run: Run, metrics: Metrics | None) -> dict[str, Value]:
-    what: dict[str, Value] = {"run": run.name, "kind": run.kind, "site": run.site}
+    what: dict[str, Value] = {"run": run.name, "kind": run.kind, "site": str(run.site)}
     what |= {metric.key: metric.value(metrics) if metrics else None for metric in METRICS}
     return what | {
         "store_identity": metrics.store_identity if metrics else None,

@@ -77,7 +77,7 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
     empty, the model is not the one the store was captured from, or a code is not finite.
     """
     store, decomposer = run.store(), run.decomposer()
-    source = store.site(run.site)
+    source = store.site(run.site.read)
     if len(source) == 0:
         raise InputError(f"store {store.path} holds no tokens; capture some before indexing {run.path}")
     if model is not None and model.fingerprint != store.manifest.model_fingerprint:
@@ -89,14 +89,14 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
     features = {"n_fire": codes.n_fire, "max": codes.maximum, "mean": codes.mean, "cut": codes.cut}
     features["importance"] = _importance(codes, decomposer, source)
     features |= describe_features(codes, positions[:, 0], n_top=config.n_top, n_each=config.n_each, seed=config.seed)
-    features |= _relations(codes, decomposer, run.site, config)
+    features |= _relations(codes, decomposer, run.site.read, config)
     if model is not None:
-        features |= _token_effects(model, run.site, decomposer, config.n_tokens)
+        features |= _token_effects(model, run.site.write, decomposer, config.n_tokens)
     vocabulary = None if model is None else model.token_strings()
     record = IndexRecord(
         run=run.name,
         kind=run.kind,
-        site=run.site,
+        site=str(run.site),
         run_identity=run.identity,
         store=store.name,
         store_identity=run.store_identity,

@@ -100,12 +100,12 @@ def _written_config(run: Run, decomposer: SparseAutoencoder) -> SaelensConfig:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         # Heads are given to SAELens one by one; our rows have them side by side already, and so have its weights.
-        "reshape_activations": "hook_z" if run.site.endswith("hook_z") else "none",
+        "reshape_activations": "hook_z" if run.site.read.endswith("hook_z") else "none",
         **topk,
         "metadata": {
             "sae_lens_version": WRITTEN_AS,
             "model_name": run.model_id,
-            "hook_name": run.site,
+            "hook_name": run.site.read,
             "hook_head_index": None,
             "prepend_bos": manifest.bos_id is not None,
             "context_size": manifest.n_ctx,

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.files import whole
@@ -85,15 +85,15 @@ def build_manifolds(run: Run, *, config: ManifoldConfig | None = None, model: To
     """
     config = config or ManifoldConfig()
     decomposer, store = run.decomposer(), run.store()
-    if not isinstance(decomposer, Bilinear):
+    if not isinstance(decomposer, QuadraticDecomposer):
         raise InputError(f"'{run.name}' is a run of {run.kind}, whose features are directions; train a bilinear one")
-    if len(store.site(run.site)) < LEAST_ROWS:
+    if len(store.site(run.site.read)) < LEAST_ROWS:
         raise InputError(
             f"'{store.path}' holds {store.n_rows} tokens, too few to see a shape; capture {LEAST_ROWS} or more"
         )
     if model is not None and model.fingerprint != store.manifest.model_fingerprint:
         raise InputError(f"the store {store.path} was captured from '{store.manifest.model_id}', not from this model")
-    sample = _Sample.draw(store, run.site, config, model)
+    sample = _Sample.draw(store, run.site.read, config, model)
     config = replace(config, n_points=min(config.n_points, len(sample.rows)))
     features = _describe(decomposer, sample, config)
     record = ManifoldRecord(
@@ -162,7 +162,7 @@ def _texts(
 
 
 @torch.no_grad()
-def _describe(decomposer: Bilinear, sample: _Sample, config: ManifoldConfig) -> dict[str, np.ndarray]:
+def _describe(decomposer: QuadraticDecomposer, sample: _Sample, config: ManifoldConfig) -> dict[str, np.ndarray]:
     """The arrays of ``features/``."""
     u, random = unit_rows(sample.x), np.random.default_rng(config.seed)
     numbers = range(decomposer.n_features)

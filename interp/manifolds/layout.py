@@ -25,9 +25,6 @@ from interp.index.layout import PrecomputedRecord
 
 FILE = "manifolds.h5"
 
-KINDS = ("bilinear",)
-"""Decomposers whose latents are quadratic forms; the features of all others are directions, and show no manifold."""
-
 SHAPES: dict[str, str] = {
     "circle": (
         "1 where the tokens furthest out on the first two axes lie on one thin ring about the centre and all around it; "

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import unit_rows
 from interp.errors import InputError, unknown_name
 from interp.manifolds.label_curve import LabelCurve
@@ -73,23 +73,23 @@ def lay_out_ordinal(
     if among not in columns:
         raise unknown_name("label", among, columns, f"the store '{store.path}'")
     decomposer, (label_set, column) = run.decomposer(), columns[among]
-    if not isinstance(decomposer, Bilinear):
+    if not isinstance(decomposer, QuadraticDecomposer):
         raise InputError(f"'{run.name}' is a run of {run.kind}, whose features are directions; train a bilinear one")
     rows = np.flatnonzero((store.labels(label_set)[:, column] > 0) & np.isfinite(numbers[ordinal]))
     rows = np.sort(np.random.default_rng(0).choice(rows, min(most, len(rows)), replace=False))
     return lay_out(
         decomposer,
-        store.site(run.site).rows(rows),
+        store.site(run.site.read).rows(rows),
         numbers[ordinal][rows],
         name=ordinal,
         is_fit=in_every_other_document(store, rows),
-        components=run.store().site(run.site).moments().spectrum[1],
+        components=run.store().site(run.site.read).moments().spectrum[1],
     )
 
 
 @torch.no_grad()
 def lay_out(
-    decomposer: Bilinear,
+    decomposer: QuadraticDecomposer,
     x: Float[Tensor, "n d_in"],
     label: Num[np.ndarray, " n"],
     *,
@@ -155,7 +155,7 @@ def _fit(plane: str, points: Tensor, label: np.ndarray, is_fit: np.ndarray) -> P
 
 
 def _view(
-    decomposer: Bilinear, feature: int, u: Tensor, name: str, label: np.ndarray, curve: LabelCurve, r2: float
+    decomposer: QuadraticDecomposer, feature: int, u: Tensor, name: str, label: np.ndarray, curve: LabelCurve, r2: float
 ) -> ManifoldView:
     form = decomposer.form(feature)
     points = points_of(form, u)

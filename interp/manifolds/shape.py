@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.manifolds.layout import SHAPES
@@ -63,7 +63,7 @@ class ManifoldScores:
 
 
 @torch.no_grad()
-def score_manifolds(decomposer: Bilinear, x: Float[Tensor, "n d_in"]) -> ManifoldScores:
+def score_manifolds(decomposer: QuadraticDecomposer, x: Float[Tensor, "n d_in"]) -> ManifoldScores:
     """Score every latent on the rows ``x``: a random sample of ten thousand is enough.
 
     Raises InputError for fewer than ``LEAST_ROWS``.

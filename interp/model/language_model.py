@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
-from interp.model.sites import HookSite, layer_of
+from interp.model.sites import HookPoint, layer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -73,11 +73,11 @@ class LanguageModel:
         """Every hook point's name, canonical names and TransformerLens aliases alike."""
         return list(self.bridge.hook_dict)
 
-    def site(self, name: str) -> HookSite:
+    def site(self, name: str) -> HookPoint:
         """The hook point ``name``; see ``sites``."""
         return self.sites([name])[0]
 
-    def sites(self, names: Sequence[str]) -> list[HookSite]:
+    def sites(self, names: Sequence[str]) -> list[HookPoint]:
         """Hook points with their layers and widths, measured by one short forward pass.
 
         Raises InputError for a name the model does not have, and for a hook point that is off, never fires, or does not hold
@@ -87,7 +87,7 @@ class LanguageModel:
             if name not in self.bridge.hook_dict:
                 raise unknown_name("hook point", name, self.hook_names, f"the model '{self.id}'")
         widths = self._widths(names)
-        return [HookSite(name, layer_of(name, self.n_layers), widths[name]) for name in names]
+        return [HookPoint(name, layer_of(name, self.n_layers), widths[name]) for name in names]
 
     @torch.no_grad()
     def _widths(self, names: Sequence[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Hook sites: places in a model where activations are read and written, by their TransformerLens names."""
+"""Places in a model where activations are read and written, by their TransformerLens names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,31 @@ from interp.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
-class HookSite:
+class Site:
+    """Where a decomposer works: the hook point whose activations it reads, and the one whose activations it writes.
+
+    An autoencoder writes what it reads, so the two are the same; a transcoder's are not.
+    """
+
+    read: str
+    write: str
+
+    @classmethod
+    def of(cls, given: str | Site) -> Site:
+        """A Site as it is, or one from a text: a hook point, or ``READ->WRITE``. Raises InputError for any other text."""
+        if isinstance(given, Site):
+            return given
+        names = [name.strip() for name in given.split("->")]
+        if len(names) > 2 or not all(names):
+            raise InputError(f"'{given}' is no site; give a hook point, or two as READ->WRITE")
+        return cls(names[0], names[-1])
+
+    def __str__(self) -> str:
+        return self.read if self.read == self.write else f"{self.read}->{self.write}"
+
+
+@dataclass(frozen=True)
+class HookPoint:
     """One hook point of one model."""
 
     name: str

@@ -48,7 +48,7 @@ def firing_of(run: Run) -> Firing:
     with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="numpy") as file:
         if (file.metadata() or {}).get("run_identity") == run.identity:
             return Firing(file.get_tensor("maximum"), file.get_tensor("n_fire"))
-    firing = count_firing(run.decomposer(), run.store().site(run.site))
+    firing = count_firing(run.decomposer(), run.store().site(run.site.read))
     firing.write(run)
     return firing
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.errors import InputError, unknown_name
+from interp.model.sites import Site
 from interp.records import FileRecord, Options, converted, from_json, read_record
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class RunRecord(FileRecord, frozen=True):
     """run.json: what was asked for and what came of it."""
 
     SCHEMA = "interp-run"
-    VERSION = 1
+    VERSION = 2
 
     kind: str
     """Name of the decomposer."""
     site: str
-    """Hook point it was trained at."""
+    """Hook point it was trained at; ``READ->WRITE`` where it writes another than it reads."""
     d_in: int
     """Width of the site."""
     config: Options
@@ -48,6 +49,8 @@ class RunRecord(FileRecord, frozen=True):
     model_id: str
     """What the model was loaded by."""
     model_fingerprint: str
+    capabilities: list[str]
+    """What the decomposer can do; empty while the training is not finished."""
     versions: dict[str, str]
     """Package versions at the training."""
     seconds: float | None
@@ -62,7 +65,9 @@ class RunRecord(FileRecord, frozen=True):
 
     def differences(self, other: RunRecord) -> list[str]:
         """The fields in which two records ask for different runs."""
-        asked = (name for name in self.__struct_fields__ if name not in ("versions", "seconds", "complete"))
+        asked = (
+            name for name in self.__struct_fields__ if name not in ("capabilities", "versions", "seconds", "complete")
+        )
         return [name for name in asked if getattr(self, name) != getattr(other, name)]
 
 
@@ -95,9 +100,13 @@ class Run:
         return self.record.kind
 
     @property
-    def site(self) -> str:
-        """Hook point it was trained at."""
-        return self.record.site
+    def site(self) -> Site:
+        """Where it reads and writes."""
+        return Site.of(self.record.site)
+
+    def can(self, capability: str) -> bool:
+        """Whether its decomposer has a capability ("decode", "forms" or "hierarchy"); see ``interp.decomposers.base``."""
+        return capability in self.record.capabilities
 
     @property
     def config(self) -> Options:

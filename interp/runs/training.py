@@ -16,6 +16,7 @@ from interp.decomposers import Decomposer, GradientDecomposer, kind_of
 from interp.distributed import world
 from interp.errors import InputError
 from interp.files import write_whole
+from interp.model.sites import Site
 from interp.records import Options, from_json, write_record
 from interp.runs.record import CURVE, DECOMPOSER, RECORD, Run, RunRecord, read_curve
 from interp.store.reader import ActivationStore
@@ -24,7 +25,7 @@ from interp.training.config import DecomposerConfig
 from interp.training.protocol import CHECKPOINT
 
 
-def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name: str) -> Run:
+def train_run(store: ActivationStore, site: str | Site, config: DecomposerConfig, name: str) -> Run:
     """Train a decomposer on one site of a store and keep it as the run ``name``.
 
     The method is the one that ``config`` belongs to. A finished run of the same request is opened as it is, an interrupted one
@@ -35,14 +36,14 @@ def train_run(store: ActivationStore, site: str, config: DecomposerConfig, name:
     return train_runs(store, site, {name: config})[0]
 
 
-def train_runs(store: ActivationStore, site: str, configs: Mapping[str, DecomposerConfig]) -> list[Run]:
+def train_runs(store: ActivationStore, site: str | Site, configs: Mapping[str, DecomposerConfig]) -> list[Run]:
     """Train one run for each named config, all of one method: a gradient-trained one in one pass over the rows.
 
     Each is what ``train_run`` would have made of it, and ``train_run`` says what is raised.
     """
     method = kind_of(next(iter(configs.values())))
-    source = store.site(site)
-    requests = [_Request(store, site, config, name, method.kind) for name, config in configs.items()]
+    requests = [_Request(store, Site.of(site), config, name) for name, config in configs.items()]
+    source = store.site(Site.of(site).read)
     to_do = [request for request in requests if not request.is_done]
     world().wait()  # every process has seen what there is before the first changes it
     if issubclass(method, GradientDecomposer):
@@ -58,59 +59,63 @@ def train_runs(store: ActivationStore, site: str, configs: Mapping[str, Decompos
 
 def _carry_out(method: type[Decomposer], source: ActivationSource, requests: Sequence[_Request]) -> None:
     """Fit what was asked for, and write it down; of several processes the first writes."""
-    peers = world()
-    if peers.is_first:
+    processes = world()
+    if processes.is_first:
         for request in requests:
             request.begin()
-    peers.wait()
+    processes.wait()
     started = time.monotonic()
     try:
-        recorders = [FileRecorder(request.path, writes=peers.is_first) for request in requests]
+        recorders = [FileRecorder(request.path, writes=processes.is_first) for request in requests]
         configs: list[Any] = [request.config for request in requests]
         if issubclass(method, GradientDecomposer):
             fitted: Sequence[Decomposer] = method.fit_together(source, configs, recorders)
         else:
             fitted = [method.fit(source, *each) for each in zip(configs, recorders, strict=True)]
     except InputError:
-        if peers.is_first:
+        if processes.is_first:
             for request in requests:
                 request.withdraw()
         raise
-    if peers.is_first:
+    if processes.is_first:
         for request, decomposer in zip(requests, fitted, strict=True):
             decomposer.save(request.path / DECOMPOSER)
-            request.finish(time.monotonic() - started)
-    peers.wait()
+            request.finish(time.monotonic() - started, decomposer)
+    processes.wait()
 
 
-def keep_run(store: ActivationStore, site: str, decomposer: Decomposer, name: str) -> Run:
+def keep_run(store: ActivationStore, site: str | Site, decomposer: Decomposer, name: str) -> Run:
     """Keep a decomposer that was trained elsewhere as the run ``name``. Raises InputError when there is one already."""
-    request = _Request(store, site, decomposer.config, name, decomposer.kind)
+    request = _Request(store, Site.of(site), decomposer.config, name)
     if not request.is_new:
         raise InputError(f"'{request.path}' holds a run; choose another --name or delete that folder")
     request.begin()
     decomposer.save(request.path / DECOMPOSER)
-    request.finish(0.0)
+    request.finish(0.0, decomposer)
     return Run.load(request.path)
 
 
 class _Request:
-    """One run that was asked for, and what there is of it."""
+    """One run that was asked for: its folder, its record, and whether it is there already."""
 
-    def __init__(self, store: ActivationStore, site: str, config: DecomposerConfig, name: str, kind: str):
+    def __init__(self, store: ActivationStore, site: Site, config: DecomposerConfig, name: str):
+        method = kind_of(config)
+        if site.read != site.write and not method.writes_elsewhere:
+            raise InputError(f"{method.kind} writes the hook point it reads, but '{site}' are two; give one --site")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(f"'{name}' cannot name a run; use letters, digits, dots, hyphens and underscores")
         self.config = config
         self.path = store.path / "runs" / name
         self.record = RunRecord(
-            kind=kind,
-            site=site,
-            d_in=store.sites[site],
+            kind=method.kind,
+            site=str(site),
+            d_in=store.site(site.read).d_in,
             config=from_json(msgspec.json.encode(config).decode(), Options, "the config"),  # as it will be read back
             store_name=store.name,
             store_identity=store.identity,
             model_id=store.manifest.model_id,
             model_fingerprint=store.manifest.model_fingerprint,
+            capabilities=[],
             versions={package: version(package) for package in ("torch", "numpy")},
             seconds=None,
             complete=False,
@@ -134,8 +139,9 @@ class _Request:
         if self.is_new and not (self.path / CHECKPOINT).exists():
             _remove(self.path)
 
-    def finish(self, seconds: float) -> None:
-        finished = structs.replace(self.record, seconds=round(seconds, 1), complete=True)
+    def finish(self, seconds: float, decomposer: Decomposer) -> None:
+        can = list(decomposer.capabilities)
+        finished = structs.replace(self.record, capabilities=can, seconds=round(seconds, 1), complete=True)
         write_record(self.path / RECORD, finished)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.decomposers.bilinear.autoencoder import Bilinear
+from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.metrics import kl_divergence
@@ -128,11 +128,11 @@ class QuadraticSteerer(Steerer):
     def from_run(cls, model: LanguageModel, run: Run) -> QuadraticSteerer:
         """Raises InputError for a run whose features are directions."""
         decomposer = run.decomposer()
-        if not isinstance(decomposer, Bilinear):
+        if not isinstance(decomposer, QuadraticDecomposer):
             raise InputError(
                 f"'{run.name}' is a run of {run.kind}, whose features have no forms; steer it by adding them"
             )
-        steerer = cls(model, run.site, decomposer.write_directions(), feature_scales(run))
+        steerer = cls(model, run.site.write, decomposer.write_directions(), feature_scales(run))
         steerer.forms = decomposer.form
         return steerer
 
@@ -179,9 +179,9 @@ class QuadraticSteerer(Steerer):
         return lambda x: value_flow(x, flowing, t)
 
 
-def steerer_type(kind: str) -> type[Steerer]:
-    """What steers with the features of a run of this kind: a QuadraticSteerer where they are forms."""
-    return QuadraticSteerer if kind == Bilinear.kind else Steerer
+def steerer_type(run: Run) -> type[Steerer]:
+    """What steers with the features of a run: a QuadraticSteerer where they are forms."""
+    return QuadraticSteerer if run.can("forms") else Steerer
 
 
 @dataclass(frozen=True)

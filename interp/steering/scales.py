@@ -32,7 +32,7 @@ def feature_scales(run: Run) -> Float[np.ndarray, " n_features"]:
 
 
 def _largest_projection(run: Run, directions: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
-    source = run.store().site(run.site)
+    source = run.store().site(run.site.write)
     mean = torch.from_numpy(source.moments().mean).float()
     largest, seen = torch.zeros(len(directions)), 0
     for chunk in source.chunks():

@@ -72,7 +72,7 @@ class Steerer:
 
         The maxima come from the run's index; raises InputError when there is none yet.
         """
-        return cls(model, run.site, run.decomposer().write_directions(), feature_scales(run))
+        return cls(model, run.site.write, run.decomposer().write_directions(), feature_scales(run))
 
     @property
     def n_features(self) -> int:
