@@ -15,12 +15,13 @@ label but where it lies. No text raises. It takes about 1.5 seconds per megabyte
 of it in ``tokenize``.
 
 Why not a parser that goes on after errors: the same labels were written with tree-sitter-python 0.25 (199 lines without
-indentation depth, for the 430 of ``python_structure`` and ``python_tokens``; half the time) and compared on 200 files of
-the standard library. On whole files both are right: 242 of 2.2 million characters differ, comments after an except
-clause or a decorator. On the same files cut at a random place, which is what a model's continuation looks like, the
-labels of 14.6 % of the characters are other than in the whole file with tree-sitter, and of 0.06 % here: it gives up an
-open docstring, string or bracket. After a line of prose set in between, 26 % against 0.1 %. A word deleted or a sign put
-in upsets both alike (8 to 10 % of the 400 characters on either side). parso takes twice the time for its tree alone.
+indentation depth, for the 441 of ``python_structure`` and ``python_tokens``; half the time) and compared on 200 files
+of the standard library. On whole files both are right: neither differs from ``ast`` in any of the 17 labels that it
+knows, and from each other in 242 of 2.2 million characters, comments after an except clause or a decorator. On such
+files cut at a random place, which is what a model's continuation looks like, the labels of 14.6 % of the characters are
+other than in the whole file with tree-sitter, and of 0.06 % here: it gives up an open docstring, string or bracket.
+After a line of prose set in between, 26 % against 0.1 %. A word deleted or a sign put in upsets both alike (8 to 10 %
+of the 400 characters on either side). parso takes twice the time for its tree alone.
 """
 
 from __future__ import annotations
