@@ -393,6 +393,16 @@ def identity(path: Path) -> str:
     return hashlib.sha256(header + hashlib.sha256(content[size:]).digest()).hexdigest()[:16]
 
 
+def test_firing_has_the_header_and_tensors_of_the_table(runs: Path) -> None:
+    n_features = read(runs / JUDGED / "run.json")["config"]["n_features"]
+    with safe_open(runs / JUDGED / "firing.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"run_identity": identity(runs / JUDGED / "decomposer.safetensors")}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    listed = {name: row[1] for row in table("`firing.safetensors`", "tensor") for name in names(row[0])}
+    found = {name: f"[{', '.join(map(str, each.shape))}] {each.dtype}" for name, each in tensors.items()}
+    assert found == {name: shape.replace("n_features", str(n_features)) for name, shape in listed.items()}
+
+
 def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
     [line] = (runs / JUDGED / "steering.jsonl").read_text().splitlines()
     assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
