@@ -49,6 +49,6 @@ clean:
 .venv-peers/.installed: tests/benchmarks/constraints-peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS_PIP) torch==2.13.0
-	$(PEERS_PIP) sae-lens h5py hdf5plugin scikit-learn scipy tyro filelock zstandard pillow "python-socketio[client]"
+	$(PEERS_PIP) sae-lens h5py hdf5plugin msgspec scikit-learn scipy tyro filelock zstandard pillow "python-socketio[client]"
 	$(PEERS_PIP) --no-deps dictionary-learning nnsight overcomplete
 	touch $@
