@@ -112,9 +112,9 @@ def _fill(
         checks["activations by the model's own kernels = activations step by step"] = run.native_error
     writer.note_checks(checks)
     amount = request.sequences_per_shard * (request.n_ctx - 1)
-    todo = writer.todo(chain([first], blocks))
+    missing = writer.missing(chain([first], blocks))
     total = None if request.n_tokens is None else max(0, request.n_tokens - writer.n_rows_done)
-    for number, block in progress(todo, total=total, what="capture", unit="tok", amount=amount):
+    for number, block in progress(missing, total=total, what="capture", unit="tok", amount=amount):
         writer.append(ShardContent(block, _activations(run, sites, block, batch, request.dtype)), number)
     writer.finish()
 
