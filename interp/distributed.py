@@ -1,6 +1,6 @@
-"""Several processes on one job, started by ``torchrun``: which of them this is, and what they add up together.
+"""Several processes on one job, started by ``torchrun``: this process's rank, and sums and copies across processes.
 
-A process that was started alone is a world of one, in which every operation here does nothing.
+A process that was started alone is a world of size 1, in which every operation here does nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes what is written once."""
+        """Whether this is process 0, which writes the files."""
         return self.rank == 0
 
     def sum(self, *tensors: Tensor) -> None:
@@ -36,19 +36,19 @@ class World:
                 dist.all_reduce(tensor)
 
     def share(self, *tensors: Tensor) -> None:
-        """Replace each tensor, in place, by the first process's."""
+        """Replace each tensor, in place, by that of the first process."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def wait(self) -> None:
-        """Return once every process has come here."""
+        """Return once every process has called this."""
         if self.size > 1:
             dist.barrier()
 
 
 def world() -> World:
-    """The processes this one works with: those of the process group where there is one, else this one alone."""
+    """The processes of the current process group, or this one alone without a group."""
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
     return World()
@@ -56,9 +56,9 @@ def world() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, for as long as the context lasts; alone without ``torchrun``.
+    """Join the processes that ``torchrun`` started, while the context lasts; a world of size 1 without ``torchrun``.
 
-    NCCL where every process has a GPU of its own, which becomes its current device; gloo otherwise.
+    The backend is NCCL if every process has a GPU of its own, which becomes its current device, else gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield world()

@@ -33,13 +33,13 @@ CURVES = {
     "l0": "active features a token (L0)",
     "dead": "dead features",
 }
-"""What a training record may hold, with the title of its panel, in the order of panels."""
+"""Fields of a training record to the titles of their panels, in order."""
 
 VALUE = "value"
 """The colouring of a latent's tokens by its own value: orange above 0, blue below."""
 
 CATEGORIES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's colours, for the commonest tokens."""
+"""Okabe and Ito's colours, for the most frequent tokens."""
 
 OWN_PLANE = PLANES[0]
 
@@ -62,12 +62,12 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> go.Figure:
         held = [record for record in records if name in record]
         x = [record.get(along, i) for i, record in enumerate(held)]
         y = [_finite(record[name]) for record in held]
-        # A fit of a few steps shows as dots; a long one as a line, on which dots would only be noise.
+        # A fit of a few steps is drawn with dots; on a long line they would only be noise.
         mode = "lines+markers" if len(held) <= 30 else "lines"
         figure.add_scatter(x=x, y=y, mode=mode, line={"color": LINE, "width": 2}, name=name, row=1, col=column)
         figure.update_xaxes(title_text=along, row=1, col=column)
     figure.update_annotations(font_size=13)
-    # All four are counts or shares: from 0, so that a flat curve looks flat.
+    # All four axes start at 0, so that a flat curve looks flat.
     figure.update_yaxes(rangemode="tozero")
     return _plain(figure, height=260)
 
@@ -103,9 +103,9 @@ def steering_sweep(
 def stability_curve(
     ranks: Sequence[int], stabilities: Sequence[Sequence[float]], fvus: Sequence[float], *, recommended: int
 ) -> go.Figure:
-    """Stability and error against the number of features; ``stabilities`` are those of every feature of each rank.
+    """Stability and error against the number of features; ``stabilities`` holds those of all features for each rank.
 
-    The mean has bars to the first and third quartile of the features. Raises InputError for no rank.
+    Bars span the first to the third quartile of the features. Raises InputError without any rank.
     """
     if not ranks:
         raise InputError("a stability curve needs one number of features or more.")
@@ -129,9 +129,9 @@ def stability_curve(
 
 
 def manifold_plane(view: ManifoldView, colour: str = VALUE) -> go.Figure:
-    """A latent's tokens on its first two axes; those that are not among its strongest are smaller.
+    """A latent's tokens on its first two axes, its strongest as larger points.
 
-    ``colour`` is "value", "token", "next token" or an ordinal of the view, whose curve and R^2 are then drawn too.
+    ``colour`` is "value", "token", "next token" or an ordinal of the view; of an ordinal the curve and R^2 are drawn too.
     """
     figure = go.Figure(_point_traces(view, colour, go.Scatter, ("x", "y")))
     if colour in view.curves:
@@ -172,7 +172,7 @@ def eigenvalue_bars(eigenvalues: Float[np.ndarray, " r"]) -> go.Figure:
 def contexts_html(examples: Sequence[Mapping[str, Any]]) -> str:
     """Examples of ``FeatureIndex.examples`` as HTML for a notebook: tokens shaded by their activation, strongest bold.
 
-    Shares of the largest activation on view set the strength of the colour. Every token is escaped.
+    The colour's opacity is the activation as a share of the largest one shown. Every token is escaped.
     """
     largest = max((max(example["activations"], default=0.0) for example in examples), default=0.0) or 1.0
     lines = []
@@ -197,7 +197,7 @@ def _token_html(text: str, share: float, *, is_centre: bool) -> str:
 
 
 def _point_traces(view: ManifoldView, colour: str, kind: Any, axes: Sequence[str]) -> list[Any]:
-    """The strongest tokens, and the others as smaller points; one trace a token where it is tokens that have colours."""
+    """The strongest tokens, and the others as smaller points; one trace per token if ``colour`` is a kind of token."""
     if colour not in colourings(view):
         raise unknown_name("colouring", colour, colourings(view), f"latent {view.feature}")
     hover = _hover_texts(view)
@@ -239,7 +239,7 @@ def _point_traces(view: ManifoldView, colour: str, kind: Any, axes: Sequence[str
 
 
 def colourings(view: ManifoldView) -> list[str]:
-    """What a latent's tokens can be coloured by."""
+    """The values of ``colour`` that a latent's tokens can have."""
     return [VALUE, *(_TEXTS if view.text else ()), *view.ordinals]
 
 
@@ -249,7 +249,7 @@ def show_blanks(text: str) -> str:
 
 
 def _hover_texts(view: ManifoldView) -> list[str]:
-    """What the pointer shows of each point: the token in its context, the value, the labels. Escaped."""
+    """Hover text of each point: the token in its context, the value, the labels. Escaped."""
     texts = []
     for i, value in enumerate(view.value):
         lines = [f"value {value:.3g}"]

@@ -1,8 +1,8 @@
-"""The numbers everything is judged by: pure functions of arrays, and one streaming accumulator.
+"""Metrics: pure functions of arrays, and one streaming accumulator.
 
-Rows are samples. Scores are compared in the direction "greater means the concept is there". A number that is not
-defined for its input (the AUROC of a concept that never occurs, the variance explained of constant data) is NaN;
-input that makes no sense (shapes that do not fit, NaN among the scores) raises InputError.
+Rows are samples. Greater scores mean that the concept is present. A metric that is undefined for its input (the AUROC of a
+concept that never occurs, the variance explained of constant data) is NaN; invalid input (shapes that do not fit, NaN among
+the scores) raises InputError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interp.errors import InputError
 # -------------------------------------------------------------------------------------------- scores against concepts
 
 _BLOCK_VALUES = 4_000_000
-"""Ranks held at once, 8 bytes each: 32 MB. Blocks of 8 and of 128 MB take the same time."""
+"""Ranks in memory at once, 8 bytes each: 32 MB. Blocks of 8 and of 128 MB take the same time."""
 
 
 def auroc(scores: Num[np.ndarray, "n k"], positive: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
@@ -39,8 +39,8 @@ def auroc_matrix(scores: Num[np.ndarray, "n k"], labels: Bool[np.ndarray, "n c"]
         AUROC = (sum of R over the positive rows - n+ (n+ + 1) / 2) / (n+ n-),
 
     the Mann-Whitney statistic (Hanley and McNeil 1982, Radiology 143:29). Each column is ranked once for all
-    concepts, and only its values that are not 0 are sorted: with R0 the common rank of its zeros, the sum of R is that
-    of R - R0, which is 0 on all zeros, plus n+ R0. All sums are multiples of 1/2 far below 2^52, hence exact.
+    concepts, and only its nonzero values are sorted: with R0 the common rank of its zeros, the sum of R is n+ R0 plus
+    the sum of R - R0, which is 0 on all zeros. All sums are multiples of 1/2 far below 2^52, hence exact.
     """
     scores, labels = _checked(scores, labels)
     n, k = scores.shape
@@ -80,7 +80,7 @@ def f1_at(
 ) -> Float[np.ndarray, " k"]:
     """F1 = 2 hits / (predicted + positive) of the prediction ``score >= threshold``, for each column.
 
-    0 where something is positive or predicted but nothing is both, NaN where nothing is either.
+    0 where rows are positive or predicted but none is both, NaN where no row is positive or predicted.
     """
     scores, labels = _checked(scores, np.asarray(positive)[:, None])
     is_predicted = scores >= np.asarray(threshold)
@@ -123,7 +123,7 @@ def fvu(x: Float[Tensor, "n d_in"], x_hat: Float[Tensor, "n d_in"]) -> float:
 class ReconstructionStats:
     """Reconstruction quality and sparsity over many rows, added a chunk at a time and accumulated in float64.
 
-    However the rows are cut into chunks, the numbers are the same up to rounding.
+    How the rows are divided into chunks changes the numbers only by rounding.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class ReconstructionStats:
             return
         x, x_hat = x.detach().double(), x_hat.detach().double()
         if self._n_fire is None:
-            # Deviations from a first guess at the mean: sums of squares of the raw rows would cancel when it is large.
+            # Deviations from a first estimate of the mean: with a large mean, sums of squares of raw rows would cancel.
             self._origin = x.mean(0)
             self._sum = torch.zeros_like(self._origin)
             self._squares = self._errors = self._shrinkages = 0.0
@@ -211,9 +211,9 @@ class ReconstructionStats:
 def ce_recovered(ce_clean: float, ce_ablated: float, ce_spliced: float) -> float:
     """The share of a site's work that a reconstruction keeps: (ablated - spliced) / (ablated - clean).
 
-    The three are cross-entropies (or the KL to the clean model, then ``ce_clean`` is 0) in the same unit: of the
-    untouched model, with the site ablated, with the reconstruction in its place. 1 is all of it, 0 no better than
-    ablation, below 0 worse. NaN if ablation changes nothing.
+    All three are cross-entropies in one unit (or the KL to the clean model, with ``ce_clean`` 0): of the unchanged model,
+    with the site ablated, and with the site reconstructed. 1 is a perfect reconstruction, 0 no better than ablation, below
+    0 worse. NaN if ablation changes nothing.
     """
     return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean) if ce_ablated != ce_clean else float("nan")
 
@@ -278,9 +278,8 @@ def matched_cosine(
     """(mean |cosine|, pairs) under the one-to-one matching of rows that maximises it (MCC).
 
     ``pairs`` holds (row of found, row of true), min(n, m) of them, in the order of ``found``. The mean is over the m
-    rows of ``true``, of which those left without a partner count 0: with fewer than m features not all can be found.
-    For n >= m this is the usual mean over pairs. Signs do not matter; rows of zeros have cosine 0 with everything.
-    Raises InputError for different widths and for no true rows.
+    rows of ``true``; rows without a partner count as 0. For n >= m this is the usual mean over pairs. Signs do not matter;
+    rows of zeros have cosine 0 with everything. Raises InputError for different widths and for no true rows.
     """
     left, right = _unit_rows(found, keep_zeros=True), _unit_rows(true, keep_zeros=True)
     _check_widths(left, right)
@@ -322,7 +321,7 @@ def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
         raise InputError(f"scores {scores.shape} and labels {labels.shape} must be tables with the same number of rows")
     if labels.dtype != bool:
         raise InputError(f"labels must be True or False, got {labels.dtype}; compare with 0 first")
-    # The largest value is NaN if any is, and finding it copies nothing.
+    # The largest value is NaN if any value is, and finding it makes no copy.
     if scores.size and np.isnan(scores.max()):
         raise InputError(f"scores of column {int(np.isnan(scores.max(0)).argmax())} hold NaN")
     return scores, labels
@@ -337,7 +336,7 @@ def _transposed(table: np.ndarray) -> np.ndarray:
 
 
 def _rank(values: np.ndarray, out: np.ndarray) -> float:
-    """Writes each value's mean rank (from 1), less that of the zeros, to ``out``, zeros keep 0; returns that of zeros."""
+    """Writes the mean rank (from 1) of each nonzero value, minus that of the zeros, to ``out``; returns that of the zeros."""
     rows = np.flatnonzero(values != 0)
     order = np.argsort(values[rows])
     rows = rows[order]

@@ -288,7 +288,7 @@ def test_of_a_capture_of_another_number_of_tokens_the_shards_before_both_ends_ar
 ) -> None:
     sizes = {0: 30, 1: 20, 3: 5}  # and at most 4 * 8 rows in the one that is missing
     shards = tuple(Shard(f"{number:06d}.h5", n_rows, N_PER_SHARD, 1, "") for number, n_rows in sizes.items())
-    manifest = replace(MANIFEST, n_tokens=before, shards=shards).asking_for(after)
+    manifest = structs.replace(MANIFEST, n_tokens=before, shards=shards).with_n_tokens(after)
     assert manifest.n_tokens == after
     assert [shard.number for shard in manifest.shards] == kept
 
@@ -403,7 +403,7 @@ def test_what_is_missing_or_damaged_is_written_again_by_the_same_request(
     with StoreWriter(copy, manifest) as writer:
         assert not writer.is_complete
         shards = written.shards()
-        for number, block in writer.todo(iter([shard.sequences for shard in shards])):
+        for number, block in writer.missing(iter([shard.sequences for shard in shards])):
             assert number in (0, 2)
             assert block is shards[number].sequences
             writer.append(shards[number], number)
@@ -517,15 +517,15 @@ def test_processes_share_the_shards_the_same_way_however_fast_each_is(
     blocks = [shard.sequences for shard in shards]
     with slow:
         with fast:
-            for number, _ in fast.todo(iter(blocks)):
+            for number, _ in fast.missing(iter(blocks)):
                 fast.append(shards[number], number)
         assert Manifest.read(tmp_path / "store").n_rows == len(shards[1].activations[SITE])  # the fast one has ended
         slow.note_checks({})
         with pytest.raises(InputError, match=r"holds 30 of 78 tokens although every process has finished"):
             slow.finish()
-        todo = [number for number, _ in slow.todo(iter(blocks))]
-        assert todo == [0, 2]
-        for number in todo:
+        missing = [number for number, _ in slow.missing(iter(blocks))]
+        assert missing == [0, 2]
+        for number in missing:
             slow.append(shards[number], number)
         slow.finish()
     np.testing.assert_array_equal(ActivationStore(tmp_path / "store").tokens(), written.tokens)

@@ -1,8 +1,8 @@
-"""The forward pass of a capture: it ends once every wanted hook point has fired, and runs the model's own kernels.
+"""The forward pass of a capture: it ends once every wanted hook point has fired, and uses the model's own kernels if it can.
 
-TransformerLens computes attention and norms step by step, so that every intermediate has a hook. Where none of those
-intermediates is wanted, ``native_kernels`` lets the model's own modules compute them instead (fused attention, fused
-norms), which halves the time. ``FastestForward`` uses that way only after it gave the same activations on real text.
+TransformerLens computes attention and norms step by step, so that every intermediate has a hook. Where none of these
+intermediates is wanted, ``native_kernels`` lets the model's own modules compute them (fused attention, fused norms), which
+halves the time. ``FastestForward`` does so only if the activations on real text are the same.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def forward(
 
 @contextmanager
 def native_kernels(model: LanguageModel) -> Iterator[None]:
-    """Let the model's own modules compute attention (by fused kernels) and norms; hooks inside them do not fire meanwhile.
+    """Let the model's own modules compute attention (by fused kernels) and norms; hooks inside these do not fire.
 
     Raises ValueError where an architecture's attention has no fused kernel, such as Gemma-2's soft-capped one.
     """
@@ -63,7 +63,7 @@ def native_kernels(model: LanguageModel) -> Iterator[None]:
     try:
         for module in model.bridge.modules():
             if isinstance(module, AttentionBridge | NormalizationBridge):
-                # Through __dict__: the bridge's attribute access hands unknown names on to the module it wraps.
+                # Through __dict__: the bridge forwards unknown attributes to the module it wraps.
                 module.__dict__["forward"] = _between_hooks(module)
                 changed.append(module)
         yield
@@ -90,18 +90,18 @@ def _between_hooks(bridge: Any) -> Callable[..., Any]:
 
 
 class FastestForward:
-    """``forward`` by the model's own kernels, if they give the same activations at ``sites`` on ``tokens``, else as it is.
+    """``forward``, by the model's own kernels if these give the same activations at ``sites`` on ``tokens``.
 
-    The choice depends on the model, the sites and ``tokens`` alone, so that a capture that goes on chooses again what it
-    chose at first.
+    The choice depends on the model, the sites and ``tokens`` alone, so that a resumed capture makes the same choice.
     """
 
     def __init__(self, model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor, "batch pos"]):
         self.model, self.sites = model, sites
         self.native_error = self._error_of_native(tokens)
-        """Largest difference between the two ways, relative to the largest activation of a site; None where the model's own
-        kernels cannot be used."""
-        self.is_native = self.native_error is not None and self.native_error <= _tolerance(model)
+        """Largest ``relative_error`` of the model's own kernels over the sites; None where they cannot be used."""
+        # Rounding of the model's own precision over a few dozen operations: 1e-5 for float32.
+        tolerance = 80 * torch.finfo(next(model.bridge.parameters()).dtype).eps
+        self.is_native = self.native_error is not None and self.native_error <= tolerance
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
@@ -123,8 +123,3 @@ class FastestForward:
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest absolute difference over the largest absolute expected value."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
-def _tolerance(model: LanguageModel) -> float:
-    """Rounding of the model's own precision over a few dozen operations: 1e-5 for float32."""
-    return 80 * torch.finfo(next(model.bridge.parameters()).dtype).eps

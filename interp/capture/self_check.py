@@ -1,4 +1,4 @@
-"""Are the hook points what their names say? Two identities every transformer must satisfy, tried on real text.
+"""Checks on real text that the hook points are what their names say, by two identities every transformer satisfies.
 
 resid_post = resid_pre + attn_out + mlp_out            (Elhage et al. 2021, "A Mathematical Framework")
 mlp.hook_out = mlp.hook_post @ W_out + b_out
@@ -17,7 +17,7 @@ from interp.model.sites import HookPoint
 
 @torch.no_grad()
 def self_check(model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
-    """Relative error of every identity of the layers that ``sites`` are in, by its name; what cannot be tried is left out.
+    """Relative error of each identity, by its name, in the layers of ``sites``; without those that cannot be checked.
 
     One forward pass up to the last of those layers.
     """
@@ -36,7 +36,10 @@ def self_check(model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor,
             errors[f"blocks.{layer}: resid_post = resid_pre + attn_out + mlp_out"] = error
         if set(neurons) <= set(found):
             post, output = (found[name] for name in neurons)
-            error = relative_error(_mlp_output(model, layer, post), output)
+            module = model.bridge.blocks[layer].mlp
+            bias = getattr(getattr(module, "out", None), "bias", None)
+            written = post @ module.W_out
+            error = relative_error(written if bias is None else written + bias, output)
             errors[f"blocks.{layer}: mlp.hook_out = mlp.hook_post @ W_out + b_out"] = error
     return errors
 
@@ -46,10 +49,3 @@ def _names(layer: int) -> tuple[list[str], list[str]]:
     residual = ["hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]
     neurons = ["mlp.hook_post", "mlp.hook_out"]
     return [f"blocks.{layer}.{short}" for short in residual], [f"blocks.{layer}.{short}" for short in neurons]
-
-
-def _mlp_output(model: LanguageModel, layer: int, neurons: Tensor) -> Tensor:
-    mlp = model.bridge.blocks[layer].mlp
-    bias = getattr(getattr(mlp, "out", None), "bias", None)
-    written = neurons @ mlp.W_out
-    return written if bias is None else written + bias

@@ -30,9 +30,9 @@ from interp.store.writer import StoreWriter
 __all__ = ["CaptureConfig", "capture", "forward"]
 
 TOKENS_PER_FORWARD = 8192
-"""Tokens of a forward pass by default: enough to keep two cores busy, few enough for the caches."""
+"""Default tokens per forward pass: enough to keep two cores busy, few enough for the caches."""
 SHARD_BYTES = 64 << 20
-"""Size of a shard's activations by default: some seconds of work on a CPU, and small against memory."""
+"""Default size of a shard's activations: some seconds of work on a CPU, and small compared with memory."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,10 @@ class CaptureConfig:
 def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
     """Write the activations of ``corpus`` at ``config.sites`` to the store ``out`` and open it.
 
-    An interrupted capture, or one that was refused for too little text, goes on with the shards that are missing, of another
-    number of tokens too; a finished one is opened as it is. Under ``torchrun`` the
-    processes share the shards, and the content is that of one process. Raises InputError for unknown hook points, too
-    little text, values that do not fit, a folder that holds something else or that another job writes to, and a full disk;
-    whole shards are kept, and a store that was begun by this call and has none yet is removed.
+    A capture that was interrupted, or refused for too little text, resumes with the missing shards, also for another number
+    of tokens; a finished one is opened. Under ``torchrun`` the processes divide the shards; the content is the same as from
+    one process. Raises InputError for unknown hook points, too little text, values that do not fit, a folder that holds
+    something else or that another job writes to, and a full disk. Whole shards are kept; a new store without any is removed.
     """
     sites = model.sites(resolve_names(config.sites, model.hook_names))
     n_ctx = config.n_ctx or model.n_ctx
@@ -102,7 +101,7 @@ def _fill(
     batch: int,
     request: Manifest,
 ) -> None:
-    """Capture the shards that are missing; text is read and tokenised one shard ahead."""
+    """Capture the missing shards; text is read and tokenised one shard ahead."""
     blocks = prefetched(blocks, depth=1)
     first = next(blocks)
     sample = torch.from_numpy(first.tokens[:1, :128])
@@ -112,9 +111,9 @@ def _fill(
         checks["activations by the model's own kernels = activations step by step"] = run.native_error
     writer.note_checks(checks)
     amount = request.sequences_per_shard * (request.n_ctx - 1)
-    todo = writer.todo(chain([first], blocks))
+    missing = writer.missing(chain([first], blocks))
     total = None if request.n_tokens is None else max(0, request.n_tokens - writer.n_rows_done)
-    for number, block in progress(todo, total=total, what="capture", unit="tok", amount=amount):
+    for number, block in progress(missing, total=total, what="capture", unit="tok", amount=amount):
         writer.append(ShardContent(block, _activations(run, sites, block, batch, request.dtype)), number)
     writer.finish()
 

@@ -1,8 +1,8 @@
-"""Documents, the corpora they make up, and label sets: what is known of every token of a document.
+"""Documents, corpora of documents, and label sets, which label every token of a document.
 
 A document may carry one label of its own, such as the concept a sentence is an example of. Such labels become a label
-set named ``label``: one 0-or-1 column for each of them, the same for every token of the document. Label sets that
-read the text itself, such as that of Python source, are in ``interp.corpora.labels``.
+set named ``label``: one 0-or-1 column for each label, the same for every token of the document. Label sets computed
+from the text itself, such as that of Python source, are in ``interp.corpora.labels``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from interp.errors import InputError
 
 MAX_LABELS = 255
-"""Distinct labels a corpus may have: each is a byte beside every token. More are identifiers rather than classes."""
+"""Distinct labels a corpus may have; each takes a byte per token. More would be identifiers rather than classes."""
 
 Options = ParamSpec("Options")
 
@@ -28,10 +28,10 @@ class Document:
     """A named text."""
 
     name: str
-    """What the dashboard and error messages call it: a path, a module name, a file and line."""
+    """Shown in the dashboard and in error messages: a path, a module name, a file and line."""
     text: str
     label: str | None = None
-    """What the whole of the text is an example of, where that is known."""
+    """What the whole text is an example of, if known."""
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class TextJudge(Protocol):
     def __call__(self, text: str, *, start: int) -> dict[str, float]:
         """Share, 0 to 1, of the non-blank characters of ``text`` from ``start`` on that have each label.
 
-        What is before ``start`` is the prompt. It has every label the judge knows, for every text.
+        The text before ``start`` is the prompt. The result has every label the judge knows, for every text.
         """
         ...
 
@@ -51,24 +51,24 @@ class LabelSet:
     """A way of labelling text, token by token."""
 
     name: str
-    """Key the labels are stored under, and the word that asks for them: ``interp capture --labels NAME``."""
+    """Key the labels are stored under, and their name in ``interp capture --labels NAME``."""
     meanings: Mapping[str, str]
     """Each label and what it means, in a few words; the order is that of the columns. Labels whose name ends in ``_depth``
     are whole numbers from 0 to 255, all others are 0 or 1."""
     label_tokens: Callable[[Document, np.ndarray], np.ndarray]
     """(document, character spans [n_tokens, 2]) to labels [n_tokens, n_labels], uint8. A span is a token's first
-    character and the one after its last. Of a long document it is given the spans of a quarter of a million characters
-    at a time."""
+    character and the one after its last. A long document comes in several calls, each with the spans of a quarter of a
+    million characters."""
     judge: TextJudge | None = None
-    """Judges what a model writes while it is steered; None where the labels cannot be read off a text."""
+    """Judges what a steered model writes; None where the labels cannot be computed from a text."""
     prompts: tuple[str, ...] = ()
-    """What a model goes on from when its text is judged."""
+    """Prompts that a model continues when its text is judged."""
     suffixes: tuple[str, ...] = ()
-    """Text files that all end in one of these are captured with the set, unless others are asked for."""
+    """If all text files end in one of these, they are captured with this set unless other sets are given."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the columns are called."""
+        """Names of the columns."""
         return tuple(self.meanings)
 
 
@@ -77,12 +77,12 @@ class Corpus:
     """Documents to capture, where they came from, and how they are labelled."""
 
     name: str
-    """What the person asked for: ``stdlib``, ``stdlib:held-out``, the paths, ``hf:`` and a dataset."""
+    """As the user gave it: ``stdlib``, ``stdlib:held-out``, the paths, ``hf:`` and a dataset."""
     documents: Iterable[Document]
-    """Read from the beginning by every capture, and again by one that goes on after an interruption. Raises InputError
-    for an iterator, which can be read only once."""
+    """Read from the beginning by every capture, also by one that resumes after an interruption. Raises InputError for an
+    iterator, which can be read only once."""
     label_sets: tuple[LabelSet, ...] = ()
-    """None, one or several. The first is the one that a run is evaluated by unless another is named."""
+    """None, one or several. A run is evaluated by the first unless another is named."""
 
     def __post_init__(self) -> None:
         refuse_iterator(self.documents, self.name)
@@ -111,7 +111,7 @@ class _Rereadable(Iterable[Document]):
 
 
 def rereadable(generator: Callable[Options, Iterator[Document]]) -> Callable[Options, Iterable[Document]]:
-    """Let the documents of a generator function be read again and again: every ``iter`` of them starts it anew."""
+    """Let the documents of a generator function be read repeatedly: every ``iter`` starts the generator again."""
 
     @functools.wraps(generator)
     def documents(*args: Options.args, **options: Options.kwargs) -> Iterable[Document]:
@@ -123,7 +123,7 @@ def rereadable(generator: Callable[Options, Iterator[Document]]) -> Callable[Opt
 def document_of(record: object, name: str) -> Document:
     """The document in a record ``{"text": ..., "label": ...}``; the label may be missing or null.
 
-    Raises InputError for a record that is no such thing, calling it by ``name``.
+    Raises InputError, with ``name``, for a record of another form.
     """
     if not isinstance(record, Mapping):
         raise InputError(f'\'{name}\' is no record; give objects such as {{"text": ..., "label": ...}}')
@@ -138,12 +138,12 @@ def document_of(record: object, name: str) -> Document:
 
 
 def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[str] | None = None) -> Corpus:
-    """A corpus whose one label set is what its documents carry, if they carry labels: the first one decides.
+    """A corpus whose one label set is the labels of its documents; without labels if the first document has none.
 
-    Labels that are not given are collected by reading ``documents`` once. Raises InputError where labelled and unlabelled
-    documents are mixed: at once in a labelled corpus, else when the odd one is reached.
+    Without ``labels``, the labels are collected by reading ``documents`` once. Raises InputError where labelled and
+    unlabelled documents are mixed: at once in a labelled corpus, otherwise when the first labelled one is read.
     """
-    alike = _alike(name, documents)
+    alike = _all_labelled_or_none(name, documents)
     first = next(iter(alike), None)
     if first is None or first.label is None:
         return Corpus(name, alike)
@@ -151,8 +151,8 @@ def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[s
 
 
 @rereadable
-def _alike(name: str, documents: Iterable[Document]) -> Iterator[Document]:
-    """The documents, for as long as they all have a label or all have none."""
+def _all_labelled_or_none(name: str, documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents; InputError at the first that has a label where the others have none, or the reverse."""
     first: Document | None = None
     for document in documents:
         first = first or document
@@ -176,7 +176,7 @@ def _document_labels(name: str, labels: Iterable[str]) -> LabelSet:
     names = tuple(sorted(distinct))
 
     def label_tokens(document: Document, spans: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n n_labels"]:
-        if document.label not in distinct:  # the file has changed, or a class is numbered that has no name
+        if document.label not in distinct:  # the file has changed, or a class number has no name
             raise InputError(f"the label '{document.label}' of '{document.name}' is not among those of '{name}'")
         rows = np.zeros((len(spans), len(names)), dtype=np.uint8)
         rows[:, names.index(document.label)] = 1

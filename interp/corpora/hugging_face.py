@@ -14,16 +14,16 @@ _SAVED = ("state.json", "dataset_dict.json")
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of the datasets package has written this folder."""
+    """Whether this folder was written by ``save_to_disk`` of the datasets package."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def dataset_corpus(word: str) -> Corpus:
     """The column ``text`` of ``hf:NAME`` or ``hf:NAME:SPLIT`` (by default the split "train"), or of a saved folder.
 
-    NAME is one of the hub (streamed, never downloaded whole), ``OWNER/NAME/CONFIG`` where it has several
-    configurations, or a folder. A column ``label`` becomes the documents' labels if its classes have names, or the dataset
-    is saved to disk; of a streamed one they cannot be known before capture, and it is left out with a warning.
+    NAME is a dataset of the hub (streamed, never downloaded whole), ``OWNER/NAME/CONFIG`` where it has several
+    configurations, or a folder. A column ``label`` becomes the documents' labels if its classes have names or the dataset
+    is saved to disk. Otherwise its labels cannot be known before capture, and it is left out with a warning.
 
     Raises InputError when there is no such dataset, split or column.
     """

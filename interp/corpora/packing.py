@@ -4,8 +4,8 @@ Every sequence is one beginning-of-sequence token followed by ``n_ctx - 1`` toke
 end with one separator token between them and cut into sequences, so that no position is padding and each token
 can be traced back to its document and character offset.
 
-Text is tokenised a batch at a time, by as many threads as the tokenizers package takes; long documents in pieces, so that
-memory stays bounded. On one thread more than 4/5 of the time is the tokenizer's own.
+Text is tokenised in batches, by as many threads as the tokenizers package uses, and long documents in pieces, so that memory
+stays bounded. On one thread the tokenizer itself takes more than 4/5 of the time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BATCH_CHARACTERS = 1 << 18
-"""Text that is tokenised at a time, which takes about 40 bytes of memory a character: larger batches are no faster. A
-longer document is tokenised in pieces that end before a line break, where words end in any case."""
+"""Characters tokenised at once, at about 40 bytes of memory each; larger batches are no faster. A longer document is
+tokenised in pieces that end before a line break, where a word ends anyway."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Sequences:
     offset: Int[np.ndarray, "n_seq n_ctx"]
     """First character of the token in its document; -1 for separators, int32."""
     is_row: Bool[np.ndarray, "n_seq n_ctx"]
-    """True where the token is text asked for: not a separator, and not past the asked number of tokens."""
+    """True for tokens of text, up to the number of tokens requested; False for separators and what follows."""
     labels: UInt8[np.ndarray, "n_seq n_ctx n_labels"]
-    """Labels of each token, those of the corpus's label sets side by side; the last axis is empty without a label set."""
+    """Labels of each token, the columns of all label sets side by side; the last axis is empty without a label set."""
     document_names: dict[int, str]
     """Names of the documents that occur here."""
 
@@ -55,7 +55,7 @@ def pack(
     """Exactly ``n_tokens`` tokens of text, in blocks of ``block`` sequences of ``n_ctx`` (the last may be smaller).
 
     ``n_tokens`` of None is all of the text. Documents are laid end to end with one separator (``bos_id``) after each; every
-    sequence begins with ``bos_id``. A separator written out in the text, such as ``<|endoftext|>``, is a separator too. The
+    sequence begins with ``bos_id``. A separator that occurs in the text, such as ``<|endoftext|>``, counts as a separator. The
     same corpus gives the same blocks. Raises InputError when the corpus holds less text than asked for, or none.
     """
     most = sys.maxsize if n_tokens is None else n_tokens
@@ -87,14 +87,14 @@ def pack(
 
 @dataclass
 class _Stream:
-    """Tokens of one or more documents end to end, before they are cut into sequences. Arrays are one row a token."""
+    """Tokens of one or more documents end to end, before they are cut into sequences; arrays have one row per token."""
 
     tokens: np.ndarray
     document: np.ndarray
     offset: np.ndarray
     labels: np.ndarray
     names: dict[int, str] = field(default_factory=dict)
-    """Of the documents that occur, and maybe of more."""
+    """Document number to name; may hold documents of which no token is left."""
 
     @staticmethod
     def empty(n_labels: int) -> _Stream:
@@ -120,7 +120,7 @@ class _Piece:
     """A part of a document that is tokenised at once."""
 
     number: int
-    """Of the document, counted over the whole corpus."""
+    """Number of the document, counted over the whole corpus."""
     document: Document
     text: str
     start: int
@@ -129,13 +129,13 @@ class _Piece:
 
 
 def _tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int) -> Iterator[_Stream]:
-    """The tokens of the documents that are not empty in order, a separator after each document."""
+    """The tokens of the non-empty documents in order, with a separator after each document."""
     exact = _with_exact_spans(tokenizer)
     for batch in _batches(corpus.documents):
         texts = [piece.text for piece in batch]
         try:
             encoded = exact.encode_batch(texts, add_special_tokens=False)
-        except TypeError:  # half of a surrogate pair, as broken JSON has them, is no character
+        except TypeError:  # half of a surrogate pair, which broken JSON can hold, is no character
             texts = [text.encode(errors="replace").decode() for text in texts]
             encoded = exact.encode_batch(texts, add_special_tokens=False)
         yield _stream(batch, encoded, corpus.label_sets, bos_id)
@@ -167,7 +167,7 @@ def _pieces(number: int, document: Document) -> Iterator[_Piece]:
 
 
 def _stream(batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet, ...], bos_id: int) -> _Stream:
-    """What the tokenizer made of a batch as arrays. ``fromiter`` takes the nested lists at twice the speed of ``asarray``."""
+    """The encodings of a batch as arrays. On nested lists ``fromiter`` is twice as fast as ``asarray``."""
     n_text = np.asarray([len(encoding) for encoding in encoded])
     length = n_text + np.asarray([piece.is_last for piece in batch])
     is_text = np.ones(length.sum(), dtype=bool)
@@ -195,9 +195,10 @@ def _stream(batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet,
 
 
 def _with_exact_spans(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """The same tokenizer, but spans are all of a token: some (Pythia's) leave its blanks out, and some cut long text.
+    """A copy of the tokenizer whose spans cover whole tokens and which never truncates text.
 
-    Without its trimming, the byte-level post-processor leaves spans alone, those of any other kind of tokenizer too.
+    The spans of some tokenizers (Pythia's) leave out a token's blanks. The byte-level post-processor without trimming
+    changes no span, whatever the kind of tokenizer.
     """
     from tokenizers import Tokenizer, processors  # deferred: slow
 
@@ -209,7 +210,7 @@ def _with_exact_spans(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def _cut(stream: _Stream, n_ctx: int, bos_id: int, n_rows: int) -> Sequences:
-    """A stream as whole sequences that mark at most ``n_rows`` tokens as rows; what is past them is dropped."""
+    """A stream as whole sequences with at most ``n_rows`` tokens marked as rows; sequences past the last row are dropped."""
     is_text = stream.offset >= 0
     held = np.cumsum(is_text)
     last = int(np.searchsorted(held, n_rows)) + 1 if held[-1] >= n_rows else len(is_text)

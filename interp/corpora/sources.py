@@ -35,14 +35,14 @@ def load_corpus(sources: Sequence[str | Path], labels: Sequence[str] | None = No
     """The text in files and folders, the standard library, or one Hugging Face dataset, with its label sets.
 
     ``sources`` are text files (one document each), ``.jsonl``, ``.jsonl.gz`` and ``.parquet`` files (one document a record,
-    with the fields ``text`` and, if wanted, ``label``), and folders: every such file below that is not hidden, in a fixed
-    order. Or one alone: ``stdlib`` or ``stdlib:SPLIT`` (see ``standard_library``), ``hf:NAME`` or ``hf:NAME:SPLIT``, or a
-    folder that the datasets package has saved.
+    with the field ``text`` and optionally ``label``), and folders: every such file in them that is not hidden, in a fixed
+    order. Or only one of these: ``stdlib`` or ``stdlib:SPLIT`` (see ``standard_library``), ``hf:NAME`` or
+    ``hf:NAME:SPLIT``, or a folder that the datasets package has saved.
 
-    ``labels`` names label sets of ``interp.corpora.labels.registry``; by default the text has those that are made for files
-    of its kind. Documents with labels make one more set, ``label``, after those.
+    ``labels`` names label sets of ``interp.corpora.labels.registry``, by default those made for files of this kind. If the
+    documents have labels, these are one more set, ``label``, after the others.
 
-    Raises InputError for what does not exist or cannot be read as what its name says, and for unknown label sets.
+    Raises InputError for a source that is missing or is not what its name says, and for unknown label sets.
     """
     words = [str(source) for source in sources]
     if not words:
@@ -72,13 +72,13 @@ Text = str | Document | dict[str, Any]
 def make_corpus(texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str = "texts") -> Corpus:
     """The corpus of texts given in Python: strings, documents, or ``{"text": ..., "label": ...}``.
 
-    A capture that goes on after an interruption reads its text again. So ``texts`` is something that can be read again, or
-    a function, such as a generator function, that starts it anew. Raises InputError for an iterator or a single string.
+    A capture that resumes after an interruption reads its text again, so ``texts`` must be readable again, or a function
+    (such as a generator function) that starts from the beginning. Raises InputError for an iterator or a single string.
     """
     if isinstance(texts, str):
         raise InputError(f"the text '{name}' is one string; give a list of texts, or files to load_corpus")
     given = texts() if callable(texts) else texts
-    if not callable(texts) or given is texts():  # a function that returns the same iterator twice makes none anew
+    if not callable(texts) or given is texts():  # the function returned the same iterator twice
         refuse_iterator(given, name)
 
     @rereadable
@@ -96,7 +96,7 @@ def make_corpus(texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str 
 def standard_library(split: str = "train") -> Iterator[Document]:
     """The Python standard library of this interpreter, one document a file, tests left out.
 
-    The order is shuffled once and for all, so that the first part of it is a sample of the whole.
+    The order is shuffled with a fixed seed, so that the first part is a sample of the whole.
 
     ``split`` is "train" (everything but ``HELD_OUT_MODULES``), "held-out" (only those), or "tests" (the library's own
     test suites, those of held-out modules left out). Files that are not UTF-8 are skipped.
@@ -136,9 +136,9 @@ def _read_utf8(path: Path) -> str:
 class _File:
     path: Path
     name: str
-    """What its documents are called by: the path as given, or within the folder that was given."""
+    """Name of its documents: the path as given, or the path inside the folder that was given."""
     is_named: bool
-    """Whether it was given itself, rather than found in a folder, where files that are no text are passed over."""
+    """Whether the file itself was given. In folders, files that are not text are skipped."""
 
 
 def _files(paths: Iterable[Path]) -> list[_File]:

@@ -2,8 +2,8 @@
 
 Importance of a feature is the share of the site's variance that it adds to the reconstruction,
 var(z_f) |w_f|^2 / trace(covariance of x) with w_f its row of W_dec: comparable between runs at a site, and for PCA the
-explained variance. A constant code has none: it is part of the mean.
-A decomposer that does not reconstruct x has codes in another unit: its features share the variance of all codes.
+explained variance. A constant code has importance 0: it is part of the mean.
+If a decomposer does not reconstruct x, importance is the share of the variance of all codes instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.files import whole
@@ -30,7 +30,7 @@ from interp.runs.record import Run
 
 @runtime_checkable
 class TokenEffects(Protocol):
-    """The part of a ``LanguageModel`` that says which tokens a direction promotes (its class would import torch)."""
+    """The methods of ``LanguageModel`` that say which tokens a direction promotes; importing the class would import torch."""
 
     @property
     def id(self) -> str: ...
@@ -46,7 +46,7 @@ class IndexConfig:
     """What a feature page shows, and how much of it is kept."""
 
     n_top: int = 50
-    """Top examples a feature, one a sequence. Fifty fill two screens; fewer hide a second meaning."""
+    """Top examples per feature, at most one per sequence. Fifty fill two screens; fewer hide a second meaning."""
     n_each: int = 10
     """Examples of every other kind: from each fifth of the range, near the threshold, random, not firing."""
     n_neighbours: int = 20
@@ -54,10 +54,10 @@ class IndexConfig:
     n_tokens: int = 20
     """Promoted tokens, suppressed tokens, and neurons."""
     max_density: float = 0.1
-    """A feature firing on more than this share of the tokens keeps about this share, its largest activations. Sparse
-    codes are far below; without it one dense feature would weigh as much as a hundred others."""
+    """A feature firing on more than this share of the tokens keeps only its largest activations, about this share.
+    Sparse codes are far below it; without it one dense feature would take as much space as a hundred others."""
     n_sample: int = 4096
-    """Tokens drawn to find the cut and what lies below it: the kept share is right to about 0.5 % of the tokens."""
+    """Tokens drawn to find the cut and the activations below it; the kept share is then right to about 0.5 % of the tokens."""
     seed: int = 0
     """Seed of every random choice; two builds with one seed are equal."""
 
@@ -73,8 +73,8 @@ class IndexConfig:
 def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEffects | None = None) -> Path:
     """Write ``run.index_path`` and return it; an older index stays until the new one is whole.
 
-    Without ``model`` the pages show token numbers, and no promoted and suppressed tokens. InputError if the store is
-    empty, the model is not the one the store was captured from, or a code is not finite.
+    Without ``model`` the pages show token numbers, and no promoted or suppressed tokens. Raises InputError if the store
+    is empty, the model is not the one the store was captured from, or a code is not finite.
     """
     store, decomposer = run.store(), run.decomposer()
     source = store.site(run.site.read)
@@ -139,20 +139,20 @@ def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig
     return _as_arrays(found)
 
 
-def _largest_weights(directions: np.ndarray, n: int) -> Neighbours:
-    """Neurons of largest absolute weight in each feature, with their signs, largest first."""
+def _largest_weights(directions: Float[np.ndarray, "n_features d_in"], n: int) -> Neighbours:
+    """Neurons of largest absolute weight in each feature with their signed weights, largest first."""
     ids = np.argsort(-np.abs(directions), axis=1, kind="stable")[:, :n]
     values = np.take_along_axis(directions, ids, axis=1)
     return np.where(values != 0, ids, -1).astype(np.int32), values.astype(np.float32)
 
 
 def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
-    """The tokens each feature's direction promotes and suppresses most; nothing for a site without a known path."""
+    """The tokens each feature's direction promotes and suppresses most; empty where no linear map leads to the logits."""
     residual = model.residual_directions(site, decomposer.write_directions())
     if residual is None:
         return {}
     found: dict[str, list[Neighbours]] = {"promoted": [], "suppressed": []}
-    for block in residual.detach().split(1024):  # bounds the effects to 1024 vocabularies at a time
+    for block in residual.detach().split(1024):  # bounds memory: effects of 1024 features at a time
         effects = model.logit_effects(block)
         is_dead = ~block.any(dim=1, keepdim=True)
         for name, largest in (("promoted", True), ("suppressed", False)):
@@ -180,7 +180,9 @@ def _write_features(file: h5py.File, features: dict[str, np.ndarray], codes: Sit
     write_compressed(acts, "value", np.maximum(share, np.finfo(np.float16).smallest_subnormal).astype(np.float16))
 
 
-def _write_text(file: h5py.File, store: Any, positions: np.ndarray, vocabulary: list[str] | None) -> None:
+def _write_text(
+    file: h5py.File, store: Any, positions: Int[np.ndarray, "n_tokens 2"], vocabulary: list[str] | None
+) -> None:
     write_compressed(file, "tokens", store.tokens().astype(np.int32))
     write_compressed(file, "positions", positions.astype(np.int32))
     names, of_token = store.documents()

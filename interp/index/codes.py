@@ -1,12 +1,12 @@
 """One pass over a site: what every feature does on every token.
 
 Memory is bounded by one chunk and the kept activations. A feature that fires on most tokens would fill the index with
-activations nobody looks at. So a random sample of tokens is encoded first; a feature firing on more than
-``max_density`` of it gets a *cut*, the sample's quantile that leaves about that share of tokens above it, and only
-activations above the cut are kept. Counts, sums and maxima are taken before the cut.
+activations nobody looks at. So a random sample of tokens is encoded first. A feature firing on more than ``max_density``
+of the sample gets a *cut*, the quantile that about that share of tokens exceed, and only activations above the cut are
+kept. Counts, sums and maxima are taken before the cut.
 
-Signed codes (PCA, random directions) are read on their positive side: a code at or below zero does not fire. The
-variance is that of the whole code.
+Of signed codes (PCA, random directions) only the positive side fires: a code at or below zero does not fire. The variance
+is that of the whole code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interp.runs.firing import rows_per_chunk
 
 @dataclass(frozen=True)
 class SiteCodes:
-    """All that an index needs to know of a decomposer's codes at a site.
+    """Everything an index needs of a decomposer's codes at a site.
 
     n_fire: tokens on which each feature is positive; maximum, mean: over those tokens; variance: over all tokens.
     cut: 0 where every firing token is in ``acts``. acts: the kept activations by feature, rows ascending.
@@ -58,7 +58,7 @@ def read_codes(decomposer: Any, source: Any, *, max_density: float, n_sample: in
         positive = np.maximum(z, 0.0) if decomposer.signed_codes else z
         maximum = np.maximum(maximum, z.max(axis=0))
         totals += [np.count_nonzero(positive, axis=0), positive.sum(0), z.sum(0), np.einsum("nf,nf->f", z, z)]
-        places = np.flatnonzero(z > cut)  # with divmod, three times as fast as np.nonzero of a matrix
+        places = np.flatnonzero(z > cut)  # with divmod, three times as fast as np.nonzero of the matrix
         row, column = np.divmod(places, n_features)
         columns.append(column.astype(np.int32))
         values.append(z.ravel()[places])

@@ -24,6 +24,7 @@ from typing import ClassVar, Literal, TypeVar
 import h5py
 import hdf5plugin
 import numpy as np
+from jaxtyping import Shaped
 
 from interp.errors import InputError
 from interp.records import Options, Record, from_json, to_line
@@ -36,7 +37,7 @@ CHUNK = 16_384  # one feature of average density lies in one or two chunks of th
 
 
 class PrecomputedRecord(Record, frozen=True):
-    """What a file of ``interp index`` was built from, and how: its attribute ``facts``."""
+    """What a file of ``interp index`` was built from and how; stored as its attribute ``facts``."""
 
     SCHEMA: ClassVar[str]
     VERSION: ClassVar[int]
@@ -52,7 +53,7 @@ P = TypeVar("P", bound=PrecomputedRecord)
 
 
 class IndexRecord(PrecomputedRecord, frozen=True):
-    """Of ``index.h5``."""
+    """The record of ``index.h5``."""
 
     SCHEMA = "feature index"
     VERSION = 1
@@ -70,15 +71,15 @@ class IndexRecord(PrecomputedRecord, frozen=True):
     n_cut: int
     """Features whose smaller activations were left out."""
     positive_side_only: bool
-    """Whether codes may be negative, of which the index shows nothing."""
+    """Whether codes may be negative; the index shows only the positive ones."""
     importance_of: Literal["site variance", "variance of all codes"]
     """What importance is a share of."""
     has_model: bool
-    """Whether tokens are known by their text."""
+    """Whether the file holds the text of tokens."""
 
 
 def open_precomputed(path: Path, kind: type[P]) -> tuple[h5py.File, P]:
-    """Open a file that ``interp index`` wrote, read-only; an InputError says what is wrong with it and how to make it anew."""
+    """Open a file of ``interp index`` read-only. Raises InputError, with how to rebuild it, if it is missing or damaged."""
     remedy = f"build it with `interp index {path.parent}`"
     if not path.is_file():
         raise InputError(f"no file {path}; {remedy}")
@@ -100,8 +101,8 @@ def write_attributes(file: h5py.File, record: PrecomputedRecord) -> None:
     file.attrs.update({"facts": to_line(record), "schema": record.SCHEMA, "version": record.VERSION})
 
 
-def write_compressed(group: h5py.Group, name: str, values: np.ndarray) -> None:
-    """Write a large array with Blosc2-zstd; small ones stay contiguous, where reading one row is fastest."""
+def write_compressed(group: h5py.Group, name: str, values: Shaped[np.ndarray, "*shape"]) -> None:
+    """Write an array in chunks compressed with Blosc2-zstd; an empty one without."""
     if values.size == 0:
         group.create_dataset(name, data=values)
         return

@@ -1,7 +1,7 @@
-"""What a feature page shows, read from a run's ``index.h5`` with neither the model nor torch in memory.
+"""What a feature page shows, read from a run's ``index.h5`` without the model and without torch.
 
-The activations are stored by feature (CSC), so that one feature's page touches one or two compressed chunks: reading
-it takes about a millisecond whatever the size of the store.
+The activations are stored by feature (CSC), so that one feature's page reads one or two compressed chunks, in about a
+millisecond whatever the size of the store.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FeaturePage(TypedDict):
 
 
 class Example(TypedDict):
-    """A token that a feature was looked up on, with the tokens around it."""
+    """A token with a feature's activation on it, and the tokens around it."""
 
     value: float
     """Activation on the token itself."""
@@ -75,14 +75,14 @@ class Example(TypedDict):
     centre: int
     """Place of the token itself in ``tokens``."""
     group: str
-    """Of "intervals", the part of the range it was drawn from."""
+    """For kind "intervals": the part of the range it was drawn from, else empty."""
 
 
 class FeatureIndex:
     """A run's precomputed feature pages, opened read-only; a context manager, or closed with ``close()``.
 
     ``record`` says what the index was built from.
-    Activations are non-negative: of a decomposer with signed codes the index shows the positive side.
+    Activations are non-negative: for a decomposer with signed codes the index shows the positive side.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,7 +145,9 @@ class FeatureIndex:
         rows, values = self._features[f"{which}_row"][f], self._features[f"{which}_value"][f]
         groups = [""] * len(rows)
         if which == "intervals":
-            groups = [_interval_name(i) for i in reversed(range(N_INTERVALS)) for _ in range(rows.shape[1])]
+            width = 100 // N_INTERVALS
+            names = [f"{i * width}-{(i + 1) * width} % of max" for i in reversed(range(N_INTERVALS))]
+            groups = [name for name in names for _ in range(rows.shape[1])]
             rows, values = rows[::-1].ravel(), values[::-1].ravel()
         present = np.flatnonzero(rows >= 0)
         windows = self._windows(rows[present], values[present], context, self.activations(f))
@@ -154,7 +156,7 @@ class FeatureIndex:
     def examples_of(
         self, activations: Float[np.ndarray, " n_tokens"], n: int, context: int | None = 24
     ) -> list[Example]:
-        """The "top" examples, ``n`` of them, of any activations over the store's tokens, such as a mixture of features."""
+        """``n`` "top" examples of any activations over the store's tokens, such as a weighted sum of features."""
         firing = np.flatnonzero(activations > 0)
         order = firing[np.argsort(activations[firing], kind="stable")]
         best = order[top_one_a_sequence(self._positions[order, 0], n)]
@@ -229,16 +231,21 @@ class FeatureIndex:
         return None if pairs is None else [(self._vocabulary[token], value) for token, value in pairs]
 
     def _windows(
-        self, rows: np.ndarray, values: np.ndarray, context: int | None, firing: tuple[np.ndarray, np.ndarray]
+        self,
+        rows: Int[np.ndarray, " n"],
+        values: Float[np.ndarray, " n"],
+        context: int | None,
+        firing: tuple[Int[np.ndarray, " n_firing"], Float[np.ndarray, " n_firing"]],
     ) -> list[Example]:
-        """The stored tokens around each row (never the first BOS) with the feature's activation on each.
+        """The stored tokens around each row, without the leading BOS, and the feature's activation on each.
 
-        All windows are gathered at once, end to end; a token's place is its sequence times n_ctx plus its position.
+        ``firing`` holds the feature's rows and activations. All windows are gathered at once, end to end; a token's place
+        is its sequence times n_ctx plus its position.
         """
         sequences, positions = self._positions[rows].T.astype(np.int64)
         n_ctx = self._tokens.shape[1]
         reach = n_ctx if context is None else context
-        last_sequence, last_position = self._positions[-1]  # which may be cut short: what follows was not captured
+        last_sequence, last_position = self._positions[-1]  # the last sequence may end early
         end = np.where(sequences == last_sequence, last_position + 1, n_ctx)
         first, last = np.maximum(1, positions - reach), np.minimum(end, positions + reach + 1)
         bounds = np.concatenate([[0], np.cumsum(last - first)])
@@ -261,8 +268,12 @@ class FeatureIndex:
             for i in range(len(rows))
         ]
 
-    def _activations_at(self, places: np.ndarray, firing: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """The activation at each place; 0 where the feature is not stored (separators are never)."""
+    def _activations_at(
+        self,
+        places: Int[np.ndarray, " n_places"],
+        firing: tuple[Int[np.ndarray, " n_firing"], Float[np.ndarray, " n_firing"]],
+    ) -> Float[np.ndarray, " n_places"]:
+        """The activation at each place; 0 where none is stored, as for all separators."""
         rows, values = firing
         if len(rows) == 0:
             return np.zeros(len(places))
@@ -272,14 +283,9 @@ class FeatureIndex:
 
 
 def is_stale(index: FeatureIndex, run: Run) -> bool:
-    """Whether the run was trained anew, or its store captured anew or taken away, since the index was built."""
+    """Whether, since the index was built, the run was trained again, or its store was captured again or removed."""
     try:
         store_identity = Manifest.read(run.store_path).identity
     except InputError:
         return True
     return (index.record.store_identity, index.record.run_identity) != (store_identity, run.identity)
-
-
-def _interval_name(i: int) -> str:
-    width = 100 // N_INTERVALS
-    return f"{i * width}-{(i + 1) * width} % of max"

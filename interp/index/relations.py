@@ -6,7 +6,7 @@ the shares of tokens on which a and b fire, and p_ab the share on which both do,
     phi = (p_ab - p_a p_b) / sqrt( p_a (1 - p_a) p_b (1 - p_b) )
 
 Jaccard, p_ab / (p_a + p_b - p_ab), and the cosine of the firing vectors, p_ab / sqrt(p_a p_b), are not corrected for
-chance: under both, a feature that fires on most tokens is everybody's neighbour. Under phi independent features
+chance: by both, a feature that fires on most tokens is a neighbour of every other feature. By phi, independent features
 score 0.
 Source: G. U. Yule, On the Methods of Measuring Association Between Two Attributes, J. R. Stat. Soc. 75 (1912).
 """
@@ -25,7 +25,7 @@ BLOCK = 1024  # rows of the similarity matrix formed at a time: 64 MiB for 16 38
 def cosine_neighbours(directions: Float[np.ndarray, "n_features d_in"], k: int) -> Neighbours:
     """The ``k`` features of largest (signed) cosine to each feature, itself excluded, best first: numbers and cosines.
 
-    A feature without a direction (an all-zero row) has no neighbours and is nobody's. Missing places hold -1 and 0.
+    A feature without a direction (an all-zero row) has no neighbours and is not one. Missing places hold -1 and 0.
     """
     norms = np.linalg.norm(directions, axis=1)
     unit = (directions / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
@@ -67,14 +67,17 @@ def coactivation_neighbours(acts: sparse.csc_array, k: int, *, max_tokens: int =
     return ids, values
 
 
-def _ones_at(indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sparse.csc_array:
+def _ones_at(
+    indices: Int[np.ndarray, " n_stored"], indptr: Int[np.ndarray, " _"], shape: tuple[int, int]
+) -> sparse.csc_array:
+    """1 wherever a value is stored."""
     return sparse.csc_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
 
 
 def _sample_rows(
     acts: sparse.csc_array, block: slice, max_tokens: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each feature of the block, the tokens on which it fires, or ``max_tokens`` of them; and where each begins."""
+) -> tuple[Int[np.ndarray, " n_sampled"], Int[np.ndarray, " _"]]:
+    """(tokens, bounds): up to ``max_tokens`` firing tokens of each feature of the block, end to end, and where each begins."""
     picked = []
     for f in range(block.start, block.stop):
         rows = acts.indices[acts.indptr[f] : acts.indptr[f + 1]]
@@ -83,12 +86,14 @@ def _sample_rows(
     return np.concatenate(picked), bounds.astype(np.int32)
 
 
-def _no_neighbours(n_features: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _no_neighbours(n_features: int, k: int) -> Neighbours:
     return np.full((n_features, k), -1, np.int32), np.zeros((n_features, k), np.float32)
 
 
-def _best(similarity: np.ndarray, first: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` largest of each row but its own feature (row i is feature ``first + i``); -inf is no neighbour."""
+def _best(
+    similarity: Float[np.ndarray, "n_rows n_features"], first: int, k: int
+) -> tuple[Int[np.ndarray, "n_rows k"], Float[np.ndarray, "n_rows k"]]:
+    """The ``k`` largest of each row except its own feature (row i is feature ``first + i``); -inf is no neighbour."""
     n_rows, n_features = similarity.shape
     similarity[np.arange(n_rows), first + np.arange(n_rows)] = -np.inf
     ids, values = _no_neighbours(n_rows, k)

@@ -1,11 +1,11 @@
-"""One look at every latent of a bilinear run: where its tokens lie, how much like a shape, and which labels lie along it.
+"""Building ``manifolds.h5``: for every latent of a bilinear run its tokens, its shape scores, and the labels along it.
 
-A latent's strongest tokens are the tenth of a random sample that lies furthest out on its axes. On them each ordinal label
-is read off along a curve (``label_curve``) fitted on every other document and judged on the rest: in the plane of the latent's
-first two axes, in that of the site's first two principal components, and in random planes, of which the best counts. A label
-that is the same on more than nine tenths of them is left out. No latent is left out: a ranking is for a person to look at.
+A latent's strongest tokens are the tenth of a random sample that lies furthest out on its axes. On these tokens each ordinal
+label is read off along a curve (``label_curve``) fitted on every other document and scored on the rest. This is done in the
+plane of the latent's first two axes, in that of the site's first two principal components, and in random planes, of which the
+best counts. A label that is the same on more than nine tenths of the tokens is left out. All latents are kept.
 
-A latent with fewer than three axes is shown with the directions, outside of those, along which its strongest tokens vary most.
+If a latent has fewer than three axes, the others are the directions outside them along which its strongest tokens vary most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from interp.decomposers.base import QuadraticDecomposer
@@ -36,7 +36,7 @@ from interp.runs.record import Run
 from interp.store.reader import ActivationStore
 
 STRONGEST = 0.1
-"""Share of the tokens on which labels are judged: enough for a curve of a dozen knots, few enough to be the latent's own."""
+"""Share of the tokens that labels are read off on: enough for a curve of a dozen knots, few enough to be the latent's own."""
 _COMMONEST = 0.9
 _N_CONTEXT, _CONTEXT_CHARACTERS = 16, 60
 _N_POWER = 30
@@ -44,7 +44,7 @@ _N_POWER = 30
 
 @runtime_checkable
 class TokenText(Protocol):
-    """The part of a ``LanguageModel`` that knows the text of tokens."""
+    """The methods of ``LanguageModel`` that give the text of tokens."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -53,12 +53,12 @@ class TokenText(Protocol):
 
 @dataclass(frozen=True)
 class ManifoldConfig:
-    """How much of the store is looked at, and how much is kept."""
+    """How many tokens are read, and how many are kept."""
 
     n_sample: int = 20_000
-    """Tokens drawn from the store; the smallest share of them that is scored is 600 then."""
+    """Tokens drawn from the store; the smallest share scored is then 600 of them."""
     n_points: int = 1200
-    """Tokens kept for a latent's picture; two thirds of them its strongest, the rest any others."""
+    """Tokens kept for each latent; two thirds are its strongest, the rest are drawn from the others."""
     n_planes: int = 5
     """Random planes that each label is tried in."""
     seed: int = 0
@@ -80,8 +80,8 @@ class ManifoldConfig:
 def build_manifolds(run: Run, *, config: ManifoldConfig | None = None, model: TokenText | None = None) -> Path:
     """Write ``manifolds.h5`` into the run's folder and return its path; an older one stays until the new one is whole.
 
-    Without ``model`` there is no text, and no position in the line. Raises InputError for a run without quadratic latents, for
-    too small a store, and for a model that is not the store's.
+    Without ``model`` the file has no text and no position in the line. Raises InputError for a run without quadratic latents,
+    for too small a store, and for a model other than the store's.
     """
     config = config or ManifoldConfig()
     decomposer, store = run.decomposer(), run.store()
@@ -119,16 +119,16 @@ def build_manifolds(run: Run, *, config: ManifoldConfig | None = None, model: To
 
 @dataclass(frozen=True)
 class _Sample:
-    """The tokens that are looked at, one row each."""
+    """The sampled tokens, one row each."""
 
     rows: Int[np.ndarray, " n"]
     """Ascending rows of the store."""
     x: Float[Tensor, "n d_in"]
     ordinals: dict[str, Float[np.ndarray, " n"]]
     is_fit: Bool[np.ndarray, " n"]
-    """Whether the token's document is one of those that curves are fitted on."""
+    """Whether curves are fitted on the token's document."""
     planes: list[Float[Tensor, "n 2"]]
-    """Where tokens lie in PCA's plane, and in each of the random ones."""
+    """Coordinates in PCA's plane, and in each of the random ones."""
     text: dict[str, list[str]] | None
 
     @staticmethod
@@ -148,7 +148,10 @@ class _Sample:
 
 
 def _texts(
-    tokens: np.ndarray, sequences: np.ndarray, places: np.ndarray, vocabulary: list[str]
+    tokens: Int[np.ndarray, "n_sequences n_ctx"],
+    sequences: Int[np.ndarray, " n"],
+    places: Int[np.ndarray, " n"],
+    vocabulary: list[str],
 ) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"text": [], "next": [], "before": [], "after": []}
     for row, place in zip(tokens[sequences], places, strict=True):
@@ -174,7 +177,11 @@ def _describe(decomposer: QuadraticDecomposer, sample: _Sample, config: Manifold
 
 
 def _describe_latent(
-    form: QuadraticForm, u: Tensor, sample: _Sample, config: ManifoldConfig, random: np.random.Generator
+    form: QuadraticForm,
+    u: Float[Tensor, "n d_in"],
+    sample: _Sample,
+    config: ManifoldConfig,
+    random: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     points = points_of(form, u)
     order = points.square().sum(1).argsort(descending=True).numpy()
@@ -196,7 +203,9 @@ def _describe_latent(
     }
 
 
-def _labels_along(points: Tensor, rows: np.ndarray, sample: _Sample) -> tuple[np.ndarray, np.ndarray]:
+def _labels_along(
+    points: Float[Tensor, "n n_axes"], rows: Int[np.ndarray, " k"], sample: _Sample
+) -> tuple[Float[np.ndarray, "n_ordinals n_planes"], Float[np.ndarray, "n_ordinals n_knots 3"]]:
     """(R^2 in each of ``PLANES``, knots of the latent's own curve) of every ordinal, on the tokens ``rows``."""
     r2 = np.full((len(sample.ordinals), len(PLANES)), np.nan, np.float32)
     knots = np.full((len(sample.ordinals), N_KNOTS, 3), np.nan, np.float32)
@@ -208,18 +217,20 @@ def _labels_along(points: Tensor, rows: np.ndarray, sample: _Sample) -> tuple[np
         if _hardly_varies(label[is_fit]) or _hardly_varies(label[~is_fit]):
             continue
         planes = (plane[known].numpy() for plane in (points, *sample.planes))
-        (curve, own), (_, pca), *random = (LabelCurve.judged(plane, label, is_fit) for plane in planes)
+        (curve, own), (_, pca), *random = (LabelCurve.fit_and_score(plane, label, is_fit) for plane in planes)
         r2[i] = own, pca, max(each for _, each in random)
         knots[i, : len(curve.labels)] = np.column_stack([curve.points, curve.labels])
     return r2, knots
 
 
-def _hardly_varies(label: np.ndarray) -> bool:
+def _hardly_varies(label: Num[np.ndarray, " n"]) -> bool:
     return len(label) == 0 or int(np.unique(label, return_counts=True)[1].max()) > _COMMONEST * len(label)
 
 
-def _with_more_axes(points: Tensor, form: QuadraticForm, u: Tensor, rows: np.ndarray) -> Float[Tensor, "n 3"]:
-    """Points on three axes: the form's own, and what its strongest tokens vary along most outside of those."""
+def _with_more_axes(
+    points: Float[Tensor, "n n_axes"], form: QuadraticForm, u: Float[Tensor, "n d_in"], rows: Int[np.ndarray, " k"]
+) -> Float[Tensor, "n 3"]:
+    """Points on three axes: the form's own, then those outside them along which the tokens ``rows`` vary most."""
     axes = form.eigenvectors[: points.shape[1]]
     while len(axes) < N_AXES:
         rest = u[rows] - u[rows] @ axes.T @ axes

@@ -1,8 +1,8 @@
 """Whether an ordinal label lies along a curve: its R^2 when it is read off as the position along that curve.
 
-The curve is a polyline through the mean points of groups of tokens that go along the label's order (its values, or as many
-quantile groups where it has more values than ``n_knots``). A token's label is read off at the point of the curve nearest to
-it. Fit it on some documents and judge it on others: the curve is chosen with the labels, and so would any plane's be.
+The curve is a polyline through the mean points of groups of tokens, in the label's order. A group has one value of the label;
+if there are more than ``n_knots`` values, groups are as many quantiles. A token's label is read off at the nearest point of
+the curve. Fit the curve on some documents and score it on others: fitted to the labels, it suits them in any plane.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Num
 from interp.errors import InputError
 
 N_KNOTS = 12
-"""Points of a curve at most: an order shows in a dozen, and a group still has many tokens."""
+"""Most points of a curve: a dozen show the order, and each group still has many tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LabelCurve:
         return np.interp(self._positions(points), np.arange(len(self.labels)), self.labels)
 
     def at(self, label: float) -> Float[np.ndarray, " n_axes"]:
-        """The point of the curve where the label has this value; its end for a value beyond it. What to steer to."""
+        """The point of the curve where the label has this value, or its end for a value beyond it: the target for steering."""
         return np.array([np.interp(label, self.labels, column) for column in self.points.T])
 
     def r2(self, points: Float[np.ndarray, "n n_axes"], label: Num[np.ndarray, " n"]) -> float:
@@ -63,14 +63,14 @@ class LabelCurve:
         return 1 - float(((label - self.read(points)) ** 2).sum()) / total if total > 0 else float("nan")
 
     @classmethod
-    def judged(
+    def fit_and_score(
         cls, points: Float[np.ndarray, "n n_axes"], label: Num[np.ndarray, " n"], is_fit: Bool[np.ndarray, " n"]
     ) -> tuple[LabelCurve, float]:
-        """(the curve fitted on the tokens that ``is_fit``, its R^2 on the others)."""
+        """(curve fitted on the tokens with ``is_fit``, its R^2 on the others)."""
         curve = cls.fit(points[is_fit], label[is_fit])
         return curve, curve.r2(points[~is_fit], label[~is_fit])
 
-    def _positions(self, points: np.ndarray) -> Float[np.ndarray, " n"]:
+    def _positions(self, points: Float[np.ndarray, "n n_axes"]) -> Float[np.ndarray, " n"]:
         """Knot number, with its fraction, of the nearest point of the curve."""
         start, step = self.points[:-1], np.diff(self.points, axis=0)
         length = np.maximum((step**2).sum(1), 1e-30)

@@ -1,12 +1,12 @@
 """The layout of ``manifolds.h5``, in the folder of a run with quadratic latents.
 
-Points are tokens of one random sample of the store. A latent keeps the places in that sample of those that lie furthest out
-on its axes, furthest first, and after them some of the others, drawn at random.
+Points are tokens of one random sample of the store. Each latent has the places in that sample of the tokens furthest out on
+its axes, furthest first, followed by some of the others, drawn at random.
 
     attributes            schema, version; facts (``ManifoldRecord`` as JSON)
     tokens/row            int32 [n_sample]          rows of the store, ascending
-    tokens/{text, next, before, after}   utf-8 [n_sample]   the token, the one that follows it, what stands around it on at
-                                                    most 60 characters a side; absent without the model
+    tokens/{text, next, before, after}   utf-8 [n_sample]   the token, the following token, and at most 60
+                                                    characters on each side; absent without the model
     ordinals              float32 [n_ordinals, n_sample]    see ``ordinals``; NaN where unknown
     features/eigenvalues  float32 [F, r]            largest magnitude first, r the most that a form of the run can have
     features/n_axes       int32 [F]                 how many of the three axes are eigenvectors
@@ -32,27 +32,27 @@ SHAPES: dict[str, str] = {
     ),
     "curve": (
         "1 where every token's neighbours lie along a line that runs across the direction to the centre; about 0.1 for a "
-        "Gaussian cloud, and low for bundles of rays, as features make them that are present to a varying degree"
+        "Gaussian cloud, and low for bundles of rays, which features of varying strength form"
     ),
     "surface": (
         "1 where every token's neighbours lie in a sheet that faces the centre, on three axes; a latent of rank 2 has none"
     ),
 }
-"""Shapes that are scored between 0 and 1, and what the score says; the formulas are in ``shape``."""
+"""Shapes scored between 0 and 1, and what the score means; the formulas are in ``shape``."""
 
 PLANES = ("the latent's plane", "PCA's first two components", "random planes, the best")
 """Planes in which each label's R^2 is taken, on the same tokens: the latent's own strongest."""
 
 
 class ManifoldRecord(PrecomputedRecord, frozen=True):
-    """Of ``manifolds.h5``."""
+    """The record of ``manifolds.h5``."""
 
     SCHEMA = "manifold index"
     VERSION = 1
 
     n_far: int
-    """Points of a latent that are its strongest, at most."""
+    """Most points of a latent that are its strongest."""
     ordinals: list[str]
     """Names of the ordinal labels."""
     has_text: bool
-    """Whether tokens are known by their text."""
+    """Whether the file holds the text of tokens."""

@@ -1,4 +1,4 @@
-"""Whole numbers of every token that a manifold may lay out in order: where it stands, and what the store's labels count.
+"""Ordinal labels, which a manifold may show in order: a token's position, and the store's labels with several values.
 
 position            place in its sequence, 1 for the first token after BOS
 position in line    characters from the last newline to the token's end; NaN before a sequence's first newline, whose
@@ -20,7 +20,7 @@ POSITION, POSITION_IN_LINE = "position", "position in line"
 
 
 def ordinals(store: ActivationStore, vocabulary: list[str] | None) -> dict[str, Float[np.ndarray, " n_rows"]]:
-    """Name to a number for each row of the store; the position in the line where the ``vocabulary``'s text is known."""
+    """Name to a number for each row of the store; the position in the line only with ``vocabulary``."""
     positions = store.positions()
     sequence, place = positions.T
     found = {POSITION: place.astype(np.float32)}
@@ -51,7 +51,7 @@ def position_in_line(
 
 
 def in_every_other_document(store: ActivationStore, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Whether each row is in one of those documents, every other one of the rows' own, that curves are fitted on."""
+    """Whether curves are fitted on each row's document: every other document that has one of ``rows``."""
     sequence, place = store.positions()[rows].T
     documents = store.documents()[1][sequence, place]
     return np.isin(documents, np.unique(documents)[::2])

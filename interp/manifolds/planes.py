@@ -1,10 +1,10 @@
-"""Whether some latent lays a label out along a curve, on tokens of one's choice, and whether other planes do so too.
+"""Whether some latent shows a label along a curve, on tokens you choose, and whether other planes show it too.
 
-Half of the documents choose and fit, the rest judge: of all latents, of a few random planes, the one whose curve reads the
-label best on the first half is judged on the second. Two figures a plane:
+Half of the documents choose and fit; the others score. The latent, and likewise the random plane, whose curve reads the label
+best on the first half is scored on the second. Each plane has two scores:
 
-    r2          of the label, read off along the curve (``label_curve``): whether it is laid out in its order
-    nearest_r2  of the label, read off as the mean of the 20 nearest tokens of the first half: all that the plane knows of it
+    r2          of the label read off along the curve (``label_curve``): whether the plane shows the label in order
+    nearest_r2  of the label read off as the mean of the 20 nearest tokens of the first half: whether it shows it at all
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ N_NEAREST = 20
 
 @dataclass(frozen=True)
 class PlaneFit:
-    """One plane's figures, on the documents that did not choose it."""
+    """One plane's scores, on the documents that it was not chosen on."""
 
     plane: str
     r2: float
@@ -44,12 +44,12 @@ class PlaneFit:
 
 @dataclass(frozen=True)
 class LabelLayout:
-    """What was found for one label."""
+    """The planes and the best latent for one label."""
 
     fits: list[PlaneFit]
     """The latent's plane, then PCA's of the site, PCA's of these tokens alone, and the random plane."""
     view: ManifoldView
-    """The latent that was chosen, with all tokens as its strongest, for ``interp.figures``."""
+    """The chosen latent, with all tokens as its strongest, for ``interp.figures``."""
 
 
 def lay_out_ordinal(
@@ -61,10 +61,9 @@ def lay_out_ordinal(
     vocabulary: list[str] | None = None,
     most: int = 12_000,
 ) -> LabelLayout:
-    """``lay_out`` of an ordinal (``ordinals``) of a store, on its tokens that have the label ``among``.
+    """``lay_out`` of an ordinal (``ordinals``) of a store, on at most ``most`` random tokens with the label ``among``.
 
-    At most ``most`` tokens, drawn at random. Give a store that the run was not trained on. Raises InputError for names that
-    the store does not have.
+    Give a store that the run was not trained on. Raises InputError for names that the store does not have.
     """
     numbers = ordinals(store, vocabulary)
     if ordinal not in numbers:
@@ -99,11 +98,11 @@ def lay_out(
     n_random: int = 20,
     seed: int = 0,
 ) -> LabelLayout:
-    """The latent whose plane reads ``label`` best, beside other planes.
+    """The latent whose plane reads ``label`` best, compared with other planes.
 
-    ``x`` are the rows of the chosen tokens, ``is_fit`` says whose documents choose and fit, ``components`` are the site's
-    principal directions (``source.moments().spectrum[1]``). Raises InputError when the label has one value only on either side,
-    or no latent has a plane.
+    ``x`` are the rows of the tokens, ``is_fit`` marks those whose documents choose and fit, ``components`` are the site's
+    principal directions (``source.moments().spectrum[1]``). Raises InputError when either half has one value of the label only,
+    or no latent has two axes.
     """
     if min(int(is_fit.sum()), int((~is_fit).sum())) <= N_NEAREST:
         raise InputError(
@@ -129,33 +128,42 @@ def lay_out(
 
 
 def random_planes(d_in: int, n: int, *, seed: int) -> list[Float[Tensor, "2 d_in"]]:
-    """Two orthonormal axes each, to see what any plane shows."""
+    """``n`` random planes, each by two orthonormal axes."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.linalg.qr(torch.randn(d_in, 2, generator=generator))[0].T for _ in range(n)]
 
 
-def _best(planes: dict[int, Tensor], label: np.ndarray, is_fit: np.ndarray) -> tuple[int, Tensor]:
-    """The plane whose curve reads the label best on the very tokens it was fitted on."""
-    r2 = {f: _own_r2(points[is_fit].numpy(), label[is_fit]) for f, points in planes.items()}
+def _best(
+    planes: dict[int, Float[Tensor, "n 2"]], label: Num[np.ndarray, " n"], is_fit: Bool[np.ndarray, " n"]
+) -> tuple[int, Float[Tensor, "n 2"]]:
+    """(number, points) of the plane whose curve reads the label best on the tokens it was fitted on."""
+    r2 = {}
+    for f, plane in planes.items():
+        points = plane[is_fit].numpy()
+        r2[f] = LabelCurve.fit(points, label[is_fit]).r2(points, label[is_fit])
     best = max(r2, key=lambda f: r2[f])
     return best, planes[best]
 
 
-def _own_r2(points: np.ndarray, label: np.ndarray) -> float:
-    return LabelCurve.fit(points, label).r2(points, label)
-
-
-def _fit(plane: str, points: Tensor, label: np.ndarray, is_fit: np.ndarray) -> PlaneFit:
+def _fit(
+    plane: str, points: Float[Tensor, "n 2"], label: Num[np.ndarray, " n"], is_fit: Bool[np.ndarray, " n"]
+) -> PlaneFit:
     places = points.numpy()
     near = torch.cdist(points[~is_fit], points[is_fit]).topk(N_NEAREST, largest=False).indices.numpy()
-    judged = label[~is_fit].astype(np.float64)
-    residual = judged - label[is_fit][near].mean(1)
-    nearest_r2 = 1 - float((residual**2).sum() / ((judged - judged.mean()) ** 2).sum())
-    return PlaneFit(plane, LabelCurve.judged(places, label, is_fit)[1], nearest_r2)
+    held_out = label[~is_fit].astype(np.float64)
+    residual = held_out - label[is_fit][near].mean(1)
+    nearest_r2 = 1 - float((residual**2).sum() / ((held_out - held_out.mean()) ** 2).sum())
+    return PlaneFit(plane, LabelCurve.fit_and_score(places, label, is_fit)[1], nearest_r2)
 
 
 def _view(
-    decomposer: QuadraticDecomposer, feature: int, u: Tensor, name: str, label: np.ndarray, curve: LabelCurve, r2: float
+    decomposer: QuadraticDecomposer,
+    feature: int,
+    u: Float[Tensor, "n d_in"],
+    name: str,
+    label: Num[np.ndarray, " n"],
+    curve: LabelCurve,
+    r2: float,
 ) -> ManifoldView:
     form = decomposer.form(feature)
     points = points_of(form, u)

@@ -1,4 +1,4 @@
-"""What the Manifolds page and notebooks show of a run's latents, read from ``manifolds.h5`` without torch."""
+"""A run's latents as the Manifolds page and notebooks show them, read from ``manifolds.h5`` without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp.errors import unknown_feature, unknown_name
 from interp.index.layout import open_precomputed
@@ -18,14 +18,14 @@ from interp.runs.record import Run
 
 @dataclass(frozen=True)
 class ManifoldView:
-    """One latent: its tokens on three axes, its strongest first, with everything they can be coloured by."""
+    """One latent: its tokens on three axes, its strongest first, and the values they can be coloured by."""
 
     feature: int
     coordinates: Float[np.ndarray, "n_points 3"]
-    """About the form's centre; the first ``n_axes`` are eigenvectors, the others what varies most besides."""
+    """About the form's centre; the first ``n_axes`` axes are eigenvectors, the others those of most variance besides."""
     n_axes: int
     n_far: int
-    """How many of the points are the latent's strongest; the others are any others."""
+    """How many of the points are the latent's strongest; the others are drawn at random."""
     value: Float[np.ndarray, " n_points"]
     """The latent's value."""
     ordinals: dict[str, Float[np.ndarray, " n_points"]]
@@ -34,15 +34,16 @@ class ManifoldView:
     """"text" (the token), "next", "before", "after" of each point; empty where the file was built without the model."""
     eigenvalues: Float[np.ndarray, " r"]
     scores: dict[str, float]
-    """Shape to score; NaN where it has too few axes."""
+    """Shape to score; NaN where the latent has too few axes."""
     label_r2: dict[str, dict[str, float]]
-    """Ordinal to R^2 by plane (``PLANES``); without the labels that hardly vary on the strongest tokens."""
+    """Ordinal to R^2 by plane (``PLANES``), without labels that hardly vary on the strongest tokens."""
     curves: dict[str, LabelCurve]
-    """The curve in the plane of the first two axes that each of those labels is read off along."""
+    """The curve in the plane of the first two axes for each label of ``label_r2``."""
 
     def along(self, ordinal: str) -> list[int]:
         """Points to read one after the other: for each knot of the label's curve, the strongest token nearest to it."""
-        return self._nearest(self.curves[ordinal].points)
+        squared = ((self.coordinates[: self.n_far, None, :2] - self.curves[ordinal].points) ** 2).sum(2)
+        return self._distinct(squared.argmin(0))
 
     def around(self, n: int = 12) -> list[int]:
         """Points to read one after the other: the strongest tokens furthest out in ``n`` directions around the centre."""
@@ -50,12 +51,8 @@ class ManifoldView:
         directions = np.stack([np.cos(angles), np.sin(angles)], 1)
         return self._distinct((self.coordinates[: self.n_far, :2] @ directions.T).argmax(0))
 
-    def _nearest(self, points: Float[np.ndarray, "k 2"]) -> list[int]:
-        squared = ((self.coordinates[: self.n_far, None, :2] - points) ** 2).sum(2)
-        return self._distinct(squared.argmin(0))
-
     @staticmethod
-    def _distinct(found: np.ndarray) -> list[int]:
+    def _distinct(found: Int[np.ndarray, " n"]) -> list[int]:
         return list(dict.fromkeys(found.tolist()))
 
 
@@ -71,7 +68,7 @@ class ManifoldIndex:
         self.ordinals = self.record.ordinals
         """Names of the ordinal labels."""
         self.is_stale = self.record.run_identity != run.identity
-        """Whether the run was trained anew since."""
+        """Whether the run was trained again since the file was built."""
 
     def close(self) -> None:
         """Close the file; the index cannot be read afterwards."""
@@ -106,7 +103,7 @@ class ManifoldIndex:
         return pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
     def view(self, feature: int) -> ManifoldView:
-        """Everything of one latent. Raises InputError for a number that there is not."""
+        """Everything about one latent. Raises InputError for an unknown number."""
         if not 0 <= feature < self.n_features:
             raise unknown_feature(feature, self.n_features)
         page = {name: dataset[feature] for name, dataset in self._file["features"].items()}
@@ -133,7 +130,7 @@ class ManifoldIndex:
 
     @functools.cached_property
     def _ranked_by(self) -> dict[str, np.ndarray]:
-        """What ``table`` ranks and shows of all latents, by name; kept no longer than this index, of which many are opened."""
+        """The arrays that ``table`` shows, by name; freed with this index, because many are opened."""
         names = ("score", "share", "label_r2", "eigenvalues", "effective_rank")
         return {name: self._file["features"][name][:] for name in names}
 

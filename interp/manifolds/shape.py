@@ -1,25 +1,25 @@
-"""Which latents show a manifold: how circle-like, curve-like and surface-like their strongest tokens lie. No labels are used.
+"""Which latents show a manifold: scores of how much their strongest tokens form a circle, curve or surface, without labels.
 
 A latent's tokens are projected on the axes of its form, eigenvectors of largest magnitude, about the form's centre. Its
-strongest tokens are the share q of all tokens that lie furthest out there: not those of largest value, because a form is zero
-on lines that a manifold crosses. The three scores lie between 0 and 1:
+strongest tokens are the share q of all tokens furthest from the centre, not those of largest value: a form is zero on lines
+that a manifold crosses. The three scores lie between 0 and 1:
 
 circle   on the first two axes: (1 - ln(1/q) (mean(e) - min(e)) / min(e)), not below 0, with e the squared radii of the
          strongest tokens, times (1 - the larger of |mean e^(i angle)| and |mean e^(2i angle)|). 1 is a thin ring filled evenly.
-         The furthest tokens of any cloud make a ring; the first factor is what the ring of a Gaussian cloud scores 0 by. One
-         cluster, or two opposite ones, score 0 by the second.
+         The furthest tokens of any cloud form a ring; the first factor is 0 for the ring of a Gaussian cloud, the second for
+         one cluster or two opposite ones.
 curve    on up to three axes: the mean, over tokens, of (l1 - l2) / l1 times the squared sine of the angle between the first
-         local direction and the token's own, with l the eigenvalues of the covariance of its neighbours: the nearest of all
-         tokens, a twentieth as many as are strongest. Among the strongest alone any cloud would be a shell.
-surface  on three axes: the same of (l2 - l3) / l1 times the squared cosine of the angle between the local normal and the
+         local direction and the token's own, with l the eigenvalues of the covariance of its neighbours. The neighbours are the
+         nearest of all tokens, a twentieth as many as are strongest: the strongest alone would form a shell in any cloud.
+surface  on three axes: the same mean of (l2 - l3) / l1 times the squared cosine of the angle between the local normal and the
          token's own. NaN for a form of rank 2, which has no third axis.
 
-For curve and surface the axes are first scaled to equal mean squares. The sine and the cosine are there because a bundle of
-rays from the origin is what ordinary features look like that are present to a varying degree: it is locally thin, too, but
-thin along the rays. A Gaussian cloud has a curve of about .1. Each score is the best over a few shares q, because
-nobody knows how many tokens are on a manifold. Rows have unit length, so that two features which fill a row alone bend
-into an arc, which has a curve. The scores say how tokens lie, not that the order along the curve means
-anything: look at the picture and its contexts. They rank; nothing is cut off by them.
+For curve and surface the axes are first scaled to equal mean squares. Sine and cosine exclude bundles of rays from the origin,
+which are thin too, but along the rays: ordinary features of varying strength form them. A Gaussian cloud has a curve score of
+about .1. Each score is the best over a few shares q, because
+nobody knows how many tokens are on a manifold. Rows have unit length, so two features that alone make up a row form an arc,
+which scores as a curve. The scores say how tokens lie, not that the order along the curve means anything: look at the picture
+and its contexts. They rank latents and exclude none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHARES = (0.03, 0.1, 0.3)
 """Shares of all tokens tried as the strongest."""
 N_AXES = 3
 LEAST_ROWS = 4000
-"""Rows to score on at least: a smallest share of 120 tokens; fewer have no neighbourhoods."""
+"""Fewest rows to score on: the smallest share is then 120 tokens; fewer have no neighbourhoods."""
 _ANCHORS = 64
 
 
@@ -58,7 +58,7 @@ class ManifoldScores:
         return self.scores[:, _column(shape)]
 
     def ranked(self, shape: str) -> Int[np.ndarray, " n_features"]:
-        """All latents, the most like ``shape`` first, those without a score last."""
+        """All latents, those most like ``shape`` first, those without a score last."""
         return np.argsort(-np.nan_to_num(self.of(shape), nan=-1.0), kind="stable")
 
 
@@ -77,7 +77,7 @@ def score_manifolds(decomposer: QuadraticDecomposer, x: Float[Tensor, "n d_in"])
 
 
 def points_of(form: QuadraticForm, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_axes"]:
-    """Where tokens lie on the axes of a latent, as many as it has and at most three, about its centre."""
+    """Coordinates of tokens on the axes of a latent, at most three of them, about its centre."""
     n_axes = min(N_AXES, form.rank)
     if n_axes == 0:
         return x.new_zeros(len(x), 0)
@@ -99,13 +99,13 @@ def strongest(points: Float[Tensor, "n n_axes"], share: float) -> Int[Tensor, " 
 
 
 def shape_scores(points: Float[Tensor, "n n_axes"], share: float) -> tuple[float, float, float]:
-    """(circle, curve, surface) of the strongest ``share`` of tokens, all of which are ``points``; see the module."""
+    """(circle, curve, surface) scores of the strongest ``share`` of ``points``; see the module."""
     plane = points[:, :2]
     return circle_score(plane[strongest(plane, share)], share), *local_scores(points, strongest(points, share))
 
 
 def circle_score(points: Float[Tensor, "n 2"], share: float) -> float:
-    """How much the furthest ``share`` of a cloud lie on one circle about the origin, all around it."""
+    """How much ``points``, the furthest ``share`` of a cloud, form one circle about the origin."""
     squared = points.square().sum(1)
     least = float(squared.min().clamp_min(1e-30))
     thinness = max(0.0, 1 - math.log(1 / share) * (float(squared.mean()) - least) / least)

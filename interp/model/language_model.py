@@ -1,7 +1,7 @@
-"""Loading a language model for looking inside: the bundled one, a local Hugging Face folder, or a hub name.
+"""Loading a language model with hook points: the bundled one, a local Hugging Face folder, or a hub name.
 
-All three go through the same path, TransformerLens' ``TransformerBridge``, with the model's raw weights: layer norms are
-not folded, so that activations are those of the model as published.
+All three are loaded by TransformerLens' ``TransformerBridge`` with the model's raw weights: layer norms are not folded, so
+that activations are those of the model as published.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class LanguageModel:
         """The TransformerBridge; hooks are added through it."""
         self.tokenizer = tokenizer
         self.id = model_id
-        """What it was loaded by: "demo", a folder, or a hub name."""
+        """The name it was loaded by: "demo", a folder, or a hub name."""
         self.n_layers = int(bridge.cfg.n_layers)
         self.d_model = int(bridge.cfg.d_model)
         self.n_ctx = int(bridge.cfg.n_ctx)
         self.d_vocab = int(bridge.cfg.d_vocab)
-        self.bos_id = _bos_id(tokenizer)
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.bos_id = next((int(token_id) for token_id in special if token_id is not None), 0)
         for parameter in bridge.parameters():
             parameter.requires_grad_(False)
 
@@ -70,7 +71,7 @@ class LanguageModel:
 
     @property
     def hook_names(self) -> list[str]:
-        """Every hook point's name, canonical names and TransformerLens aliases alike."""
+        """Names of all hook points, canonical names and TransformerLens aliases."""
         return list(self.bridge.hook_dict)
 
     def site(self, name: str) -> HookPoint:
@@ -80,8 +81,8 @@ class LanguageModel:
     def sites(self, names: Sequence[str]) -> list[HookPoint]:
         """Hook points with their layers and widths, measured by one short forward pass.
 
-        Raises InputError for a name the model does not have, and for a hook point that is off, never fires, or does not hold
-        one row a token.
+        Raises InputError for a name the model does not have, and for a hook point that is off, never fires, or has not one
+        row per token.
         """
         for name in names:
             if name not in self.bridge.hook_dict:
@@ -116,18 +117,18 @@ class LanguageModel:
         return {name: int(shape[2:].numel()) for name, shape in shapes.items()}
 
     def encode(self, text: str) -> Int[Tensor, " n_tokens"]:
-        """Token ids of ``text`` with the beginning-of-sequence token first and no other special token."""
+        """Token ids of ``text`` after one beginning-of-sequence token, without other special tokens."""
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return torch.tensor([self.bos_id, *ids], dtype=torch.int64, device=self.device)
 
     def decode(self, ids: Int[Tensor, " n_tokens"] | Sequence[int]) -> str:
-        """The text of ``ids``, special tokens left out."""
+        """The text of ``ids`` without special tokens."""
         ids = torch.as_tensor(ids).tolist()
-        # Cleaning up would take blanks before full stops out, which were in the text.
+        # Cleaning up would remove blanks before full stops that are in the text.
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token_strings(self) -> list[str]:
-        """The text of every token of the vocabulary alone; bytes that are no whole character are shown as ``\\xNN``."""
+        """The text of each token of the vocabulary; bytes that are not a whole character are shown as ``\\xNN``."""
         return [_printable(self.tokenizer, index) for index in range(self.d_vocab)]
 
     @torch.no_grad()
@@ -139,7 +140,7 @@ class LanguageModel:
         """What ``directions`` at ``site`` add to the residual stream.
 
         MLP neurons (``mlp.hook_post``) go through the layer's output matrix, head outputs (``attn.hook_z``) through W_O;
-        residual-width sites are already there. None where no linear map leads to the residual stream.
+        at residual-width sites they are unchanged. None where no linear map leads to the residual stream.
         """
         layer = layer_of(site, self.n_layers)
         short = site.split(".", 2)[-1] if 0 <= layer < self.n_layers else site
@@ -155,10 +156,10 @@ class LanguageModel:
 
     @torch.no_grad()
     def logit_effects(self, residual: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """What residual directions do to the logits, to first order and up to one positive factor a row.
+        """First-order effect of residual directions on the logits, up to one positive factor per row.
 
-        The final norm's weight is applied (and its centring, where it centres), its division by the norm is not; the
-        mean over the vocabulary, which changes no probability, is taken off. ("Logit lens", nostalgebraist 2020.)
+        The final norm's weight is applied, and its centring if it has one, but not its division by the norm. The mean over
+        the vocabulary, which changes no probability, is subtracted. ("Logit lens", nostalgebraist 2020.)
         """
         norm = getattr(self.bridge.ln_final, "_original_component", self.bridge.ln_final)
         weight = norm.weight.detach().to(residual)
@@ -206,7 +207,7 @@ def _boot(source: str, name: str, device: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # third-party deprecations a user can do nothing about
+        warnings.simplefilter("ignore")  # deprecations in other packages, which a user cannot change
         from transformer_lens.model_bridge import TransformerBridge
 
         try:
@@ -224,13 +225,6 @@ def _check_folder(path: Path) -> None:
         raise InputError(f"'{path}' has no weights (*.safetensors); save the model with save_pretrained")
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         raise InputError(f"'{path}' has no tokenizer (tokenizer.json); save the model's tokenizer into the same folder")
-
-
-def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    return 0
 
 
 def _printable(tokenizer: PreTrainedTokenizerFast, index: int) -> str:

@@ -41,7 +41,7 @@ class HookPoint:
     name: str
     """TransformerLens name, such as ``blocks.2.mlp.hook_post``."""
     layer: int
-    """Block the hook point is in, from 0; -1 for the embedding, ``n_layers`` for what follows the last block."""
+    """Block the hook point is in, from 0; -1 for the embedding, ``n_layers`` after the last block."""
     d_in: int
     """Width of the activation there, heads flattened."""
 
@@ -55,7 +55,7 @@ def layer_of(name: str, n_layers: int) -> int:
 
 
 def resolve_names(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Hook points meant by ``patterns`` (exact names or globs such as ``blocks.*.mlp.hook_post``), without repeats.
+    """Hook points that match ``patterns`` (exact names or globs such as ``blocks.*.mlp.hook_post``), without repeats.
 
     Raises InputError for a name the model does not have, with the near names, and for a pattern that matches nothing.
     """

@@ -37,7 +37,7 @@ class Shard(Record, frozen=True):
         return path.exists() and path.stat().st_size == self.n_bytes
 
 
-_PROGRESS = {"versions", "seconds", "checks", "shards", "complete"}
+_NOT_REQUESTED = {"versions", "seconds", "checks", "shards", "complete"}
 """Fields that say how a capture went, not what was asked for."""
 
 
@@ -51,7 +51,7 @@ class Manifest(FileRecord, frozen=True):
     model_fingerprint: str
     tokenizer_fingerprint: str
     corpus: str
-    """What the text was asked for as, such as ``stdlib``."""
+    """Name of the text, such as ``stdlib``."""
     n_tokens: int | None
     """Rows asked for; None is all of the text."""
     n_ctx: int
@@ -74,7 +74,7 @@ class Manifest(FileRecord, frozen=True):
     checks: dict[str, float]
     """Identities between hook points, tried on the first batch, to their relative errors."""
     shards: tuple[Shard, ...]
-    """Whole shards, in order; while several processes write, some in between may be missing yet."""
+    """Whole shards, in order; while several processes write, there may be gaps."""
     complete: bool
 
     @property
@@ -95,15 +95,15 @@ class Manifest(FileRecord, frozen=True):
         """A hash of the content: equal content, equal identity."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
 
-    def same_request(self, other: Manifest) -> list[str]:
+    def request_differences(self, other: Manifest) -> list[str]:
         """The fields in which two manifests ask for different content."""
-        asked = (name for name in self.__struct_fields__ if name not in _PROGRESS)
+        asked = (name for name in self.__struct_fields__ if name not in _NOT_REQUESTED)
         return [name for name in asked if getattr(self, name) != getattr(other, name)]
 
-    def asking_for(self, n_tokens: int | None) -> Manifest:
-        """The same capture of another number of tokens, with the shards that hold the same either way.
+    def with_n_tokens(self, n_tokens: int | None) -> Manifest:
+        """The same capture with another number of tokens, and the shards that stay the same.
 
-        The last shard is cut off where the tokens asked for end, so those go that may hold the end of either request.
+        A shard that may hold the last token of either request is dropped: it ends elsewhere under the other request.
         """
         if n_tokens == self.n_tokens:
             return self
@@ -111,14 +111,14 @@ class Manifest(FileRecord, frozen=True):
         ends = [math.inf if n is None else n for n in (self.n_tokens, n_tokens)]
         kept, n_rows, number = [], 0, 0
         for shard in self.shards:
-            n_rows += (shard.number - number) * full + shard.n_rows  # a shard that is missing has at most ``full`` rows
+            n_rows += (shard.number - number) * full + shard.n_rows  # a missing shard has at most ``full`` rows
             number = shard.number + 1
             if n_rows < min(ends):
                 kept.append(shard)
         return structs.replace(self, n_tokens=n_tokens, shards=tuple(kept))
 
     def with_shard(self, shard: Shard) -> Manifest:
-        """The same with one more whole shard, or with another file in the place of an old one."""
+        """The same with ``shard`` added; it replaces an older shard of the same file name."""
         others = (old for old in self.shards if old.file != shard.file)
         return structs.replace(self, shards=tuple(sorted((*others, shard), key=lambda shard: shard.number)))
 
@@ -128,6 +128,6 @@ class Manifest(FileRecord, frozen=True):
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """Raises InputError when there is no store, it is of another schema, or its manifest is damaged."""
+        """Raises InputError when there is no store, its schema is another one, or its manifest is damaged."""
         absent = f"'{folder}' is no activation store; make one with interp capture"
         return read_record(folder / FILE_NAME, Manifest, absent)

@@ -24,15 +24,15 @@ from interp.store.manifest import Manifest, Shard
 from interp.store.moments import Moments, moments_of
 
 MAPPED = 3 * 2**27
-"""Bytes of a site that stay mapped into the process once read; what lies beyond them is let go after every use.
+"""Bytes of a site that stay mapped into the process once read; pages beyond them are unmapped after every use.
 
-All of it stays in the system's page cache, so a row let go costs a page fault (a batch of 4096 x 1024 from 4 GB takes 7.4 ms
-of CPU, not 4.0). But pages that stay mapped count as the process's memory, and some systems end a process for it.
+Unmapped pages stay in the system's page cache, so reading them again costs a page fault (a batch of 4096 x 1024 from 4 GB
+takes 7.4 ms of CPU, not 4.0). Mapped pages count as the process's memory, and some systems kill a process for using too much.
 """
 
 
 class ActivationStore:
-    """A store on disk, opened for reading: what is whole at the time, while a capture may go on.
+    """A store on disk, opened for reading: the shards that are whole now, even if a capture is still writing others.
 
     Raises InputError when the folder is no store, when one of its shards is missing or cut short, and, unless
     ``allow_unfinished``, when its capture has not ended.
@@ -57,7 +57,7 @@ class ActivationStore:
 
     @property
     def n_rows(self) -> int:
-        """Tokens captured; separators are not among them."""
+        """Tokens captured, without separators."""
         return self.manifest.n_rows
 
     @property
@@ -93,7 +93,7 @@ class ActivationStore:
     def positions(self) -> Int[np.ndarray, "n_rows 2"]:
         """(sequence, position) of each row, sequences counted as in ``tokens``."""
         rows = self._whole("rows")
-        if not self.manifest.complete:  # shards may be missing in between: count the sequences that are there
+        if not self.manifest.complete:  # there may be gaps: count only the sequences of the shards present
             _, rows[:, 0] = np.unique(rows[:, 0], return_inverse=True)
         return rows
 
@@ -108,12 +108,12 @@ class ActivationStore:
         return listed, self._whole("token_document")
 
     def document_tokens(self) -> Iterator[tuple[str, Int[np.ndarray, " n"]]]:
-        """(name, token ids) of each document in order, separators left out; the last is cut off where the capture ended."""
+        """(name, token ids) of each document in order, without separators; the last ends where the capture ended."""
         for (_, name), parts in groupby(self._document_parts(), key=lambda part: part[0]):
             yield name, np.concatenate([tokens for _, tokens in parts])
 
     def _document_parts(self) -> Iterator[tuple[tuple[int, str], Int[np.ndarray, " n"]]]:
-        """((number, name), token ids) of each stretch of a shard's rows that is of one document."""
+        """((number, name), token ids) of each run of rows in a shard that come from one document."""
         for shard in self.manifest.shards:
             names = dict(zip(self._read(shard, "documents/number"), self._read(shard, "documents/name"), strict=True))
             rows = self._read(shard, "rows")
@@ -124,7 +124,7 @@ class ActivationStore:
                 yield (int(number), names[number].decode()), part
 
     def label_set(self, name: str | None = None) -> str:
-        """The name of a label set of the store: the one given, or by default the first. Raises InputError if there is none."""
+        """``name``, or the first label set of the store by default. Raises InputError if the store has no such label set."""
         if not self.label_sets:
             raise InputError(
                 f"the store '{self.path}' has no labels; capture labelled text, or choose labels with interp capture --labels"
@@ -139,7 +139,7 @@ class ActivationStore:
         return self._whole(f"labels/{self.label_set(label_set)}")
 
     def label_places(self) -> dict[str, tuple[str, int]]:
-        """Every label to its (label set, column). A label that an earlier set has too is called SET.LABEL."""
+        """Every label to its (label set, column). A label whose name an earlier set has already is called SET.LABEL."""
         places: dict[str, tuple[str, int]] = {}
         for label_set, names in self.label_sets.items():
             for column, name in enumerate(names):
@@ -147,7 +147,7 @@ class ActivationStore:
         return places
 
     def verify(self) -> list[str]:
-        """Read every byte again; the files of the shards that are not what was written."""
+        """Read every byte again and list the shard files whose content has changed since they were written."""
         shards = self.manifest.shards
         return [
             shard.file
@@ -174,7 +174,7 @@ class ActivationStore:
     def _damaged(self, shard: Shard, what: str) -> InputError:
         return InputError(
             f"'{self.path / 'shards' / shard.file}' {what}; delete it if it is there and run the same interp capture "
-            "command again, which makes that shard anew"
+            "command again to write that shard anew"
         )
 
 
@@ -196,11 +196,11 @@ class SiteSource:
         return int(self._starts[-1])
 
     @cached_property
-    def _maps(self) -> list[Mapped]:
-        """One a shard."""
+    def _maps(self) -> list[MappedRows]:
+        """One for each shard."""
         return [self._map(shard) for shard in self.store.manifest.shards]
 
-    def _map(self, shard: Shard) -> Mapped:
+    def _map(self, shard: Shard) -> MappedRows:
         path = self.store.path / "shards" / shard.file
         with self.store._open(shard) as file:
             try:
@@ -212,13 +212,13 @@ class SiteSource:
                     shard, f"holds {dataset.shape} values at {self.name}, not {shard.n_rows} rows"
                 )
             if not shard.n_rows:
-                return Mapped(np.empty(dataset.shape, dtype=dataset.dtype), None)
+                return MappedRows(np.empty(dataset.shape, dtype=dataset.dtype), None)
             if dataset.chunks:
                 return _unpacked(dataset)
             offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
         with path.open("rb") as opened:
             pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        return Mapped(np.ndarray(shape, dtype, pages, offset), pages)
+        return MappedRows(np.ndarray(shape, dtype, pages, offset), pages)
 
     def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
         """The rows at ``indices``, in that order, float32."""
@@ -234,22 +234,22 @@ class SiteSource:
         return out
 
     def _gather(self, ascending: Int[np.ndarray, " n"]) -> np.ndarray:
-        """Rows by ascending number, in the stored dtype; a walk through the files in order is the fastest."""
+        """Rows by ascending number, in the stored dtype; reading the files in order is fastest."""
         if len(ascending) and not 0 <= ascending[0] <= ascending[-1] < len(self):
             raise IndexError(f"rows {ascending[0]} to {ascending[-1]} of a source of {len(self)}")
         out = np.empty((len(ascending), self.d_in), dtype=self.store.manifest.dtype)
         cuts = np.searchsorted(ascending, self._starts)
         for shard in np.flatnonzero(np.diff(cuts)).tolist():
             part = slice(cuts[shard], cuts[shard + 1])
-            # Nothing is out of range here; mode="raise" would copy through a buffer.
+            # The range was checked above; mode="raise" would copy through a buffer.
             np.take(self._maps[shard].rows, ascending[part] - self._starts[shard], axis=0, out=out[part], mode="clip")
-            self._let_go(shard)
+            self._unmap(shard)
         return out
 
-    def _let_go(self, shard: int) -> None:
-        """Unmap a shard, unless it is among the first, which stay mapped."""
+    def _unmap(self, shard: int) -> None:
+        """Unmap a shard that lies beyond the first ``MAPPED`` bytes of the site."""
         if int(self._starts[shard + 1]) * self.d_in * self._maps[shard].rows.itemsize > MAPPED:
-            self._maps[shard].let_go()
+            self._maps[shard].unmap()
 
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "_ d_in"]]:
         """All rows in order, ``size`` at a time, float32."""
@@ -264,17 +264,17 @@ class SiteSource:
             end = min(stop, int(self._starts[shard + 1]))
             stored = self._maps[shard].rows[at - self._starts[shard] : end - self._starts[shard]]
             _convert(np.array(stored), out[at - first : end - first])
-            self._let_go(shard)
+            self._unmap(shard)
             at = end
         return out
 
     def moments(self) -> Moments:
-        """Moments of all rows, computed once a store and kept in its ``moments/`` folder."""
+        """Moments of all rows, computed once for a store and kept in its ``moments/`` folder."""
         return self._moments
 
     @property
     def has_moments(self) -> bool:
-        """Whether the moments are in the store already."""
+        """Whether the store holds the moments already."""
         return _read_moments(self._moments_path, self.store.identity) is not None
 
     @property
@@ -293,37 +293,37 @@ class SiteSource:
 def _convert(stored: np.ndarray, out: Tensor) -> None:
     """Write ``stored`` to ``out`` as float32.
 
-    With several threads in tiles small enough that torch converts each in one: on a busy machine, threads that wait for
-    each other cost ten times the conversion (a batch of 4096 x 512: 7.2 ms with two threads, 0.7 ms so).
+    When torch has several threads, rows are converted in tiles so small that torch uses one thread for each: on a busy
+    machine, threads waiting for each other take ten times as long (a batch of 4096 x 512: 7.2 ms against 0.7 ms).
     """
     size = max(1, len(out) if torch.get_num_threads() == 1 else 32767 // out.shape[1])
     for part, values in zip(out.split(size), torch.from_numpy(stored).split(size), strict=True):
         part.copy_(values)
 
 
-class Mapped(NamedTuple):
+class MappedRows(NamedTuple):
     """The rows of one shard, mapped into memory."""
 
     rows: np.ndarray
     pages: mmap.mmap | None
-    """What the rows lie in; None where there are no rows."""
+    """The mapped file that holds the rows; None where there are no rows."""
 
-    def let_go(self) -> None:
+    def unmap(self) -> None:
         """Unmap the pages; the next use maps them again."""
         if self.pages and hasattr(mmap, "MADV_DONTNEED"):
             self.pages.madvise(mmap.MADV_DONTNEED)
 
 
-def _unpacked(dataset: h5py.Dataset) -> Mapped:
-    """A compressed dataset in a temporary file that vanishes with the last use of it."""
+def _unpacked(dataset: h5py.Dataset) -> MappedRows:
+    """A compressed dataset, unpacked into a temporary file that is deleted when it is no longer used."""
     import hdf5plugin  # noqa: F401  deferred: loads the filters of a dozen libraries
 
     with tempfile.TemporaryFile() as file:
         file.truncate(dataset.size * dataset.dtype.itemsize)
         pages = mmap.mmap(file.fileno(), 0)
-    mapped = Mapped(np.ndarray(dataset.shape, dataset.dtype, pages), pages)
+    mapped = MappedRows(np.ndarray(dataset.shape, dataset.dtype, pages), pages)
     dataset.read_direct(mapped.rows)
-    mapped.let_go()
+    mapped.unmap()
     return mapped
 
 
@@ -335,7 +335,7 @@ def _read_moments(path: Path, identity: str) -> Moments | None:
             return None
         n, norm = int(file.attrs["n"]), float(file.attrs["mean_norm"])
         moments = Moments(n=n, mean=file["mean"][()], covariance=file["covariance"][()], mean_norm=norm)
-        moments.__dict__["spectrum"] = (file["eigenvalues"][()], file["eigenvectors"][()])  # the cached property
+        moments.__dict__["spectrum"] = (file["eigenvalues"][()], file["eigenvectors"][()])  # fills the cached property
     return moments
 
 

@@ -1,4 +1,4 @@
-"""One shard file: made in memory as HDF5, so that its bytes are known, hashed and written in one piece.
+"""One shard file: made in memory as HDF5, so that its bytes can be hashed and written in one piece.
 
 Writing through HDF5 to disk would hold Python's interpreter lock while the disk works, and a full disk would leave the
 library with a file that it can neither finish nor close.
@@ -18,12 +18,12 @@ from interp.store.manifest import Manifest
 SHARD_SCHEMA, SHARD_VERSION = "interp-activation-shard", 2
 
 ROWS_PER_CHUNK = 512
-"""Rows that are compressed together."""
+"""Rows compressed together."""
 
 
 @dataclass(frozen=True)
 class ShardContent:
-    """What goes into one shard; ``activations`` rows follow ``sequences.is_row`` in order."""
+    """The content of one shard; the rows of ``activations`` are the tokens with ``sequences.is_row``, in order."""
 
     sequences: Sequences
     activations: dict[str, np.ndarray]
@@ -95,7 +95,7 @@ def _checked(values: np.ndarray, site: str, rows: np.ndarray, dtype: str) -> np.
 
 
 def _all_finite(stored: np.ndarray) -> bool:
-    """Whether no exponent is all ones; integer operations are several times faster than isfinite on float16."""
+    """True if no exponent is all ones. On float16 these integer operations are several times faster than isfinite."""
     if not stored.size:
         return True
     bits, exponent = (np.uint16, 0x7C00) if stored.dtype == np.float16 else (np.uint32, 0x7F800000)

@@ -1,4 +1,4 @@
-"""The view of activations that decomposers have: rows, in order or in shuffled batches read ahead, and their moments."""
+"""How decomposers read activations: rows in order or in shuffled batches, read ahead, and their moments."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def shuffled_batches(
     n_rows: int | None = None,
     share: slice = slice(None),
 ) -> Generator[Float[Tensor, "share d_in"], None, None]:
-    """Of every batch of ``size`` rows the ``share`` of one process; the next batch is read while the last one is in use.
+    """The ``share`` of one process in every batch of ``size`` rows; the next batch is read while this one is used.
 
-    Every epoch is a fresh permutation of the source, or of its first ``n_rows`` rows; its incomplete last batch is dropped.
-    Which rows are together depends on ``seed`` alone, uniformly over all rows; inside a batch they stand in the source's
-    order, so the first rows of a batch are no random sample of it. ``steps`` are the numbers of the batches wanted, counted
-    from the first epoch on, so that training goes on where it stopped. Close the iterator when it is left early. Raises
-    InputError when a batch is larger than the source.
+    Every epoch is a new permutation of the source, or of its first ``n_rows`` rows; the incomplete last batch is dropped.
+    Batches are drawn uniformly from all rows and depend on ``seed`` alone. Inside a batch rows keep the source's order, so
+    its first rows are not a random sample of it. ``steps`` numbers the batches to yield, counted from the first epoch, so
+    that training can resume where it stopped. Close the iterator when leaving it early. Raises InputError when a batch is
+    larger than the source.
     """
     n = len(source) if n_rows is None else n_rows
     order = islice(shuffled_indices(n, size, seed=seed, start=steps.start), len(steps))
@@ -71,7 +71,7 @@ def shuffled_batches(
 
 
 def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
-    """Ascending row numbers of each batch of ``shuffled_batches``, endlessly; 4 bytes of memory a row of the source."""
+    """Ascending row numbers of each batch of ``shuffled_batches``, without end; takes 4 bytes of memory per row."""
     if size > n:
         raise InputError(f"a batch of {size} rows was asked for, but the source holds {n}; use a smaller --batch")
     per_epoch = n // size
@@ -115,9 +115,9 @@ class ArraySource:
 
 
 def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """Yield ``items`` in order, up to ``depth`` of them made ahead; what making them raises is raised here.
+    """Yield ``items`` in order; a thread makes up to ``depth`` of them ahead, and its exceptions are raised here.
 
-    Closing the iterator, or letting go of it, ends the thread.
+    Closing or deleting the iterator ends the thread.
     """
     ready: Queue[object] = Queue(depth)
     is_closed = threading.Event()

@@ -1,6 +1,6 @@
 """Writing a store, shard by shard: one background thread, each shard renamed into place only when it is whole.
 
-One job writes a store at a time; its processes, where ``torchrun`` started several, each write every n-th missing shard.
+Only one job writes a store at a time. If ``torchrun`` started n processes, each writes every n-th missing shard.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from interp.store.shard import ShardContent, shard_file
 
 _WRITER_LOCK, _MANIFEST_LOCK = "writer.lock", "manifest.lock"
 _OWN_FILES = {_WRITER_LOCK, _MANIFEST_LOCK, FILE_NAME + ".partial", "shards"}
-"""What a writer that was killed before its first manifest leaves behind."""
+"""Files left behind by a writer that was killed before its first manifest."""
 
 
 class StoreWriter:
     """Appends shards to the store in ``folder``; a context manager.
 
-    The caller waits for the disk only when that is two whole shards behind. Opening an unfinished store of the same
-    request, or of one for another number of tokens, goes on with its missing shards; a store of another request, and one
-    that another job writes to, are refused (InputError). A new store whose first shard is refused is removed again; whole
+    The caller waits for the disk only when it is two whole shards behind. An unfinished store of the same request, or of
+    the same request for another number of tokens, is continued with its missing shards. Raises InputError for a store of
+    another request and for one that another job is writing. A new store whose first shard is refused is removed; whole
     shards are kept.
     """
 
@@ -52,7 +52,7 @@ class StoreWriter:
                 self._open(manifest)
             self._world.wait()
             self._manifest = Manifest.read(folder)
-            self._world.wait()  # before any process adds a shard: all must see the same ones missing
+            self._world.wait()  # every process must see the same shards missing before one is added
         self._present = {shard.number: shard for shard in self._manifest.shards}
         self._numbers = (number for number in count() if number not in self._present)
         self._since = time.monotonic()
@@ -62,18 +62,18 @@ class StoreWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is nothing left to write."""
+        """Whether every shard is written."""
         return self._manifest.complete
 
     @property
     def n_rows_done(self) -> int:
-        """Rows in the whole shards that were there when the writer opened."""
+        """Rows in the shards that were whole when the writer opened."""
         return sum(shard.n_rows for shard in self._present.values())
 
-    def todo(self, blocks: Iterator[Sequences]) -> Iterator[tuple[int, Sequences]]:
-        """(shard number, block) of the ``blocks`` (one a shard) that this process is to append.
+    def missing(self, blocks: Iterator[Sequences]) -> Iterator[tuple[int, Sequences]]:
+        """(shard number, block) of those ``blocks``, one per shard, that this process has to append.
 
-        Raises InputError when a shard that is whole holds other tokens than its block: going on would mix two texts.
+        Raises InputError when a whole shard holds other tokens than its block: continuing would mix two texts.
         """
         self._n_blocks = n_missing = 0
         for number, block in enumerate(blocks):
@@ -89,7 +89,7 @@ class StoreWriter:
                 self._check_same_text(shard, None)
 
     def append(self, content: ShardContent, number: int | None = None) -> None:
-        """Hand over shard ``number``, by default the first that is missing. Raises what writing an earlier one raised."""
+        """Hand over shard ``number``, by default the first missing one. Raises any error of writing an earlier shard."""
         while len(self._writing) > 1 or (self._writing and self._writing[0].done()):
             self._writing.pop(0).result()
         if number is None:
@@ -97,7 +97,7 @@ class StoreWriter:
         self._writing.append(self._pool.submit(self._write, content, number))
 
     def note_checks(self, checks: dict[str, float]) -> None:
-        """Keep the errors of a capture's self-check in the manifest."""
+        """Record the relative errors of a capture's self-check in the manifest."""
         if self._world.is_first:
             self._update(lambda manifest: structs.replace(manifest, checks=checks))
 
@@ -114,7 +114,7 @@ class StoreWriter:
             if not is_whole:
                 raise InputError(
                     f"'{self.folder}' holds {manifest.n_rows:,} of {manifest.asked} tokens although every process has "
-                    "finished; the same command again makes the rest"
+                    "finished; run the same command again to write the rest"
                 )
             with self._refused_writes():
                 write_virtual(self.folder, manifest)
@@ -134,9 +134,11 @@ class StoreWriter:
         self._lock.release()
 
     def _open(self, request: Manifest) -> None:
-        """Take the store for this job; make it, or drop what is missing or cut short from its list of shards."""
+        """Lock the store for this job; create it, or drop missing and incomplete shards from its list."""
         folder = self.folder
-        if self._is_new and (folder.is_file() or (folder.exists() and _names(folder) - _OWN_FILES)):
+        if self._is_new and (
+            folder.is_file() or (folder.exists() and {path.name for path in folder.iterdir()} - _OWN_FILES)
+        ):
             raise InputError(f"'{folder}' is not empty and holds no store; choose another --out")
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         try:
@@ -149,8 +151,8 @@ class StoreWriter:
             request.write(folder)
             return
         present = Manifest.read(folder)
-        usable = present if present.complete else present.asking_for(request.n_tokens)
-        if differs := usable.same_request(request):
+        usable = present if present.complete else present.with_n_tokens(request.n_tokens)
+        if differs := usable.request_differences(request):
             pairs = [(name, getattr(present, name), getattr(request, name)) for name in differs]
             what = "; ".join(f"{name}: {_shown(there)} there, {_shown(asked)} asked" for name, there, asked in pairs)
             raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
@@ -167,7 +169,7 @@ class StoreWriter:
             with h5py.File(path, "r") as file:
                 stored = file["tokens"][()]
         except OSError as error:
-            raise InputError(f"'{path}' is damaged ({error}); delete it and capture again to make it anew") from None
+            raise InputError(f"'{path}' is damaged ({error}); delete it and capture again to write it anew") from None
         if block is None or not np.array_equal(block.tokens, stored):
             raise InputError(
                 f"the text '{self._manifest.corpus}' has changed since the capture of '{self.folder}' was "
@@ -189,7 +191,7 @@ class StoreWriter:
         self._update(lambda manifest: manifest.with_shard(shard))
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> None:
-        """Replace the manifest; processes take turns."""
+        """Replace the manifest; a lock makes processes take turns."""
         with self._refused_writes(), self._manifest_lock:
             manifest = change(Manifest.read(self.folder))
             if self._world.is_first:
@@ -205,11 +207,7 @@ class StoreWriter:
 
 
 def _shown(value: object) -> object:
-    return "all" if value is None else value  # the tokens asked for
-
-
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return "all" if value is None else value  # n_tokens is None for all of the text
 
 
 def write_virtual(folder: Path, manifest: Manifest) -> None:

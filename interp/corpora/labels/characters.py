@@ -1,10 +1,9 @@
 """From the labels of characters to those of tokens, and to the share of a text that has a label.
 
 A token has a label if more than half of its non-blank characters have it; a token of blanks only, if more than half of all
-its characters do. Some labels are of blanks themselves, and byte-level tokenizers join a newline to the blanks of the next
-line (``"\\n       "``): such labels name another rule. A label that is a number (``_depth``) has the value of the token's
-first non-blank character, or of its last character if it is blank: the depth of the line that follows. A token of no
-characters has nothing.
+its characters do. Labels of blanks need another rule, because byte-level tokenizers join a newline to the blanks of the
+next line (``"\\n       "``). A label that is a number (``_depth``) has the value of the token's first non-blank character,
+or of its last character if the token is blank: the depth of the line that follows. A token without characters has no label.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from interp.corpora.documents import Document
 from interp.errors import InputError
 
 TokenRule = Literal["any", "any if blank"]
-"""For labels of blanks: a token has the label if any of its characters has it, whatever else is in it, or only if all of
-it is blank."""
+"""For labels of blanks. "any": a token has the label if any of its characters has it. "any if blank": only if the whole
+token is also blank."""
 
 
 @dataclass(frozen=True)
 class CharacterLabels:
-    """What every character of a document is, and what follows for tokens and for text."""
+    """Labels of every character of a document, and from them those of tokens and of whole texts."""
 
     columns: Callable[[Document], Iterator[tuple[str, UInt8[np.ndarray, " n_chars"]]]]
-    """Document to (label, its value for each character), the same labels in the same order for every document. One at a
-    time, so that a long document is never held with all its labels."""
+    """Document to (label, its value for each character), the same labels in the same order for every document. Labels
+    come one at a time, so that those of a long document are never all in memory."""
     rules: Mapping[str, TokenRule] = field(default_factory=dict)
-    """The labels of blanks, and how a token comes by each."""
+    """The labels of blanks, each with its rule."""
 
     def label_characters(self, document: Document) -> UInt8[np.ndarray, "n_chars n_labels"]:
         """The labels of every character: 0 or 1, or a number up to 255."""
@@ -76,8 +75,8 @@ class CharacterLabels:
         """The share (0 to 1) of the non-blank characters from ``start`` on that have each label.
 
         To judge a continuation, give prompt and continuation together and the prompt's length as ``start``: only the
-        prompt can tell that the continuation begins inside a docstring or a call. Where nothing but blanks was written
-        every share is 0. Labels of blanks, and numbers, are no share of a text and are left out.
+        prompt shows whether the continuation begins inside a docstring or a call. If only blanks were written, every
+        share is 0. Labels of blanks and numbers are left out.
         """
         is_judged = ~_is_blank(text)
         is_judged[:start] = False

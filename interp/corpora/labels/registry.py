@@ -9,26 +9,26 @@ from interp.corpora.labels.python import PYTHON
 from interp.errors import unknown_name
 
 LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (PYTHON,)}
-"""By name. A set of one's own is added by its name and then captured, evaluated and steered by like any other."""
+"""By name. Add a set of your own here, and it can be captured, evaluated and steered by like any other."""
 
 
 def label_set_named(name: str) -> LabelSet:
-    """Raises InputError, with the near names, when there is none."""
+    """The label set ``name``. Raises InputError, with the near names, when there is none."""
     if name not in LABEL_SETS:
         raise unknown_name("label set", name, LABEL_SETS, "this program")
     return LABEL_SETS[name]
 
 
 def label_sets_for(names: Sequence[str]) -> tuple[LabelSet, ...]:
-    """The label sets made for files of these names: those with suffixes, in one of which every name ends."""
+    """The label sets made for these files: every name ends in one of the set's suffixes."""
     sets = (label_set for label_set in LABEL_SETS.values() if label_set.suffixes)
     return tuple(label_set for label_set in sets if all(name.endswith(label_set.suffixes) for name in names))
 
 
 def judge_of(label: str, label_sets: Iterable[str]) -> TextJudge | None:
-    """The judge of written text that knows ``label``, of the label sets named, the first first; None where none does.
+    """The judge of the first of these label sets that knows ``label``; None if no judge does.
 
-    Names that are not in ``LABEL_SETS`` are passed over: a store may hold labels of its documents.
+    Names that are not in ``LABEL_SETS`` are skipped, such as ``label``, the labels that documents carry.
     """
     judges = (LABEL_SETS[name].judge for name in label_sets if name in LABEL_SETS)
     return next((judge for judge in judges if judge and label in judge("", start=0)), None)
