@@ -119,8 +119,8 @@ function makeController(root) {
     title.append(node("h3", "", `Feature ${about.id}`));
     const label = data.byLabel[about.id];
     if (label) title.append(node("span", "label", label));
-    const facts = `density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
-    title.append(node("span", "sub", facts));
+    const summary = `density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
+    title.append(node("span", "sub", summary));
     const marked = data.marked.has(about.id);
     bar.append(
       button("◀ J", "Previous feature of the table (J)", () => show(table.neighbour(-1)), "prev"),

@@ -36,7 +36,7 @@ def _styles(*names: str) -> str:
 
 
 def _script(name: str) -> str:
-    """A component is one script; the parts that two of them share are joined here, before the part that exports."""
+    """A component is one script: the parts that both components share, then the named part, which exports."""
     return "\n".join(
         (_HERE / part).read_text(encoding="utf-8") for part in ("table.js", "tokens.js", "charts.js", name)
     )

@@ -1,4 +1,4 @@
-"""The index of the run on view: opened, offered to be built where there is none, and called stale where it is."""
+"""The index of the run on view: opened, or offered to be built if there is none, with a warning if it is stale."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def require_index(run: Run) -> FeatureIndex:
 
 
 def require_manifolds(run: Run) -> ManifoldIndex:
-    """The run's manifolds. Ends the page where there are none: with a button that builds them, or with why there are none."""
+    """The run's manifolds. If there are none, ends the page with a button that builds them, or says why there are none."""
     if not run.can("forms"):
         st.info(
             f"`{run_name(run)}` is a run of {run.kind}: its features are directions, and a direction has no manifold. Choose a "
@@ -57,7 +57,9 @@ def require_manifolds(run: Run) -> ManifoldIndex:
             _build_manifolds(run)
         st.stop()
     if index.is_stale:
-        st.error(f"The run was trained anew after this was built. Build it again with  `{index_command(run)}`")
+        st.error(
+            f"The run was trained again after its manifolds were built. Build them again with  `{index_command(run)}`"
+        )
     return index
 
 
@@ -79,14 +81,14 @@ def _build_manifolds(run: Run) -> None:
 
 
 def index_is_stale(run: Run) -> bool:
-    """Whether run or store changed since the index was built; False where there is no readable index to be stale."""
+    """Whether run or store changed since the index was built; False if there is no readable index."""
     version = index_version(run)
     sources = (run.path / "run.json", run.path / "decomposer.safetensors", run.store_path / "store.json")
     changed = tuple(source.stat().st_mtime_ns if source.is_file() else 0 for source in sources)
     return bool(version) and _stale(str(run.path.resolve()), version, changed, _run=run)
 
 
-# The check hashes all weights (0.1 s for 100 MB); what stands beside the run says when its answer can have changed.
+# The check hashes all weights (0.1 s for 100 MB), so it is repeated only when one of the files is written anew.
 @st.cache_data(show_spinner=False, max_entries=64)
 def _stale(path: str, version: str, changed: tuple[int, ...], _run: Run) -> bool:
     try:

@@ -35,8 +35,8 @@ def restore(
     """Give each widget key ``view_NAME`` its value from the address, else from the last visit, else its default.
 
     ``parsers`` maps a name to a function from the address's text (None: absent) to a valid value. Widgets that name a
-    default themselves are listed in ``with_default``: Streamlit warns of a value from both sides, so they get theirs only
-    where it is another.
+    default themselves are listed in ``with_default``: Streamlit warns if a value is set twice, so theirs is set only if it
+    differs from the default.
     """
     given = st.query_params.to_dict()
     remembered = st.session_state.setdefault(f"remembered_{page}", {})

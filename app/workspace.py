@@ -69,10 +69,10 @@ def find_run(name: str) -> Run:
 def index_version(run: Run) -> str:
     """Changes when the index file is replaced; empty if there is none."""
     try:
-        facts = run.index_path.stat()
+        stat = run.index_path.stat()
     except FileNotFoundError:
         return ""
-    return f"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
 
 
 def open_index(run: Run) -> FeatureIndex:
@@ -91,7 +91,7 @@ def open_manifolds(run: Run) -> ManifoldIndex:
 
 
 def _held(opened: OrderedDict[Path, tuple[str, T]], path: Path, version: str, read: Callable[[], T]) -> T:
-    """What is open of ``path``, read anew if it is of another version; what was used longest ago is let go."""
+    """The object kept open for ``path``, read anew if its version changed; the one used longest ago is dropped."""
     with _lock:
         held = opened.get(path)
         if held is None or held[0] != version:

@@ -34,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     patch = pytest.MonkeyPatch()
     sae = SAEConfig(n_features=512, tokens=300_000, batch=1024)
     patch.setattr(flow, "RECIPE", (("resid-sae", flow.RESIDUAL, sae),))
-    patch.setattr(flow, "STEERED", ("comment",))
+    patch.setattr(flow, "CONCEPTS_TO_STEER", ("comment",))
     workspace = tmp_path_factory.mktemp("demo") / "activations"
     config = flow.DemoConfig(tokens=12_000, held_out_tokens=30_000)
     result = flow.run_demo(workspace, config)

@@ -36,7 +36,7 @@ from interp.evaluation.selection import RESERVED, SELECT, TEST, spearman_matrix,
 from interp.evaluation.steering_effect import (
     SteeredFeature,
     SteeringTask,
-    choose_steerers,
+    choose_features,
     random_directions_like,
     steer_concept,
     steer_concepts,
@@ -206,7 +206,7 @@ def test_spliced_loss_is_the_slow_formula(model: LanguageModel, tokens: Tensor) 
 
 
 def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Tensor) -> None:
-    with pytest.raises(InputError, match="do not decode to an activation, so none can be spliced in"):
+    with pytest.raises(InputError, match="do not decode to an activation, so no reconstruction can be spliced in"):
         spliced_loss(model, Quadratic(torch.eye(32)), SITE, tokens)
     with pytest.raises(InputError, match=r"for width 16, but 'blocks\.1\.hook_resid_post' is 32 wide"):
         spliced_loss(model, identity(16), SITE, tokens)
@@ -443,7 +443,7 @@ def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
 ) -> None:
     """Neither the order of the candidates nor their number decides, and judging draws other texts than the trial."""
     groups = [[SteeredFeature("a", 2), SteeredFeature("a", 0)], [SteeredFeature("a", 2)]]
-    assert choose_steerers(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
+    assert choose_features(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
 
 
 def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:

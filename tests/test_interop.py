@@ -249,7 +249,7 @@ def test_the_command_imports_under_the_name_of_the_folder_and_says_how_it_fits(
             {"architecture": "temporal"},
             "is of the architecture 'temporal'; standard, topk, jumprelu, batchtopk, matryoshka_b",
         ),
-        ({"normalize_activations": "layer_norm"}, "normalises activations by 'layer_norm' as it runs"),
+        ({"normalize_activations": "layer_norm"}, "normalises activations by 'layer_norm' at run time"),
         ({"activation_fn_str": "tanh-relu"}, "uses the activation 'tanh-relu'; relu and topk can be imported"),
         ({"architecture": "topk"}, "has a k of None; topk needs one of 1 up to its d_sae"),
         ({"architecture": "topk", "k": 65}, "has a k of 65"),

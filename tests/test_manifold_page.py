@@ -117,7 +117,7 @@ def test_missing_and_outdated_files_are_said_and_built(
     assert (run / FILE).exists()
     assert page.subheader[0].value.startswith("Latent ")
     shutil.copy(run.with_name("pca") / "decomposer.safetensors", run / "decomposer.safetensors")
-    assert "The run was trained anew after this was built" in _page(run=made.name).error[0].value
+    assert "The run was trained again after its manifolds were built" in _page(run=made.name).error[0].value
 
 
 def test_an_index_that_is_let_go_leaves_memory(

@@ -82,7 +82,7 @@ def test_rows_and_text_show_what_was_measured(tmp_path: Path) -> None:
     ("held_out", "remark"),
     [
         ((False, 10, 4), "r: not held out, 4 of 10 documents were trained on."),
-        ((None, 10, None), "r: whether the text is held out is unknown: the store it was trained on has changed, or"),
+        ((None, 10, None), "r: whether the text is held out is unknown: the run's own store has changed, or"),
     ],
 )
 def test_the_table_says_what_was_trained_on(tmp_path: Path, held_out: tuple[Any, ...], remark: str) -> None:

@@ -96,7 +96,7 @@ def test_features_of_a_level_are_read_by_its_number(
 
 def test_what_cannot_be_read_is_refused(tiny_model: LanguageModel) -> None:
     directions = sparse_directions(tiny_model.site(SITE).d_in)
-    with pytest.raises(InputError, match=r"'blocks.1.hook_resid_post' is no layer of neurons"):
+    with pytest.raises(InputError, match=r"'blocks.1.hook_resid_post' has no neurons"):
         read_feature(tiny_model, "blocks.1.hook_resid_post", directions, 0)
     with pytest.raises(InputError, match="the features are 20 wide but"):
         read_feature(tiny_model, SITE, sparse_directions(20), 0)

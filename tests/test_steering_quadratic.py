@@ -187,7 +187,7 @@ def test_the_command_rotates_and_says_what_it_cannot(bilinear_run: Run, capsys: 
         (("--mode", "flow", "--strength", "1"), "a latent with a bias has no closed-form value flow"),
         (
             ("--mode", "rotate", "--kl", "0.2"),
-            "a KL finds a strength in mode add or flow alone; give a strength to rotate",
+            "a target KL can set the strength only in mode add or flow; give a strength for rotate",
         ),
     ):
         with pytest.raises(SystemExit):

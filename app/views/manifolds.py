@@ -100,7 +100,7 @@ def _score_explained(by: str) -> str:
         )
     return (
         f"**R²** of {by}, read off along the curve drawn in the latent's plane: on its strongest tenth of tokens, the curve "
-        "fitted on every other document and judged on the rest; beside it the same in other planes on the same tokens. Below "
+        "fitted on every other document and measured on the rest; beside it the same in other planes on the same tokens. Below "
         "0 is worse than the mean. A latent on whose tokens the label hardly varies has none."
     )
 

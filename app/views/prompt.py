@@ -1,4 +1,4 @@
-"""Prompt: what a run's features do on a text of one's own."""
+"""Prompt: where a run's features fire on a text that the person types."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _encode(name: str, identity: str, text: str, _model: Any, _run: Run) -> Prom
 
 
 def _chosen(text: str) -> list[int]:
-    """Tokens clicked on; those of another text are forgotten."""
+    """The tokens that were clicked; those of another text are forgotten."""
     if st.session_state.get("chosen_of") != text:
         st.session_state["chosen_of"], st.session_state["chosen"] = text, []
     return list(st.session_state["chosen"])

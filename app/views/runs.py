@@ -1,4 +1,4 @@
-"""Runs: every run of the workspace with what it reached, and one of them in detail."""
+"""Runs: every run of the workspace with its metrics, and one of them in detail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def show() -> None:
         column_config=columns | {"features": st.column_config.NumberColumn(format="localized")},
         placeholder="-",
     )
-    st.caption("Figures are those of interp evaluate; a run that was not evaluated, or by another version, has none.")
+    st.caption("Metrics are from interp evaluate. A run that was not evaluated, or by another version, has none.")
     _index_line(run, badges[run_name(run)])
     try:
         st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
@@ -43,7 +43,7 @@ def show() -> None:
 
 
 def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row a run: what it is, what was measured of it, by key, and how its index stands; None for what nobody measured."""
+    """One row for each run: what it is, its metrics by key (None if not measured), and the state of its index."""
     found = metrics_rows(list(runs.values()))
     return [
         {**row, "run": name, "features": runs[name].config.get("n_features"), "index": badges[name]}
@@ -76,7 +76,7 @@ def _index_line(run: Run, badge: str) -> None:
 
 
 def _details(run: Run) -> None:
-    """Configuration, identity of the store, environment: what is needed to rerun and to judge."""
+    """Configuration, identity of the store, environment: what is needed to train the run again."""
     config, store, environment = st.columns(3, gap="large")
     with config:
         st.markdown("###### Configuration")

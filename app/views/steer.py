@@ -34,7 +34,7 @@ STRENGTHS = {
     "flow": ("Time, / largest eigenvalue", -10.0, 10.0, 1.0, 0.25),
     "rotate": ("Turns", -0.5, 0.5, 0.25, 0.01),
 }
-"""Label, ends, start and step of a mode's sliders; text breaks down well before 10 times the maximum."""
+"""For each mode the label, ends, start and step of its sliders; text breaks down well before 10 times the maximum."""
 MEANING = {
     "add": "add strength × max along the feature's direction",
     "clamp": "set the coefficient to strength × max",
@@ -84,7 +84,7 @@ def _add_linked() -> None:
 
 
 def _mode(run: Run, how: str) -> str:
-    """How features are written in: of a run's modes those whose strength can be set this way."""
+    """The picker of the mode, of those whose strength can be set this way."""
     steerer = steerer_type(run)
     modes = tuple(steerer.units) if how == BY_STRENGTH else steerer.modes_by_kl
     meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
@@ -94,7 +94,7 @@ def _mode(run: Run, how: str) -> str:
 
 
 def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[int, float]:
-    """One box a feature; the value of each is its strength, or its target in nats per token."""
+    """One box for each feature, with its strength, or its target in nats per token."""
     labels, wanted = label_texts(run), {}
     for feature in list(st.session_state[view("steered")]):
         with st.container(border=True, gap="xsmall"):

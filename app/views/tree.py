@@ -29,9 +29,7 @@ def show() -> None:
         st.info(str(error))
         return
     ranks = " > ".join(str(rank) for rank in reversed(tree.hierarchy.ranks))
-    st.caption(
-        f"{ranks} features. Each hangs below the parent it takes most from, and is named by the tokens it fires on."
-    )
+    st.caption(f"{ranks} features. Each is shown below its heaviest parent and named by the tokens it fires on.")
     left, right = st.columns([3, 4], gap="large")
     with left:
         chosen = st.dataframe(
@@ -53,7 +51,7 @@ _COLUMNS = {
     "branch": st.column_config.TextColumn(width="large", help="LEVEL.FEATURE and the commonest tokens it fires on"),
     "features": st.column_config.NumberColumn(width="small", help="Features of level 0 below it"),
     "share": st.column_config.NumberColumn(
-        format="%.0f %%", width="small", help="What it takes from this parent, of all that it takes from parents"
+        format="%.0f %%", width="small", help="Its weight from this parent, as a share of its weights from all parents"
     ),
 }
 

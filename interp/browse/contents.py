@@ -22,7 +22,7 @@ class Spectrum(Record, frozen=True):
     """How the variance of a site is spread over its principal directions."""
 
     by_rank: dict[str, float] = msgspec.field(name="share of variance by rank")
-    """Number of the first directions to the share that they hold."""
+    """For a number of first directions, the share of the variance that they hold."""
     by_share: dict[str, int] = msgspec.field(name="rank for a share of variance")
 
     @staticmethod
@@ -55,9 +55,9 @@ class StoreContents(Record, frozen=True, omit_defaults=True):
     identity: str
     runs: list[str]
     spectra: dict[str, Spectrum] | None = None
-    """Of the sites whose moments are known."""
+    """Spectra of the sites whose moments are known."""
     verified: str | None = None
-    """What reading every byte again found."""
+    """The result of reading every byte again."""
 
 
 class RunContents(Record, frozen=True):
@@ -67,13 +67,13 @@ class RunContents(Record, frozen=True):
     identity: str
     record: RunRecord
     notes: Notes
-    """What its fit noted."""
+    """Notes of the fit."""
     index: bool
     metrics: bool
 
 
 def store_contents(path: Path, *, spectra: bool) -> StoreContents:
-    """What a store holds, finished or not. Spectra are given where the moments are kept; ``spectra`` computes the others."""
+    """What a store holds, finished or not. Spectra are those whose moments are kept; ``spectra`` computes the others too."""
     store = ActivationStore(path, allow_unfinished=True)
     manifest = store.manifest
     seconds = manifest.seconds

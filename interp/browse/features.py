@@ -1,4 +1,4 @@
-"""The feature table and the feature card: which features pass a filter, in which order, and what is shown of them, for JSON."""
+"""The feature table and the feature card: which features pass a filter, in which order, and what JSON says of them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def table_payload(index: FeatureIndex) -> dict[str, list[float] | list[bool]]:
 
 
 def feature_payload(index: FeatureIndex, feature: str) -> FeaturePage:
-    """Everything of one feature but its examples. Raises InputError for a number the run does not have."""
+    """All about one feature except its examples. Raises InputError for a number the run does not have."""
     return index.feature(check_feature(index, feature))
 
 
@@ -100,19 +100,19 @@ def example_payload(index: FeatureIndex, feature: str, which: str, context: str)
 
 
 def counts_text(index: FeatureIndex, n_shown: int) -> str:
-    """What stands above a table of ``n_shown`` of the run's features."""
+    """The line above a table of ``n_shown`` of the run's features."""
     n_dead = int(index.summary["dead"].sum())
     shown = f"{n_shown:,} of " if n_shown < index.n_features else ""
     return f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
 
 
 def percent(share: float) -> str:
-    """A share as per cent, with no more digits than it takes."""
+    """A share in per cent, without trailing zeros."""
     return f"{100 * share:g} %"
 
 
 def check_feature(index: FeatureIndex, feature: str) -> int:
-    """The feature's number. Raises InputError for one that the run does not have, or that is no number."""
+    """The feature's number. Raises InputError for a text that is no number, or a feature that the run does not have."""
     number = plain_number(feature)
     if number is None or number >= index.n_features:
         raise unknown_feature(feature, index.n_features)
@@ -120,7 +120,7 @@ def check_feature(index: FeatureIndex, feature: str) -> int:
 
 
 def plain_number(text: str) -> int | None:
-    """The number that plain digits say; None for anything else."""
+    """The number, if the text is plain digits; else None."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
@@ -137,7 +137,7 @@ def _is_kind(rows: pd.DataFrame, kind: str, wanted: TableFilter) -> pd.Series:
 
 
 def _ordered(rows: pd.DataFrame, wanted: TableFilter) -> list[int]:
-    """Ties, among them all dead features, go by number, so that the table never shuffles."""
+    """Ties, such as all dead features, are in order of number, so that the table never shuffles."""
     if wanted.order == "label":
         labels = wanted.labels
         return sorted((int(f) for f in rows["id"]), key=lambda f: (f not in labels, labels.get(f, "").lower(), f))

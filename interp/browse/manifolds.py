@@ -1,4 +1,4 @@
-"""The Manifolds page in numbers and words: latents ranked, one of them summed up, and tokens to read along its curve."""
+"""What the Manifolds page shows: latents ranked, a summary of one, and the tokens along its curve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from interp.manifolds.reader import ManifoldIndex, ManifoldView
 
 
 def ranking_rows(index: ManifoldIndex, by: str) -> list[dict[str, Any]]:
-    """A row a latent, the highest score first, those without one (NaN) last.
+    """One row for each latent, the highest score first, latents without a score (NaN) last.
 
     Beside the score of a shape stands the effective rank; beside the R² of a label, the R² in other planes.
     """

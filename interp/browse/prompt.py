@@ -1,4 +1,4 @@
-"""A run's features on a text of one's own: codes of every token, features ranked for chosen tokens.
+"""A run's features on a given text: codes of every token, features ranked for chosen tokens.
 
 The beginning-of-sequence token is shown but never ranked: no store holds it, its activation is tens of times longer than
 any other, and it would head every list.
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
     from interp.runs.record import Run
 
 RankBy = Literal["max", "sum"]
-
-
 RANKINGS: tuple[RankBy, ...] = get_args(RankBy)
 
 
 @dataclass(frozen=True)
 class PromptCodes:
-    """A text as a run sees it."""
+    """A text and the codes of a run on it."""
 
     token_ids: Int[np.ndarray, " n_tokens"]
     """Ids, BOS first."""
@@ -84,7 +82,7 @@ def rank_features(
     """The ``n`` features that stand out most on the tokens at ``positions`` (all of them if empty), strongest first.
 
     "max" ranks by the largest absolute code, "sum" by the absolute sum of codes; features that are zero on all chosen
-    tokens are left out, and ties go by number. Raises InputError for positions outside the text.
+    tokens are left out, and ties are in order of number. Raises InputError for positions outside the text.
     """
     n_tokens = len(prompt.tokens)
     wrong = [position for position in positions if not 0 <= position < n_tokens]
@@ -93,7 +91,9 @@ def rank_features(
     chosen = prompt.codes[sorted(set(positions) - {0}) if positions else slice(1, None)]
     if not len(chosen):
         return []
-    values = _extreme(chosen) if by == "max" else chosen.sum(0)
+    values = chosen.sum(0)
+    if by == "max":  # of largest absolute value, with its sign
+        values = np.take_along_axis(chosen, np.abs(chosen).argmax(0)[None], axis=0)[0]
     n_active = (chosen != 0).sum(0)
     order = np.argsort(-np.abs(values), kind="stable")
     return [
@@ -106,8 +106,11 @@ def rank_features(
 def ranking_rows(
     ranked: Sequence[RankedFeature], labels: Mapping[int, str], index: FeatureIndex | None
 ) -> list[dict[str, Any]]:
-    """The ranking for JSON, a row a feature; ``share`` is the largest code as a share of the feature's maximum on the store,
-    None where the run has no index or the feature never fires there."""
+    """The ranking for JSON, one row for each feature.
+
+    ``share`` is the largest code as a share of the feature's maximum on the store, None where the run has no index or the
+    feature never fires there.
+    """
     rows = []
     for item in ranked:
         most = 0.0 if index is None else float(index.summary["max"].iloc[item.feature])
@@ -122,9 +125,3 @@ def ranking_rows(
             }
         )
     return rows
-
-
-def _extreme(codes: Float[np.ndarray, "n n_features"]) -> Float[np.ndarray, " n_features"]:
-    """The entry of largest absolute value in each column, with its sign."""
-    rows = np.abs(codes).argmax(0)
-    return np.take_along_axis(codes, rows[None], axis=0)[0]

@@ -1,8 +1,8 @@
-"""Reading a feature at a layer of neurons without any text: what it is made of, and what it does.
+"""Reading a feature of MLP neurons without any text: what it is made of, and what it does.
 
 * its neurons, with signs and weights: the entries of its unit direction f;
-* what it adds to the residual stream, f W_out, through the layer's own output matrix. In a gated MLP too: its neurons are
-  what that matrix multiplies, gate and all;
+* what it adds to the residual stream, f W_out, through the layer's own output matrix. The same in a gated MLP, whose
+  neurons are taken after the gate;
 * the tokens this promotes and suppresses, through the final norm's weight and the unembedding;
 * the features it shares neurons with, and whether they use them with the same sign.
 """
@@ -28,13 +28,13 @@ class Sharing:
 
     feature: int
     neurons: list[int]
-    """The shared ones, most important first: by the product of the two weights."""
+    """The shared neurons, largest product of the two weights first."""
     n_same_sign: int
     """How many of them have the same sign in both."""
     expected: float
-    """How many two features of as many neurons would share by chance."""
+    """How many neurons two such features would share by chance."""
     cosine: float
-    """Of the two directions."""
+    """Cosine of the two directions."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Reading:
     residual: Float[Tensor, " d_model"]
     """What one unit of its code adds to the residual stream."""
     promoted: list[tuple[str, float]]
-    """Tokens whose logits it raises most, in no unit but comparable with each other."""
+    """Tokens whose logits it raises most, with scores that compare only with each other."""
     suppressed: list[tuple[str, float]]
     """Tokens whose logits it lowers most."""
     sharing: list[Sharing]
@@ -59,12 +59,12 @@ class Reading:
 def read_feature(
     model: LanguageModel, site: str, directions: Float[Tensor, "n_features d_mlp"], feature: int, *, n: int = 10
 ) -> Reading:
-    """Read a row of ``directions`` (unit, or zero) at a layer of neurons; lists have at most ``n`` entries.
+    """Read a row of ``directions`` (unit, or zero) over MLP neurons; lists have at most ``n`` entries.
 
-    Raises InputError for a site that is no layer of neurons, directions of another width, and an unknown feature.
+    Raises InputError for a site that is not MLP neurons, directions of another width, and an unknown feature.
     """
     if not site.endswith("mlp.hook_post"):
-        raise InputError(f"'{site}' is no layer of neurons; features are read so at an mlp.hook_post")
+        raise InputError(f"'{site}' has no neurons; give a run of a site that ends in mlp.hook_post")
     if (d_mlp := model.site(site).d_in) != directions.shape[1]:
         raise InputError(f"the features are {directions.shape[1]} wide but '{site}' of '{model.id}' is {d_mlp} wide")
     if not 0 <= feature < len(directions):
@@ -103,7 +103,7 @@ def directions_of_level(run: Run, level: int) -> Float[Tensor, "n_features d_mlp
 
 
 def shared_neurons(directions: Float[Tensor, "n_features d_mlp"], feature: int, *, n: int = 10) -> list[Sharing]:
-    """The at most ``n`` features that have most neurons in common with ``feature``; ties by number."""
+    """At most ``n`` features that share most neurons with ``feature``; ties are in order of number."""
     uses = directions != 0
     counts = (uses & uses[feature]).sum(1)
     counts[feature] = 0

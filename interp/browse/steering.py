@@ -1,4 +1,4 @@
-"""What the Steer page shows: a prompt continued with features written in, by strength or by the effect asked for."""
+"""What the Steer page shows: a prompt continued with features written in, at given strengths or with a given effect."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SWEPT = ("add", "flow")
 
 @dataclass(frozen=True)
 class SteeredText:
-    """What came of a request."""
+    """The result of a request, as the page shows it."""
 
     request: SteeringRequest
-    """With the strengths that were found, where effects were asked for."""
+    """With the strengths that were found, if effects were asked for."""
     result: SteeringResult
     notes: list[str]
     """A sentence for every effect that no strength reaches."""
     sweep: tuple[list[float], list[float]] | None
-    """(strengths, effect of each in nats per token), from 0 to half as much again as the strength in use."""
+    """(strengths, effect of each in nats per token), from 0 to 1.5 times the strength in use."""
 
 
 def steer_text(
@@ -38,7 +38,7 @@ def steer_text(
 ) -> SteeredText:
     """Continue the prompt with and without the features, and measure the effect on ``neutral`` text.
 
-    ``targets`` asks for an effect of each feature by itself, in nats per token, in place of the request's strengths. Raises
+    ``targets`` asks for an effect of each feature alone, in nats per token, instead of the request's strengths. Raises
     InputError for dead features, unknown modes, and prompts that do not fit the model.
     """
     notes: list[str] = []
@@ -58,7 +58,7 @@ def steer_text(
 def _sweep(
     steerer: Steerer, request: SteeringRequest, neutral: Int[Tensor, "n_seq n_pos"]
 ) -> tuple[list[float], list[float]] | None:
-    """Effect against strength of a single feature: of several, or of other modes, one curve says nothing."""
+    """Effect against strength, for a single feature in a mode of ``SWEPT``."""
     if len(request.strengths) != 1 or request.mode not in SWEPT:
         return None
     ((feature, strength),) = request.strengths.items()

@@ -1,8 +1,8 @@
 """The hierarchy of a run as a tree to read: every feature below its heaviest parent, each with the text it fires on.
 
-A feature above level 0 has codes by the weights, G_l = G_0 W_0 ... W_(l-1); its contexts are where these are largest. The
-codes G_0 are those that the run's index keeps, so a feature that fires on a large share of the tokens counts by its larger
-activations only.
+The codes of a feature above level 0 follow from the weights, G_l = G_0 W_0 ... W_(l-1); its contexts are where they are
+largest. The codes G_0 are those that the run's index keeps, so of a feature that fires on a large share of the tokens only
+the larger activations count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interp.index.reader import Example, FeatureIndex
 from interp.runs.record import Run
 
 N_CONTEXTS = 50
-"""Contexts that a name is made of, one a sequence: as many as an index keeps of a feature."""
+"""Contexts that a name is made from, one a sequence: as many as an index keeps of a feature."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class TreeNode:
     depth: int
     """0 at the last level, and where a feature has no parent."""
     share: float
-    """What it takes from the parent it hangs below, of all that it takes from parents; 1 without a parent."""
+    """Weight from the parent it is shown below, as a share of its weights from all parents; 1 without a parent."""
     leaves: list[int]
-    """The features of level 0 below it; of level 0, itself."""
+    """The features of level 0 below it; a feature of level 0 has itself."""
     tokens: list[tuple[str, int]]
-    """The commonest tokens of its top contexts, with how many of them."""
+    """The commonest tokens of its top contexts, with their counts."""
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class ConceptTree:
         return self._index.examples_of(self._codes @ self._mixes[level][:, feature], n, context)
 
     def _add(self, found: list[TreeNode], level: int, feature: int, *, depth: int) -> None:
-        """The feature and, below it, those that take most from it."""
+        """Add the feature and, below it, the features whose heaviest parent it is."""
         tokens = Counter(one["tokens"][one["centre"]] for one in self.contexts(level, feature, context=0))
         parents = self._parents[level][feature]
         share = parents[0][1] / sum(weight for _, weight in parents) if parents else 1.0
@@ -105,7 +105,7 @@ class ConceptTree:
 
 
 def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:
-    """A row a node for a table or a figure: level, feature, depth, share of its parent, features below, name."""
+    """One row for each node, for a table or a figure: level, feature, depth, share of its parent, features below, name."""
     return [
         {
             "level": node.level,
@@ -120,7 +120,7 @@ def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:
 
 
 def branch_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float | None]]:
-    """A row a node for the dashboard: depth as indentation, features below it, what it takes from its parent in per cent."""
+    """One row for each node, for the dashboard: depth as indentation, number of features below it, share in per cent."""
     return [
         {
             "branch": "\u2003" * node.depth + f"{node.level}.{node.feature}\u2002{node.name}",

@@ -18,7 +18,7 @@ class Capture:
 
     config: CaptureConfig
     out: Path
-    """Folder of the store; an interrupted capture goes on there."""
+    """Folder of the store; run the same command again to continue an interrupted capture."""
     model: str = "demo"
     """"demo", a Hugging Face model folder, or a hub name."""
     text: tuple[str, ...] = ("stdlib",)
@@ -27,8 +27,8 @@ class Capture:
     dataset with the column text, streamed (hf:OWNER/NAME/CONFIG where it has several); a folder saved by the datasets
     package."""
     labels: tuple[str, ...] | None = None
-    """Label sets that say of every token what it is, such as python; without a name, none. By default python for stdlib and
-    for files that all end in .py. What the field label says is kept as one more set in any case."""
+    """Label sets that say what each token is, such as python; --labels without a name takes none. By default python for
+    stdlib and for files that all end in .py. The field label, where the text has it, is always kept as one more set."""
 
     def run(self) -> None:
         store = capture(load_model(self.model), load_corpus(self.text, self.labels), self.config, self.out)

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from interp.demo.recipe import (
-    DemoConfig,
-    DemoResult,
-    run_demo,
-)
+from interp.demo.recipe import DemoConfig, run_demo
 from interp.evaluation.results import read_metrics
 from interp.evaluation.table import metrics_table
 from interp.runs.record import Run
@@ -23,7 +19,7 @@ class Demo:
 
     config: DemoConfig
     workspace: Path = Path("activations")
-    """Folder for the stores and runs; what is there already is not done again."""
+    """Folder for the stores and runs; steps whose results are there already are skipped."""
     dashboard: bool = True
     """Open the dashboard at the end."""
     port: int = 8501
@@ -33,7 +29,9 @@ class Demo:
         result = run_demo(self.workspace, self.config)
         print(metrics_table(result.runs))
         print(_steering_lines(result.runs))
-        print(_step_lines(result))
+        print()
+        for step in result.steps:
+            print(f"{step.name:<34}{step.wall_seconds:>7.1f} s wall {step.cpu_seconds:>7.1f} s CPU")
         if self.dashboard:
             Dashboard(self.workspace, self.port).run()
 
@@ -43,7 +41,7 @@ class Dashboard:
     """Serve the dashboard on 127.0.0.1."""
 
     workspace: tyro.conf.Positional[Path] = Path("activations")
-    """Folder of stores."""
+    """Folder that holds the stores."""
     port: int = 8501
     """Port to listen on."""
     open_browser: bool = True
@@ -57,7 +55,7 @@ class Dashboard:
 
 
 def _steering_lines(runs: list[Run]) -> str:
-    lines = ["", "Share of what was written that is the concept, without and with steering at KL 0.2, 64 samples:"]
+    lines = ["", "Share of the written text that is the concept, without -> with steering at KL 0.2, 64 samples:"]
     for run in runs:
         steering = read_metrics(run).steering
         for effect in steering.effects if steering else ():
@@ -67,9 +65,3 @@ def _steering_lines(runs: list[Run]) -> str:
                 f"{effect.steered_share:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect.fluency:.2f}"
             )
     return "\n".join(lines)
-
-
-def _step_lines(result: DemoResult) -> str:
-    return "\n".join(
-        ["", *(f"{s.name:<34}{s.wall_seconds:>7.1f} s wall {s.cpu_seconds:>7.1f} s CPU" for s in result.steps)]
-    )

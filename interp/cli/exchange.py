@@ -1,4 +1,4 @@
-"""``interp export`` and ``interp import``: runs of other tools."""
+"""``interp export`` and ``interp import``: exchange runs with other tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Export:
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
     folder: tyro.conf.Positional[Path]
-    """Folder to make."""
+    """Folder to write; it must not exist yet."""
     format: Literal["saelens"] = "saelens"
     """saelens: what SAELens 6 reads with SAE.load_from_disk."""
     workspace: Path = Path("activations")
@@ -34,16 +34,16 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Keep a sparse autoencoder that another tool saved as a run of a store, to be indexed, judged and steered like any."""
+    """Make a run from a sparse autoencoder that another tool saved, to index, evaluate and steer like any other run."""
 
     folder: tyro.conf.Positional[Path]
     """Folder that SAELens saved, with cfg.json and sae_weights.safetensors."""
     store: Path
-    """Folder of a store of the same model."""
+    """Folder of a store captured from the same model; the run is kept in it."""
     name: str | None = None
-    """Name of the run; by default that of the folder."""
+    """Name of the run; by default the folder's name."""
     site: str | None = None
-    """Hook point it was trained at; by default the one it names."""
+    """Hook point it was trained at; by default the one that its cfg.json names."""
 
     def run(self) -> None:
         name = self.name or self.folder.resolve().name

@@ -23,16 +23,16 @@ from interp.store.reader import ActivationStore
 
 @dataclass(frozen=True)
 class Info:
-    """What is in a store or a run, and whether it is whole."""
+    """Show what is in a store or a run, and whether it is complete."""
 
     path: tyro.conf.Positional[Path]
     """Folder of a store or a run."""
     verify: bool = False
-    """Read a store's every byte again and compare the checksums."""
+    """Read every byte of a store again and compare the checksums."""
     spectra: bool = False
-    """Compute the spectra of a store's sites where they are not there yet: a pass over all activations."""
+    """Compute the spectra of the sites of a store that lack them, in a pass over all activations."""
     json: bool = False
-    """Print JSON alone."""
+    """Print JSON, and nothing else."""
 
     def run(self) -> None:
         if (self.path / "run.json").exists():
@@ -46,16 +46,16 @@ class Info:
 
 @dataclass(frozen=True)
 class Read:
-    """Read a feature at a layer of neurons: its neurons, the tokens it promotes and suppresses, who shares its neurons."""
+    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons."""
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
     feature: int
     """Number of the feature."""
     level: int = 0
-    """Level of the hierarchy that the number is of; 0 are the features themselves."""
+    """Level of the hierarchy that the feature is on; level 0 holds the features of the run itself."""
     n: int = 10
-    """Entries of each list."""
+    """Length of each list."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
 
@@ -67,12 +67,12 @@ class Read:
 
 @dataclass(frozen=True)
 class Tree:
-    """Print the hierarchy of a semi-NMF run as a tree, each feature named by the tokens it fires on; needs the index."""
+    """Print the hierarchy of a semi-NMF run as a tree, each feature named by the tokens it fires on. The run needs an index."""
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
     json: bool = False
-    """Print the rows of the tree as JSON alone."""
+    """Print the rows of the tree as JSON, and nothing else."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
 

@@ -12,15 +12,15 @@ import tyro
 
 from interp.cli.capture import Capture
 from interp.cli.dashboard import Dashboard, Demo
+from interp.cli.evaluate import Evaluate, Index
 from interp.cli.exchange import Export, Import
-from interp.cli.judge import Evaluate, Index
 from interp.cli.look import Info, Read, Tree
 from interp.cli.steer import Steer
 from interp.cli.train import Train
 from interp.distributed import joined
 from interp.errors import InputError
 
-DESCRIPTION = "Look inside a language model: capture activations, learn features, judge, browse and steer with them."
+DESCRIPTION = "Look inside a language model: capture activations, learn features, evaluate, browse and steer with them."
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The methods on the command line: a subcommand each, its options those of its config, some of them with several values."""
+"""The methods on the command line: each is a subcommand with the options of its config, some of which take several values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEVERAL = {"n_features": "n", "k": "k"}
 
 
 def of_several_values(config_type: type[DecomposerConfig]) -> type[DecomposerConfig]:
-    """The config with a tuple for each option in ``SEVERAL`` that it has, for the command line; ``configs_of`` reads it."""
+    """The config type with a tuple for each of its options in ``SEVERAL``, for the command line; ``configs_of`` reads it."""
     options = [
         (option.name, tuple[int, ...], field(default=(option.default,)))
         for option in fields(config_type)
@@ -28,10 +28,10 @@ def of_several_values(config_type: type[DecomposerConfig]) -> type[DecomposerCon
 
 
 def configs_of(method: Any) -> dict[str, DecomposerConfig]:
-    """The configs that the command line asked for, one for each combination of values, by what their runs' names end in.
+    """The configs that the command line asked for, one for each combination of values, by the ending of their runs' names.
 
-    One config has the ending "", several have "-n64-k16" or whichever of these options differ. Raises InputError for
-    options that are out of range with any of them, for no value, and for one given twice.
+    A single config has the ending ""; several have one such as "-n64-k16", of the options with several values. Raises
+    InputError for values out of range, for an option without a value, and for a value given twice.
     """
     options = {option.name: getattr(method, option.name) for option in fields(method)}
     config_type: Any = type(method).__base__

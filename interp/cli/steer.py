@@ -26,8 +26,8 @@ from interp.steering.records import write_steering_record
 from interp.steering.steerer import Steerer
 
 _SIGNED_MODES = ("add", "clamp", "flow")
-"""Modes in which a feature whose negative codes mean the concept is steered by a negative strength. To ablate removes the
-component whatever its sign, and a rotation has no side that means the concept."""
+"""Modes in which --concept turns the strength negative if the feature's negative codes mean the concept. Ablation removes the
+component whatever its sign, and a rotation has no sign that means the concept."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Steer:
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
     prompt: str
-    """Text to go on from; \\\\n stands for a new line."""
+    """Text to continue; \\\\n stands for a new line."""
     feature: int | None = None
     """Number of the feature."""
     concept: str | None = None
-    """In place of --feature: the best feature of this concept by the run's metrics.json: the one chosen for steering
-    where interp evaluate steered it, else the one that detects it best."""
+    """Instead of --feature: the feature that interp evaluate found for this concept (in the run's metrics.json), the one
+    it steered if it steered the concept, else the one that detects the concept best."""
     mode: Literal["add", "clamp", "ablate", "flow", "rotate"] = "add"
     """add, clamp or ablate a direction; for latents of a bilinear run also flow (raise the latent's value) and rotate
     (turn in the plane of its first two axes)."""
@@ -50,15 +50,15 @@ class Steer:
     """In multiples of the feature's maximum on its store; negative suppresses. ablate: the share removed; flow: the time,
     in units of 1 / the largest eigenvalue; rotate: turns of 360 degrees."""
     kl: float | None = None
-    """In place of --strength: the effect on neutral text to aim for, in nats per token; 0.2 is strong but fluent."""
+    """Instead of --strength: the effect on neutral text to aim for, in nats per token; 0.2 is strong but fluent."""
     samples: int = 4
-    """Continuations."""
+    """Number of continuations."""
     tokens: int = 48
     """Tokens per continuation."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the likeliest token."""
     seed: int = 0
-    """Seed of the sampling noise, the same for both sides."""
+    """Seed of the sampling noise, which both sides share."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
 
@@ -81,7 +81,7 @@ class Steer:
         write_steering_record(run, steering_record(request, result))
         print(_side_by_side(request, result, steerer.units[self.mode]))
         if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
-            print(f"The target of {self.kl:g} nats per token was not reached; what you see is the nearest.")
+            print(f"The target of {self.kl:g} nats per token was not reached; this is the nearest that was found.")
         if self.concept and (judge := judge_of(self.concept, run.store().label_sets)):
             before, after = (
                 fmean(judge(request.prompt + text, start=len(request.prompt))[self.concept] for text in texts)
@@ -91,7 +91,7 @@ class Steer:
 
     def _feature(self, run: Run) -> tuple[int, int]:
         if (self.feature is None) == (self.concept is None):
-            raise InputError("name what to steer by either --feature NUMBER or --concept NAME")
+            raise InputError("give either --feature NUMBER or --concept NAME to say what to steer")
         if self.feature is not None:
             n = run.decomposer().n_features
             if not 0 <= self.feature < n:
@@ -106,11 +106,11 @@ class Steer:
             if found.concept == self.concept:
                 return found.feature, found.sign
         known = ", ".join(found.concept for found in concepts) or "none"
-        raise InputError(f"the metrics of '{run.name}' say nothing of the concept '{self.concept}'; they know {known}")
+        raise InputError(f"the metrics of '{run.name}' have no concept '{self.concept}'; they have {known}")
 
     def _strength(self, steerer: Steerer, feature: int, sign: int, neutral: Any) -> float:
         if (self.strength is None) == (self.kl is None):
-            raise InputError("say how strongly by either --strength X or --kl NATS")
+            raise InputError("give either --strength X or --kl NATS to say how strongly to steer")
         if self.strength is not None:
             return sign * self.strength if self.mode in _SIGNED_MODES else self.strength
         assert self.kl is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from interp.cli.methods import Methods, configs_of
 from interp.distributed import world
 from interp.errors import InputError
-from interp.evaluation.stability import curve_table, judge_ranks
+from interp.evaluation.stability import curve_table, measure_stability
 from interp.runs.record import Run
 from interp.runs.training import train_runs
 from interp.store.reader import ActivationStore
@@ -16,8 +16,8 @@ from interp.store.reader import ActivationStore
 
 @dataclass(frozen=True)
 class Train:
-    """Learn features from one site of a store. Several values of --n-features or --k make as many runs, NAME-n64-k16 and so
-    on; gradient-trained ones in one pass over the data."""
+    """Learn features from one site of a store. Several values of --n-features or --k make a run for each combination, named
+    NAME-n64-k16 and so on; methods trained by gradients train them all in one pass over the data."""
 
     method: Methods
     store: Path
@@ -27,7 +27,8 @@ class Train:
     name: str
     """Name of the run."""
     stability: int = 0
-    """Fit again so many times, with other seeds on other rows: how stable is each feature, and how many are there?"""
+    """Number of refits, with other seeds on other rows, to measure how stable each feature is and how many features the
+    data has; 0 for none."""
 
     def run(self) -> None:
         store, configs = ActivationStore(self.store), configs_of(self.method)
@@ -41,7 +42,7 @@ class Train:
             print_notes(run)
         if self.stability:
             path = store.path / "runs" / f"{self.name}-stability"
-            curve = judge_ranks(runs, path, n_fits=self.stability)
+            curve = measure_stability(runs, path, n_fits=self.stability)
             if world().is_first:
                 print(f"{curve_table(curve)}\nthe curve is drawn in {path}.html")
 

@@ -1,4 +1,4 @@
-"""The whole flow on the bundled model: capture, train, index, evaluate, steer. Run again, it goes on from what is there.
+"""The whole flow on the bundled model: capture, train, index, evaluate, steer. Run again, it does only the missing steps.
 
 Every step is one call of the same public function that the command line and the notebooks use; this is the recipe to copy
 for another model.
@@ -46,21 +46,21 @@ RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
 )
 """(name, site, decomposer) of every run of the demo."""
 
-STEERED = ("comment", "string")
-"""Concepts that the demo steers towards,"""
+CONCEPTS_TO_STEER = ("comment", "string")
+"""Concepts that the demo steers towards."""
 
-STEERED_RUNS = ("mlp-semi-nmf", "resid-sae")
-"""with the features of these runs: trying and judging them takes most of a run's evaluation."""
+RUNS_TO_STEER = ("mlp-semi-nmf", "resid-sae")
+"""Runs that the demo steers with, not all, since steering takes most of a run's evaluation."""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Amounts of the demo."""
+    """How much text the demo captures."""
 
     tokens: int = 120_000
     """Tokens the decomposers learn from (standard library, held-out modules left out)."""
     held_out_tokens: int = 60_000
-    """Tokens of held-out modules that everything is judged on."""
+    """Tokens of held-out modules that every run is evaluated on."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -103,7 +103,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_evaluated(run, held_out):
-                task = steering_task(run, PYTHON, concepts=STEERED) if run.name in STEERED_RUNS else None
+                task = steering_task(run, PYTHON, concepts=CONCEPTS_TO_STEER) if run.name in RUNS_TO_STEER else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
 
@@ -111,7 +111,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
 def _is_evaluated(run: Run, store: ActivationStore) -> bool:
     try:
         return read_metrics(run).store_identity == store.identity
-    except InputError:  # not yet, or by another version
+    except InputError:  # not evaluated, or by another version of the tool
         return False
 
 

@@ -1,12 +1,12 @@
 """Concept detection: does one feature say of a token what its label says?
 
 Tokens are split by document into three parts: on *select* the best feature (and sign, where codes are signed) of each
-concept is chosen by AUROC; on *test* that choice is measured; *reserved* is left untouched, for whoever needs unseen text.
+concept is chosen by AUROC; on *test* that choice is measured; *reserved* is left untouched, for work that needs unseen text.
 
-Choosing the best of many features finds good ones among random directions too, so every figure stands beside a null that
-is chosen in the same way: as many random unit directions in activation space, read by their raw projections with sign.
-(Centring would change no projection's AUROC, and a ReLU would only weaken the null.) Raw neurons and the supervised
-difference of class means, fitted on select, stand beside it.
+The best of many random directions looks good too, so every figure stands beside a null: the best of as many random unit
+directions in activation space, chosen in the same way and read by their raw projections with sign. (Centring would change no
+projection's AUROC, and a ReLU would only weaken the null.) The best raw neuron, and a supervised reference, the difference
+of class means fitted on select, are reported too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is the evaluated text new to a run? Documents are compared by their tokens, since a name says little of what is in it.
+"""Is the evaluated text new to a run? Documents are compared by their tokens; a name says little about the text.
 
 The same text captured at other sites, in another dtype or in sequences of another length is the same text. A store's last
 document is cut off where the capture ended, so documents of one name are also the same when one is the beginning of the other.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def held_out(run: Run, store: ActivationStore) -> HeldOut:
     """How many documents of ``store`` are in the store that ``run`` was trained on.
 
-    Unknown where that store has changed since, and where it was captured with another tokenizer.
+    Unknown if that store has changed since the training, or was captured with another tokenizer.
     """
     documents = [(name, tokens.tobytes()) for name, tokens in store.document_tokens()]
     trained: ActivationStore | None = None

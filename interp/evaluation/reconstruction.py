@@ -1,11 +1,11 @@
 """Reconstruction: how much of the activations, and of the model's own prediction, a decomposer keeps.
 
-Offline, over rows of a source: FVU, L0, dead and dense features, shrinkage. In the model: the reconstruction is put in the
-place of the activation at its site and the next-token cross-entropy read off,
+Offline, over rows of a source: FVU, L0, dead and dense features, shrinkage. In the model: the reconstruction replaces the
+activation at its site, and the next-token cross-entropy (CE) is measured,
 
     CE recovered = (CE_ablated - CE_reconstructed) / (CE_ablated - CE_clean),
 
-against an activation that is zero and one that is always the mean. Reconstruction is no verdict on features: a
+where the ablation sets the activation to zero, or to its mean. A good reconstruction does not show good features: a
 factorisation of full rank scores perfectly and finds nothing.
 """
 
@@ -40,7 +40,7 @@ _LOGITS_PER_BATCH = 2**24  # values held at once per forward pass: 64 MB in floa
 def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) -> Reconstruction:
     """Reconstruction metrics over all rows of ``source``, which should hold tokens the decomposer was not fitted on.
 
-    Where codes do not decode to an activation, the figures of the method itself are over at most 16,384 rows drawn at random.
+    Where codes do not decode to an activation, the method's own FVUs are over at most 16,384 rows drawn at random.
     Raises InputError for a source of another width.
     """
     if decomposer.d_in != source.d_in:
@@ -68,7 +68,7 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
 
 
 def _firing(density: Float[Tensor, " n_features"], l0: float, n_tokens: int) -> Reconstruction:
-    """What is known from how often each feature fires alone."""
+    """The metrics that need only how often each feature fires."""
     return Reconstruction(
         fvu=None,
         shrinkage=None,
@@ -91,7 +91,9 @@ def spliced_loss(
     Raises InputError for a decomposer whose codes do not decode, for a site of another width, and for sequences without BOS.
     """
     if not isinstance(decomposer, LinearDecomposer):
-        raise InputError(f"codes of '{decomposer.kind}' do not decode to an activation, so none can be spliced in")
+        raise InputError(
+            f"codes of '{decomposer.kind}' do not decode to an activation, so no reconstruction can be spliced in"
+        )
     if model.site(site).d_in != decomposer.d_in:
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but '{site}' is {model.site(site).d_in} wide")
     if not len(tokens) or tokens.shape[1] < 3 or (tokens[:, 0] != model.bos_id).any():
@@ -127,13 +129,17 @@ def spliced_loss(
     )
 
 
-def _logits_with(model: LanguageModel, site: str, edit: Edit, batch: Tensor) -> Tensor:
+def _logits_with(
+    model: LanguageModel, site: str, edit: Edit, batch: Int[Tensor, "n_seq n_pos"]
+) -> Float[Tensor, "n_seq n_pos d_vocab"]:
+    """Logits with ``edit`` at ``site``; BOS and separators keep their activations."""
     is_kept = (batch[:, 1:] == model.bos_id)[..., None]
     with edit_activations(model, site, lambda x: torch.where(is_kept, x, edit(x).to(x.dtype))):
         return model.logits(batch)
 
 
 def _summed_ce(logits: Float[Tensor, "n d_vocab"], targets: Int[Tensor, " n"]) -> float:
+    """Cross-entropy in nats, summed over tokens."""
     return float(torch.nn.functional.cross_entropy(logits.float(), targets.long(), reduction="none").double().sum())
 
 

@@ -27,7 +27,7 @@ class ConceptConfig(Record, frozen=True):
     """Rows used at most, drawn evenly at random over the store: with 50 positives the standard error of an AUROC is
     about .03, and more rows cost time in proportion."""
     min_positives: int = 50
-    """Concepts with fewer positive (or negative) tokens in select or test are left out, by name."""
+    """Concepts with fewer positive (or negative) tokens in select or test are left out, and the report names them."""
     seed: int = 0
     """Seed of the row sample, the random directions and the bootstrap."""
 
@@ -38,7 +38,8 @@ class SteeringConfig(Record, frozen=True):
     target_kl: float = 0.2
     """Effect on neutral text in nats per token; from about 0.6 on a model's fluency breaks."""
     n_samples: int = 16
-    """Texts per prompt: how much of a text is a comment varies so much that 32 texts in all left a baseline of .10 at .23."""
+    """Texts per prompt. The share of a text that is a comment varies so much that 32 texts in all measured a baseline of .10
+    as .23."""
     n_tokens: int = 48
     """Tokens per text."""
     temperature: float = 1.0
@@ -46,8 +47,8 @@ class SteeringConfig(Record, frozen=True):
     seed: int = 0
     """Seed of the sampling noise, the random directions and the bootstrap."""
     n_candidates: int = 6
-    """Features tried per concept, on texts of another seed; the one that adds most is evaluated. A random direction,
-    the null, is chosen among as many."""
+    """Features tried per concept, on texts of another seed; the one that adds most of the concept is evaluated. The null
+    is a random direction, chosen among as many in the same way."""
 
 
 class EvaluationConfig(Record, frozen=True):
@@ -56,8 +57,8 @@ class EvaluationConfig(Record, frozen=True):
     n_sequences: int = 32
     """Sequences for the spliced loss (five forward passes each)."""
     n_steered: int = 4
-    """Concepts that are steered, those detected best over the null; 0 for none. Needs a judge of written text, and on the
-    bundled model some twenty seconds each, most of the time of a run's evaluation."""
+    """Concepts to steer, those detected best over the null; 0 for none. Only for label sets that can say how much of a
+    written text is a concept. Takes some twenty seconds a concept on the bundled model, most of an evaluation."""
     concepts: ConceptConfig = ConceptConfig()
     """Options of concept detection, skipped where the store has no such label set."""
 
@@ -71,7 +72,7 @@ class HeldOut(Record, frozen=True):
     n_documents: int
     """Documents of the evaluated store."""
     n_trained_on: int | None
-    """Those of them that are in the run's own store too."""
+    """How many of them are also in the store the run was trained on."""
 
 
 class Reconstruction(Record, frozen=True):
@@ -80,7 +81,7 @@ class Reconstruction(Record, frozen=True):
     fvu: float | None
     """sum |x - x^|^2 / sum |x - mean|^2, the mean over the whole store. None where codes do not decode to an activation."""
     shrinkage: float | None
-    """Mean of |x^| / |x|; None where ``fvu`` is."""
+    """Mean of |x^| / |x|; None where ``fvu`` is None."""
     reason: str | None
     """Why there is no ``fvu``."""
     fvu_own_target: float | None
@@ -141,9 +142,9 @@ class ConceptResult(Record, frozen=True):
     f1: float
     """At the threshold that is best on select."""
     threshold: float
-    """Fires when sign * code >= threshold."""
+    """The concept is predicted where sign * code >= threshold."""
     base_rate: float
-    """Share of test tokens that have the concept: the average precision of a feature that knows nothing."""
+    """Share of test tokens that have the concept: the average precision of random scores."""
     n_positive_select: int
     n_positive_test: int
     null_auroc: float
@@ -153,7 +154,7 @@ class ConceptResult(Record, frozen=True):
     diff_means_auroc: float
     """Difference of class means fitted on select: a supervised reference."""
     best_features: tuple[tuple[int, int], ...]
-    """(feature, sign) of the best few on select, the chosen one first: whoever steers may choose among them."""
+    """(feature, sign) of the best few on select, the chosen one first; steering tries several of them."""
 
 
 class DepthResult(Record, frozen=True):
@@ -190,19 +191,19 @@ class ConceptReport(Record, frozen=True):
     concepts: tuple[ConceptResult, ...]
     depths: tuple[DepthResult, ...]
     left_out: dict[str, str]
-    """Label to the reason why it is left out."""
+    """The reason for each label that is left out."""
     n_rows: dict[str, int]
     """Tokens in select, test and reserved."""
     n_documents: dict[str, int]
-    """Documents in the same."""
+    """Documents in select, test and reserved."""
     n_features: int
     signed: bool
-    """Whether the decomposer's features were tried with both signs, which doubles its choice."""
+    """Whether each feature was tried with both signs, which doubles the number of candidates."""
     seed: int
 
 
 class SteeringEffect(Record, frozen=True):
-    """What steering one feature did, against the same texts without steering."""
+    """What steering one feature did to the texts, compared with texts written without steering from the same noise."""
 
     concept: str
     feature: int
@@ -239,7 +240,7 @@ class SteeringReport(Record, frozen=True):
 
     config: SteeringConfig
     n_prompts: int
-    """Texts that were gone on from."""
+    """Prompts that were continued."""
     reason: str | None
     """Why nothing was steered; then there are no effects and no means."""
     mean_difference: float | None
@@ -279,11 +280,11 @@ class Metrics(FileRecord, frozen=True):
     concepts_left_out: str | None
     """Why there are no concepts."""
     steering: SteeringReport | None
-    """None where no concept was to be steered."""
+    """None where steering was not evaluated."""
 
 
 def read_metrics(run: Run) -> Metrics:
-    """The run's metrics, checked. Raises InputError when it has not been evaluated, or by another version."""
+    """The run's metrics, checked. Raises InputError if the run was not evaluated, or by another version of the tool."""
     absent = f"run '{run.name}' has no metrics yet; run: interp evaluate {run.path}"
     return read_record(run.path / METRICS_FILE, Metrics, absent)
 

@@ -1,6 +1,6 @@
 """Choosing one feature per label on some documents, to be measured on others.
 
-Codes of all features on all rows may not fit in memory: features pass by in blocks, and only what is chosen is kept.
+Codes of all features on all rows may not fit in memory, so features are scored in blocks and only the best one's scores kept.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class LabelledRows:
         return {name: int((self.part == i).sum()) for i, name in enumerate(("select", "test", "reserved"))}
 
     def of(self, part: int, columns: Sequence[int]) -> UInt8[np.ndarray, "n_part k"]:
-        """Labels of one part, some columns."""
+        """Some columns of the labels of one part."""
         return self.labels[self.part == part][:, columns]
 
     def unusable(self, column: int, is_depth: bool, least: int) -> str | None:
@@ -134,7 +134,7 @@ Association = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def choose(data: LabelledRows, candidates: Candidates, columns: list[int], association: Association) -> ChosenFeatures:
-    """The candidate most associated with each label on select, its scores kept while passing by."""
+    """For each label the candidate most associated with it on select, with its scores."""
     labels = data.of(SELECT, columns)
     n_select = len(labels)
     best = np.full(len(columns), -np.inf)
@@ -168,7 +168,8 @@ def spearman_matrix(scores: Num[np.ndarray, "n k"], labels: Num[np.ndarray, "n c
     return _standard_ranks(labels).T @ _standard_ranks(scores) / len(scores)
 
 
-def _standard_ranks(values: np.ndarray) -> np.ndarray:
+def _standard_ranks(values: Num[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Ranks in each column, brought to mean 0 and deviation 1; all 0 for a constant column."""
     ranks = rankdata(values, axis=0)
     ranks -= ranks.mean(0)
     spread = ranks.std(0)
@@ -176,7 +177,7 @@ def _standard_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def random_candidates(d_in: int, n: int, seed: int) -> Candidates:
-    """``n`` random unit directions read by their projections: what selection alone achieves."""
+    """``n`` random unit directions read by their projections: they show what choosing the best achieves by chance."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(n, d_in, generator=generator), dim=1)
     return Candidates(lambda x: x @ directions.T, n, signed=True)

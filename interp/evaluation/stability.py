@@ -40,7 +40,7 @@ FILE = "stability.json"
 ROW_SHARE = 0.8
 """Share of the rows, drawn without replacement, that a refit sees."""
 MARGIN = 0.05
-"""How far below the most stable rank a recommended one may be."""
+"""How much less stable than the best the recommended number of features may be."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CurveRecord(FileRecord, frozen=True):
 
     n_fits: int
     recommended: int
-    """A number of features."""
+    """The recommended number of features."""
     curve: list[CurvePoint]
 
 
@@ -126,7 +126,7 @@ class RowSample:
         return self._moments
 
 
-def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stability]:
+def measure_stability(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stability]:
     """The stability of runs that differ in their number of features, and the curve as ``path``.json and ``path``.html.
 
     Raises InputError for fewer than one refit, and for two runs of as many features.
@@ -142,7 +142,7 @@ def judge_ranks(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[Stabili
 
 
 def stability_of(run: Run, n_fits: int) -> Stability:
-    """Refit ``run`` ``n_fits`` times and keep the result in the run folder; what was kept of as many refits is read back.
+    """Refit ``run`` ``n_fits`` times and keep the result in the run folder; a kept result of as many refits is read back.
 
     Raises InputError for fewer than one refit.
     """
@@ -181,7 +181,7 @@ def refitted_directions(
 def feature_stability(
     directions: Float[np.ndarray, "K d_in"], refits: Sequence[Float[np.ndarray, "K d_in"]]
 ) -> Float[np.ndarray, " K"]:
-    """Mean silhouette of each feature with its matches; unit or zero rows, and a zero row has 0."""
+    """Mean silhouette of each feature with its matches. Rows have unit length or are zero; a zero row has stability 0."""
     members = [directions, *(refit[_matches(directions, refit)] for refit in refits)]
     centres = np.mean(members, axis=0)
     n, silhouettes = len(members), []
@@ -227,6 +227,6 @@ def curve_table(curve: Sequence[Stability]) -> str:
     return "\n".join(lines)
 
 
-def _matches(directions: np.ndarray, refit: np.ndarray) -> Int[np.ndarray, " K"]:
-    """For each direction, the row of ``refit`` that is its partner when the cosines add up to most."""
+def _matches(directions: Float[np.ndarray, "K d_in"], refit: Float[np.ndarray, "K d_in"]) -> Int[np.ndarray, " K"]:
+    """For each direction the row of ``refit`` that it is paired with where the pairs' cosines have the largest sum."""
     return linear_sum_assignment(directions @ refit.T, maximize=True)[1]

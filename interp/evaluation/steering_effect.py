@@ -3,11 +3,11 @@
 Features are brought to the same effect on neutral text (KL in nats per token), not the same coefficient, and each stands
 beside a random direction of the same effect. Per sample, with baseline and steered text drawn from the same noise,
 
-    share    = what a judge says of the continuation: share of its characters that are the concept
+    share    = share of the continuation's characters that are the concept, by a judge of written text
     fluency  = min(1, exp(-(NLL_steered - NLL_baseline))), NLL per token under the model without steering
     score    = harmonic mean of share and fluency
 
-A target effect that cannot be reached is reported with what was reached. The judge is a function of the text alone.
+If a target effect cannot be reached, the effect that was reached is reported. The judge is a function of the text alone.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, 
 
 @dataclass(frozen=True)
 class SteeringTask:
-    """What is written from, what counts, and how much steering: the same for every feature compared."""
+    """Which prompts are continued, who judges the texts and how strong steering is: the same for every feature compared."""
 
     prompts: tuple[str, ...]
-    """Texts to go on from."""
+    """Texts that the model continues."""
     judge: TextJudge
-    """Judge of what was written."""
+    """Says what share of a written text is each concept."""
     neutral: Int[Tensor, "n_seq n_pos"]
     """Sequences (BOS first) on which the effect is matched."""
     config: SteeringConfig
-    """Amounts."""
+    """Target effect, and how much is written."""
     concepts: tuple[str, ...] | None = None
-    """Concepts the judge can see in a text, of which a suite may choose; None for all."""
+    """Concepts that may be steered, all known to the judge; None for all that are detected."""
 
 
 def steering_task(
@@ -91,7 +91,7 @@ def steer_concept(steerer: Steerer, feature: int, *, concept: str, task: Steerin
 
 
 def steer_concepts(steerer: Steerer, choices: Sequence[SteeredFeature], *, task: SteeringTask) -> list[SteeringEffect]:
-    """The same for several features, all written in shared batches.
+    """What steering each of several features does; their texts are written in shared batches.
 
     Raises InputError for a concept the judge does not know and where prompt and text exceed the model's context.
     """
@@ -106,13 +106,13 @@ def steer_concepts(steerer: Steerer, choices: Sequence[SteeredFeature], *, task:
     ]
 
 
-def choose_steerers(
+def choose_features(
     steerer: Steerer, candidates: Sequence[Sequence[SteeredFeature]], *, task: SteeringTask
 ) -> list[SteeredFeature]:
-    """Of each concept's candidates the one that adds most of it to a few texts, of a seed that the evaluation does not use.
+    """Of each concept's candidates, the one that adds most of the concept to a few texts of a seed used for nothing else.
 
-    What detects a concept best is often what follows from it: a feature of prose is on in every comment, and writes
-    docstrings. Which candidate writes the concept only trying tells.
+    The feature that detects a concept best need not write it: a feature of prose fires in every comment, but writes
+    docstrings. So each candidate is tried.
     """
     n_samples, seed = min(4, task.config.n_samples), task.config.seed + _TRIAL_SEED
     short = structs.replace(task.config, n_samples=n_samples, seed=seed)
@@ -146,6 +146,7 @@ class _Texts:
 
 
 def _strengths(steerer: Steerer, choices: Sequence[SteeredFeature], task: SteeringTask) -> list[StrengthSearch]:
+    """The strength of each choice that has the target effect, found together for all of one sign."""
     found: dict[tuple[int, int], StrengthSearch] = {}
     for sign in (1, -1):
         features = sorted({choice.feature for choice in choices if choice.sign == sign})
@@ -156,7 +157,7 @@ def _strengths(steerer: Steerer, choices: Sequence[SteeredFeature], task: Steeri
 
 
 def _write(steerer: Steerer, variants: Sequence[dict[int, float]], task: SteeringTask) -> list[_Texts]:
-    """Each variant's continuations; the noise of a prompt depends on the seed and the prompt's place alone."""
+    """Each variant's continuations; the noise depends only on the seed and the prompt's place in the list."""
     config, per_pass = task.config, max(1, _ROWS_PER_PASS // task.config.n_samples)
     parts: list[list[_Texts]] = [[] for _ in variants]
     for i, prompt in enumerate(task.prompts):
@@ -186,7 +187,7 @@ def _compare(
     choice: SteeredFeature, search: StrengthSearch, steered: _Texts, baseline: _Texts, task: SteeringTask
 ) -> SteeringEffect:
     before, after = (_shares(texts, choice.concept, task.judge) for texts in (baseline, steered))
-    # Against the prompt's mean baseline, since one baseline text's own likelihood is mostly luck.
+    # Compared with the mean baseline of the prompt, since the likelihood of a single text is mostly luck.
     usual = baseline.nll.reshape(len(task.prompts), -1).mean(1).repeat(task.config.n_samples)
     fluency = np.minimum(1.0, np.exp(usual - steered.nll))
     return SteeringEffect(
@@ -209,6 +210,7 @@ def _compare(
 
 
 def _shares(texts: _Texts, concept: str, judge: TextJudge) -> Float[np.ndarray, " n"]:
+    """Share of each continuation that is the concept."""
     shares = [judge(prompt + text, start=len(prompt)) for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
     if concept not in shares[0]:
         raise unknown_name("concept", concept, shares[0], "what the judge knows")

@@ -1,7 +1,7 @@
 """All metrics of one run, on one store, in one file: ``metrics.json``.
 
 The store should hold text the decomposer was not fitted on; the file says whether it does. Steering is evaluated where the
-caller brings a judge of written text.
+caller gives a steering task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from interp.evaluation.results import (
 from interp.evaluation.steering_effect import (
     SteeredFeature,
     SteeringTask,
-    choose_steerers,
+    choose_features,
     random_directions_like,
     steer_concepts,
 )
@@ -54,12 +54,11 @@ def evaluate_run(
     config: EvaluationConfig,
     steering: SteeringTask | None = None,
 ) -> Metrics:
-    """Evaluate ``run`` on ``store`` and write ``metrics.json`` into its folder, in one step; returns what was written.
+    """Evaluate ``run`` on ``store`` and write ``metrics.json`` into its folder; returns what was written.
 
-    Concepts are those of the label set that the config names, by default of the store's first one; what is written names it.
-
-    Raises InputError when the store lacks the run's site or the label set that is named, was captured from another model than
-    ``model``, or has activations of another width than the run reads.
+    Concepts are those of the label set that the config names, by default the store's first; the written config names it.
+    Raises InputError if the store lacks the run's site or the named label set, was captured from another model than
+    ``model``, or has activations of another width than the run's.
     """
     if run.site.read not in store.sites:
         raise unknown_name("hook point", run.site.read, store.sites, f"the store '{store.path}'")
@@ -134,11 +133,11 @@ def _steering(run: Run, model: LanguageModel, *, report: ConceptReport, task: St
     effects: list[SteeringEffect] = []
     null: list[SteeringEffect] = []
     if groups:
-        effects = steer_concepts(steerer, choose_steerers(steerer, groups, task=task), task=task)
+        effects = steer_concepts(steerer, choose_features(steerer, groups, task=task), task=task)
         random = random_directions_like(steerer, sum(map(len, groups)), seed=task.config.seed)
         numbers = count()
         null_groups = [[SteeredFeature(choice.concept, next(numbers)) for choice in group] for group in groups]
-        null = steer_concepts(random, choose_steerers(random, null_groups, task=task), task=task)
+        null = steer_concepts(random, choose_features(random, null_groups, task=task), task=task)
     return SteeringReport(
         config=task.config,
         n_prompts=len(task.prompts),
@@ -158,7 +157,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _shortened(effect: SteeringEffect) -> SteeringEffect:
-    """The same with a few of its texts."""
+    """The effect with the first few of its texts."""
     return structs.replace(effect, texts=effect.texts[:_TEXTS_KEPT], baseline_texts=effect.baseline_texts[:_TEXTS_KEPT])
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.runs.record import Run
 
 Value = str | float | bool | None
-"""Of a cell; None for what was not or could not be measured."""
+"""Value of a cell; None where it was not or could not be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ def _remarks(run: Run, metrics: Metrics | None) -> Iterator[str]:
         return
     text = metrics.held_out
     if text.n_trained_on is None:
-        yield "whether the text is held out is unknown: the store it was trained on has changed, or has another tokenizer"
+        yield "whether the text is held out is unknown: the run's own store has changed, or has another tokenizer"
     elif not text.is_held_out:
         yield f"not held out, {text.n_trained_on} of {text.n_documents} documents were trained on"
     if metrics.concepts_left_out:

@@ -7,11 +7,12 @@
     topk        <-> topk        z = relu(the k largest)
     jumprelu    <-> jumprelu    z = relu(pre) where pre > threshold [d_sae]
     gated       <-> gated       b_gate is our b_enc; r_mag, b_mag [d_sae]
-    batchtopk    -> jumprelu    with its inference threshold in place of each feature's own; so is matryoshka, whose nesting
-                                concerns the training alone. A training that SAELens saved itself comes back as batchtopk.
+    batchtopk    -> jumprelu    with its inference threshold for every feature; matryoshka likewise, since its nesting concerns
+                                only the training. SAELens's own batchtopk and matryoshka_batchtopk are read as batchtopk.
 
-SAELens computes pre = (x - b_dec) W_enc + b_enc and x^ = z W_dec + b_dec, as we do; what it may do otherwise (no b_dec before
-the encoder, codes in units of the decoder's norms) is folded into the weights on import, and what cannot be is refused.
+SAELens computes pre = (x - b_dec) W_enc + b_enc and x^ = z W_dec + b_dec, as we do. Its options that change this (no b_dec
+before the encoder, codes in units of the decoder's norms) are folded into the weights on import; an option that cannot be
+folded in is refused.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from interp.store.reader import ActivationStore
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 WRITTEN_AS = "6.0.0"
-"""Version of SAELens whose format is written; without one a folder is read as older than 6."""
-_OF_GATE = {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+"""Version of SAELens whose format is written. SAELens reads a folder that names none as older than 6."""
+_GATE_TENSORS = {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
 WRITTEN: dict[VariantName, tuple[str, dict[str, str]]] = {
     "relu": ("standard", {}),
     "topk": ("topk", {}),
     "jumprelu": ("jumprelu", {"threshold": "threshold"}),
     "batchtopk": ("jumprelu", {"threshold": "threshold"}),
     "matryoshka": ("jumprelu", {"threshold": "threshold"}),
-    "gated": ("gated", _OF_GATE),
+    "gated": ("gated", _GATE_TENSORS),
 }
 """What each variant is written as: the architecture, and its names of tensors that we add or name otherwise."""
 READ: dict[str, tuple[VariantName, dict[str, str]]] = {
@@ -56,14 +57,14 @@ READ: dict[str, tuple[VariantName, dict[str, str]]] = {
     "jumprelu": ("jumprelu", {"threshold": "threshold"}),
     "batchtopk": ("batchtopk", {"threshold": "topk_threshold"}),
     "matryoshka_batchtopk": ("batchtopk", {"threshold": "topk_threshold"}),
-    "gated": ("gated", _OF_GATE),
+    "gated": ("gated", _GATE_TENSORS),
 }
 """What each architecture is read as: the variant, and its names of tensors."""
 SHARED = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
 SaelensConfig = dict[str, Any]
 """cfg.json, whose keys differ between the versions of SAELens."""
 N_MEASURED = 8192
-"""Rows of the store that an imported autoencoder's figures are taken on."""
+"""Rows of the store on which the FVU and L0 of an imported autoencoder are measured."""
 
 
 def export_saelens(run: Run, folder: Path) -> None:
@@ -117,12 +118,12 @@ def import_saelens(folder: Path, store: ActivationStore, name: str, *, site: str
     """Keep the autoencoder of a SAELens folder as the run ``name`` of ``store``.
 
     ``site`` is where it was trained; by default the hook point that the folder names. The run's notes say where it is from,
-    and its FVU and L0 on rows spread over the store: an autoencoder of another model shows there. Raises InputError when the
-    folder lacks a file or holds what we cannot compute, when its width is not the site's, and when there is such a run.
+    and its FVU and L0 on rows spread over the store, which show if it was trained on another model. Raises InputError when the
+    folder lacks a file or holds what we cannot compute, when its width is not the site's, and when the run exists already.
     """
     cfg = _read_config(folder)
-    facts = {**cfg, **cfg.get("metadata", {})}
-    site = site or facts.get("hook_name") or facts.get("hook_point")
+    named = {**cfg, **cfg.get("metadata", {})}
+    site = site or named.get("hook_name") or named.get("hook_point")
     if site is None:
         raise InputError(f"'{folder / CONFIG}' names no hook point; say where it was trained with --site")
     source = store.site(site)
@@ -141,17 +142,17 @@ def import_saelens(folder: Path, store: ActivationStore, name: str, *, site: str
     notes = {
         "imported_from": str(folder),
         "architecture": cfg["architecture"],
-        "model": facts.get("model_name") or "unknown",
+        "model": named.get("model_name") or "unknown",
         "fvu": round(sae.fvu(x), 4),
         "l0": round(l0, 2),
     }
-    if k is None:  # that of a penalty is the L0 it led to
+    if k is None:  # trained with a penalty, not a k: the measured L0 stands in
         config = replace(config, k=max(1, round(l0)))
     return keep_run(store, site, SAE(config, tensors, notes), name)
 
 
 def _read_config(folder: Path) -> SaelensConfig:
-    """cfg.json, with what was written before version 6 under its present name."""
+    """cfg.json, with the keys of versions before 6 renamed to their present names."""
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         raise InputError(f"'{folder}' is no SAELens folder: it lacks {' and '.join(missing)}")
     try:
@@ -177,7 +178,7 @@ def _variant(folder: Path, cfg: SaelensConfig) -> tuple[VariantName, int | None]
         )
     if cfg.get("normalize_activations", "none") not in ("none", None, False):
         raise InputError(
-            f"'{folder}' normalises activations by '{cfg['normalize_activations']}' as it runs; only an autoencoder whose "
+            f"'{folder}' normalises activations by '{cfg['normalize_activations']}' at run time; only an autoencoder whose "
             "normalisation is folded into its weights can be imported"
         )
     variant = READ[cfg["architecture"]][0]
@@ -190,7 +191,7 @@ def _variant(folder: Path, cfg: SaelensConfig) -> tuple[VariantName, int | None]
 
 
 def _read_weights(folder: Path, cfg: SaelensConfig) -> dict[str, Tensor]:
-    """Our tensors: those of the file, with what SAELens does otherwise folded in."""
+    """The file's tensors under our names, with the options of SAELens folded in."""
     try:
         stored = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
@@ -205,7 +206,7 @@ def _read_weights(folder: Path, cfg: SaelensConfig) -> dict[str, Tensor]:
         if tuple(stored[name].shape) != shape:
             raise InputError(
                 f"'{folder / WEIGHTS}' has {name} of shape {tuple(stored[name].shape)}, but {CONFIG} says {shape}; "
-                "they are not of one autoencoder"
+                "the two files are not of one autoencoder"
             )
         if not stored[name].isfinite().all():
             raise InputError(f"'{folder / WEIGHTS}' has values in {name} that are not finite; fetch it again")
@@ -216,7 +217,7 @@ def _read_weights(folder: Path, cfg: SaelensConfig) -> dict[str, Tensor]:
 
 
 def _folded(tensors: dict[str, Tensor], cfg: SaelensConfig) -> dict[str, Tensor]:
-    """Tensors that compute without SAELens's options what they compute with those of ``cfg``."""
+    """Tensors that compute without the options of ``cfg`` what ``tensors`` compute with them."""
     t = dict(tensors)
     if not cfg.get("apply_b_dec_to_input", True):
         shift = t["b_dec"] @ t["W_enc"]  # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)

@@ -1,8 +1,4 @@
-"""A run's features on a text of one's own: codes of every token, features ranked for chosen tokens, steered continuations.
-
-The beginning-of-sequence token is shown but never ranked: no store holds it, its activation is tens of times longer than
-any other, and it would head every list.
-"""
+"""A prompt continued with and without features written into the model, and the effect of that on neutral text."""
 
 from __future__ import annotations
 
@@ -47,7 +43,7 @@ class SteeringRequest:
 
 @dataclass(frozen=True)
 class SteeringResult:
-    """What came of a request."""
+    """The texts written for a request, and the effect of its steering."""
 
     baseline: list[str]
     steered: list[str]
@@ -92,7 +88,7 @@ def compare_continuations(
 
 
 def steering_record(request: SteeringRequest, result: SteeringResult) -> SteeringRecord:
-    """Request and result, as of now, as one record of ``steering.jsonl``."""
+    """Request, result and the present time as one record of ``steering.jsonl``."""
     return SteeringRecord(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         kind="continuations",

@@ -31,7 +31,7 @@ class Window:
 def edit_activations(model: LanguageModel, site: str, edit: Edit) -> Iterator[Window]:
     """Apply ``edit`` to the activations at ``site`` in every forward pass inside the block, at all positions but BOS.
 
-    The hook is gone when the block is left, by an exception too. Other hooks of the model are left alone.
+    The hook is removed at the end of the block, after an exception too. Other hooks of the model stay.
     """
     window = Window()
 

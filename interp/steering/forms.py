@@ -1,15 +1,15 @@
 """Steering with a quadratic latent x^T Q x: change its value, rotate in its plane, or set the position on its axes.
 
-Q = sum_i lambda_i v_i v_i^T. All three are closed form, act on each row of activations alone, and keep its length |x|:
+Q = sum_i lambda_i v_i v_i^T. All three have a closed form, act on each row of activations alone and keep its length |x|:
 
     value flow     |x| normalise(exp(t Q) u), u = x / |x|     the value grows with t, from the row's own at t = 0
     rotation       u turned by an angle in the plane of two orthonormal axes
     set position   |x| (A^T z + s (u - A^T A u))              coordinates z on the axes A; s keeps the length
 
 A form's manifold is where its tokens lie, not where its value is large: a circle is often a saddle (one eigenvalue positive,
-one negative), on which the value is all there is to grow. Take the plane from Q then, and rotate or set the position.
+one negative), and growing the value leaves the circle. Then take the plane from Q, and rotate or set the position.
 
-Edits for ``edit_activations`` are these functions with all but x given: ``lambda x: rotate(x, axes, angle)``.
+To get an edit for ``edit_activations``, give all arguments but x: ``lambda x: rotate(x, axes, angle)``.
 ``QuadraticSteerer`` has the first two as modes of steering, in units that a person can set.
 """
 
@@ -83,7 +83,7 @@ def flow_to_value(
 def rotate(
     x: Float[Tensor, "*batch d_in"], axes: Float[Tensor, "k d_in"], angle: float
 ) -> Float[Tensor, "*batch d_in"]:
-    """Rows turned by ``angle`` (radians, from the first axis towards the second); what is outside of the plane stays."""
+    """Rows turned by ``angle`` (radians, from the first axis towards the second); the part outside the plane is unchanged."""
     _check_axes(axes, x)
     if len(axes) != 2:
         raise InputError(f"a rotation is in a plane, but {len(axes)} axes were given; give two")
@@ -97,7 +97,7 @@ def set_position(
 ) -> Float[Tensor, "*batch d_in"]:
     """Rows whose coordinates on ``axes`` are ``position`` times their length, such as a point of a ``LabelCurve``.
 
-    What is outside of the axes is stretched or shrunk, so that the length stays; adding the difference and restoring the
+    The part outside the axes is scaled so that the length stays; adding the difference and restoring the
     length afterwards would miss the position. Raises InputError for a position outside of the unit ball.
     """
     _check_axes(axes, x)
@@ -142,7 +142,7 @@ class QuadraticSteerer(Steerer):
     def strength_for_kl(
         self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
     ) -> StrengthSearch:
-        """As a Steerer's; in mode "flow" see ``flow_for_kl``."""
+        """As of a ``Steerer``; for mode "flow" see ``flow_for_kl``."""
         if mode != "flow":
             return super().strength_for_kl(feature, target, tokens=tokens, sign=sign, mode=mode)
         form = self.forms(feature)
@@ -193,7 +193,7 @@ class FlowSearch:
     kl: float
     """Effect at that time: mean KL(p_0 || p_t) in nats per token."""
     reached: bool
-    """Whether ``kl`` is within 5 % of the target; False is a finding and is to be reported, not dropped."""
+    """Whether ``kl`` is within 5 % of the target; report a False, do not drop it."""
 
 
 def flow_for_kl(
@@ -236,6 +236,7 @@ def kl_of_edit(model: LanguageModel, site: str, edit: Edit, tokens: Int[Tensor, 
 
 
 def _check(form: QuadraticForm, x: Tensor) -> None:
+    """Refuse a form that has no value flow, or another width than ``x``."""
     if form.rank == 0:
         raise InputError("the form is zero, so no flow changes its value; take a latent of rank 1 or more")
     if form.has_bias:

@@ -1,4 +1,4 @@
-"""The log of what was steered and what came of it: one JSON line each in a run's ``steering.jsonl``."""
+"""The log of steering: one JSON line for each request and its result, in a run's ``steering.jsonl``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SteeringRecord(FileRecord, frozen=True):
     kind: Literal["continuations"]
     prompt: str
     strengths: dict[int, float]
-    """Of each feature, in the unit of the mode."""
+    """Strength of each feature, in the unit of the mode."""
     mode: Mode | QuadraticMode
     temperature: float
     seed: int
@@ -46,7 +46,7 @@ class SteeringRecord(FileRecord, frozen=True):
 def write_steering_record(run: Run, record: SteeringRecord) -> None:
     """Append ``record`` as one line of the run's ``steering.jsonl``, and sync it.
 
-    One write call a line, so that writers side by side do not interleave. Raises InputError for figures that are not finite.
+    One write call a line, so that lines of several writers do not interleave. Raises InputError for numbers not finite.
     """
     line = to_line(record)
     file = os.open(run.path / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -62,7 +62,7 @@ def write_steering_record(run: Run, record: SteeringRecord) -> None:
 def read_steering_records(run: Run) -> list[SteeringRecord]:
     """The run's steering records, oldest first; a line cut short by a killed writer is left out with a warning in the log.
 
-    Raises InputError naming the line for a record of another version, or with other keys or values.
+    Raises InputError naming the line for a record of another version, or with unknown keys or values.
     """
     path = run.path / FILE
     records = []

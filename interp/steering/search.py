@@ -1,4 +1,4 @@
-"""The strength of a feature that has a wanted effect on neutral text: a log grid, then bisection, many features at once."""
+"""Find the strength at which a feature has a given effect on neutral text: a log grid, then bisection, many at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with the square of a small strength, grows at most about fourfold between neighb
 N_BISECTIONS = 8
 """Halvings of the bracket: the strength is then known to 1 part in 256 of it."""
 KL_TOLERANCE = 0.05
-"""A target counts as reached when the KL found is within this share of it."""
+"""A target counts as reached when the KL differs from it by at most this share of it."""
 _LOGITS_PER_PASS = 2**24  # values held at once per forward pass: 64 MB in float32
 
 
@@ -36,7 +36,7 @@ class StrengthSearch:
     kl: float
     """Effect at that strength: mean KL(p_0 || p_s) in nats per token."""
     reached: bool
-    """Whether ``kl`` is within 5 % of the target; False is a finding and is to be reported, not dropped."""
+    """Whether ``kl`` is within 5 % of the target; report a False, do not drop it."""
     feature: int
     """Feature number."""
     target: float
@@ -46,11 +46,11 @@ class StrengthSearch:
 def search_strengths(
     effect: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, target: float
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """(strengths, effects) nearest to ``target`` of ``n`` features; ``effect(rows, strengths)`` judges many at once."""
+    """(strengths, effects) nearest to ``target`` of ``n`` features; ``effect(rows, strengths)`` measures many at once."""
     low, high, value = np.zeros(n), np.full(n, np.nan), np.zeros(n)
     best, best_value = np.zeros(n), np.full(n, np.inf)
 
-    def judge(rows: np.ndarray, strengths: np.ndarray) -> None:
+    def measure(rows: np.ndarray, strengths: np.ndarray) -> None:
         value[rows] = effect(rows, strengths)
         better = rows[np.abs(value[rows] - target) < np.abs(best_value[rows] - target)]
         best[better], best_value[better] = strengths[np.isin(rows, better)], value[better]
@@ -59,20 +59,20 @@ def search_strengths(
         rows = np.flatnonzero(np.isnan(high))
         if not len(rows):
             break
-        judge(rows, np.full(len(rows), strength))
+        measure(rows, np.full(len(rows), strength))
         above = value[rows] >= target
         high[rows[above]], low[rows[~above]] = strength, strength
     rows = np.flatnonzero(~np.isnan(high))
     for _ in range(N_BISECTIONS if len(rows) else 0):
         middle = (low[rows] + high[rows]) / 2
-        judge(rows, middle)
+        measure(rows, middle)
         above = value[rows] >= target
         high[rows[above]], low[rows[~above]] = middle[above], middle[~above]
     return best, best_value
 
 
 class EffectOfVectors:
-    """Mean KL on fixed tokens of many vectors added at a site, several of them in one forward pass."""
+    """Mean KL on fixed tokens when a vector is added at a site, for many vectors, several in one forward pass."""
 
     def __init__(self, model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq n_pos"]):
         self.model, self.site, self.tokens = model, site, tokens

@@ -35,9 +35,9 @@ class Steerer:
         "clamp": "× its maximum",
         "ablate": "of its component removed",
     }
-    """The modes, and what a strength is in each, to be read after the number."""
+    """The unit of a strength in each mode, as printed after the number."""
     modes_by_kl: ClassVar[tuple[str, ...]] = ("add",)
-    """Modes in which the strength of a given effect can be searched for."""
+    """Modes in which the strength can be found from a target effect."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Steerer:
     def from_run(cls, model: LanguageModel, run: Run) -> Steerer:
         """The features of a trained run, scaled so that strength 1 is each feature's maximum on its store.
 
-        The maxima come from the run's index; raises InputError when there is none yet.
+        The maxima are kept with the run, and counted first if they are not there yet.
         """
         return cls(model, run.site.write, run.decomposer().write_directions(), feature_scales(run))
 
@@ -189,13 +189,13 @@ class Steerer:
     def strength_for_kl(
         self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
     ) -> StrengthSearch:
-        """The strength of one feature whose effect on ``tokens`` is ``target`` nats per token; see the plural.
+        """The strength of one feature whose effect on ``tokens`` is ``target`` nats per token; see ``strengths_for_kl``.
 
         Raises InputError for a mode that is not one of ``modes_by_kl``.
         """
         if mode not in self.modes_by_kl:
             raise InputError(
-                f"a KL finds a strength in mode {' or '.join(self.modes_by_kl)} alone; give a strength to {mode}"
+                f"a target KL can set the strength only in mode {' or '.join(self.modes_by_kl)}; give a strength for {mode}"
             )
         return self.strengths_for_kl([feature], target, tokens=tokens, sign=sign)[0]
 
@@ -217,10 +217,10 @@ class Steerer:
         unit = sign * self.scales[rows, None] * self.directions[rows]
         effect = EffectOfVectors(self.model, self.site.name, self._check_tokens(tokens))
 
-        def judge(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        def kl_of(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
             return effect(unit[torch.from_numpy(active)] * torch.from_numpy(strengths)[:, None].to(unit))
 
-        strengths, kls = search_strengths(judge, len(rows), target)
+        strengths, kls = search_strengths(kl_of, len(rows), target)
         return [
             StrengthSearch(sign * s, kl, reached=abs(kl - target) <= KL_TOLERANCE * target, feature=f, target=target)
             for f, s, kl in zip(rows.tolist(), strengths.tolist(), kls.tolist(), strict=True)
@@ -233,7 +233,7 @@ class Steerer:
         return torch.tensor(list(features), dtype=torch.int64, device=self.directions.device)
 
     def _steered(self, variants: Sequence[dict[int, float]], mode: str) -> Any:
-        """The hook for equal shares of a batch's rows, one a variant; no hook where nothing would be written."""
+        """A hook that edits an equal share of the batch's rows for each variant; no hook where nothing would be written."""
         edits = [self._edit(strengths, mode) for strengths in variants]
         if not any(edits):
             return nullcontext(Window())

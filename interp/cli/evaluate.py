@@ -1,4 +1,4 @@
-"""``interp index`` and ``interp evaluate``: what is computed of runs after training."""
+"""``interp index`` and ``interp evaluate``: what is computed from runs after training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from interp.store.reader import ActivationStore
 
 @dataclass(frozen=True)
 class Index:
-    """Precompute what the dashboard shows of runs."""
+    """Compute what the dashboard shows of each run, once, and keep it with the run."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or names of runs in the workspace."""
@@ -42,17 +42,19 @@ class Index:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate runs: reconstruction, the model's loss with it, concepts, steering; a table, and metrics.json in each run."""
+    """Measure runs: reconstruction, the model's loss with it, concept detection, steering. Prints a table and writes
+    metrics.json into each run."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or names of runs in the workspace."""
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     store: Path | None = None
-    """Store to evaluate on: text the runs have not seen. By default the one named like theirs with -held-out added."""
+    """Store to evaluate on, of text that the runs were not trained on; by default, for runs of the store NAME, the store
+    NAME-held-out beside it."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
     json: bool = False
-    """Print the table as JSON alone."""
+    """Print the table as JSON, and nothing else."""
 
     def run(self) -> None:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
@@ -78,6 +80,6 @@ def _held_out_store(run: Run, given: Path | None) -> ActivationStore:
     if not held_out.exists():
         raise InputError(
             f"there is no held-out store '{held_out}' to evaluate '{run.name}' on; capture one, or name another with --store "
-            f"(the run's own, {run.store_path}, evaluates it on what it was trained on)"
+            f"(the run's own, {run.store_path}, holds the text that it was trained on)"
         )
     return ActivationStore(held_out)
