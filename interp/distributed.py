@@ -35,7 +35,7 @@ class World:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def share(self, *tensors: Tensor) -> None:
+    def broadcast(self, *tensors: Tensor) -> None:
         """Replace each tensor, in place, by that of the first process."""
         if self.size > 1:
             for tensor in tensors:

@@ -17,7 +17,7 @@ with joined() as world:
     own = torch.full((2,), float(world.rank + 1))
     firsts = own.clone()
     world.sum(own)
-    world.share(firsts)
+    world.broadcast(firsts)
     world.wait()
     with open(f"{sys.argv[1]}/{world.rank}", "w") as file:
         file.write(f"{world.size} {world.is_first} {own.tolist()} {firsts.tolist()}")

@@ -43,7 +43,7 @@ class Firing:
 
 
 def firing_of(run: Run) -> Firing:
-    """What is kept with the run; counted and kept where there is nothing yet, or what there is belongs to other weights."""
+    """The firing kept with the run; it is counted first where there is none, or where it belongs to other weights."""
     path = run.path / FILE
     with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="numpy") as file:
         if (file.metadata() or {}).get("run_identity") == run.identity:

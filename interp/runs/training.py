@@ -45,7 +45,7 @@ def train_runs(store: ActivationStore, site: str | Site, configs: Mapping[str, D
     requests = [_Request(store, Site.of(site), config, name) for name, config in configs.items()]
     source = store.site(Site.of(site).read)
     to_do = [request for request in requests if not request.is_done]
-    world().wait()  # every process has seen what there is before the first changes it
+    world().wait()  # every process has read the run folder before the first one writes to it
     if issubclass(method, GradientDecomposer):
         groups = [to_do] if to_do else []
     else:

@@ -59,7 +59,7 @@ class Training:
         """Steps after which the training has finished."""
         return int(self._progress[1])
 
-    def advance(self, x: Float[Tensor, "share d_in"], held_out: Float[Tensor, "n d_in"], peers: World) -> None:
+    def advance(self, x: Float[Tensor, "share d_in"], held_out: Float[Tensor, "n d_in"], processes: World) -> None:
         """One step on this process's share of a batch; the record and the checkpoint where they are due."""
         factor = lr_factor(self.step, self.last, warmup=self._warmup, cooldown=self._cooldown)
         for optimizer, heights in zip(self.optimizers, self._heights, strict=True):
@@ -67,7 +67,7 @@ class Training:
                 group["lr"] = height * factor
         loss, seen = self.trainable.loss(x)
         loss.backward()
-        value = _averaged(loss, list(self.trainable.parameters.values()), peers)
+        value = _averaged(loss, list(self.trainable.parameters.values()), processes)
         self._refuse_not_finite("loss", value)
         self.trainable.before_step()
         self._clip()
@@ -78,30 +78,30 @@ class Training:
             self.trainable.after_step(seen)
         self._progress[0] += 1
         if self.step % self._every == 0 or self.step == self.last:
-            self._record(value, held_out if len(held_out) else x, peers)
+            self._record(value, held_out if len(held_out) else x, processes)
 
     def _clip(self) -> None:
         if self.config.schedule.clip:
             norm = torch.nn.utils.clip_grad_norm_(self.trainable.parameters.values(), self.config.schedule.clip)
             self._refuse_not_finite("gradient's norm", float(norm))
 
-    def _record(self, loss: float, x: Float[Tensor, "n d_in"], peers: World) -> None:
+    def _record(self, loss: float, x: Float[Tensor, "n d_in"], processes: World) -> None:
         with torch.no_grad():
             measured = self.trainable.measure(x)
         for name, value in measured.items():
             self._refuse_not_finite(name, value, after=True)
         if self.config.schedule.patience:
-            self._stop_early(measured["fvu"], peers)
-        if peers.is_first:
+            self._stop_early(measured["fvu"], processes)
+        if processes.is_first:
             tokens = self.step * self.config.batch
             self.recorder.log({"step": self.step, "tokens": tokens, "loss": loss, **measured})
             save_checkpoint(self.tensors(), self.optimizers, self.config, self.recorder.checkpoints)
 
-    def _stop_early(self, fvu: float, peers: World) -> None:
+    def _stop_early(self, fvu: float, processes: World) -> None:
         """Let the cool-down begin here when nothing is gained any more."""
         device = next(iter(self.trainable.parameters.values())).device
         shared = torch.tensor(fvu, dtype=torch.float64, device=device)
-        peers.share(shared)  # the processes must decide alike
+        processes.broadcast(shared)  # the processes must decide alike
         if shared < 0.999 * self._progress[2]:
             self._progress[2:] = torch.tensor([float(shared), 0.0])
             return
@@ -146,15 +146,15 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
             config.schedule.held_out != first.schedule.held_out
         ):
             raise InputError("runs trained in one pass need the same batch, tokens, seed and held-out rows")
-    peers = world()
+    processes = world()
     n_held_out = min(first.schedule.held_out, len(source) // 10)
     n = len(source) - n_held_out
-    _check_batch(first.batch, n, n_held_out, peers)
+    _check_batch(first.batch, n, n_held_out, processes)
     held_out = source.rows(np.arange(n, len(source)))
     steps = range(min(training.step for training in trainings), first.steps)
     # A batch's rows stand in the source's order, so a part of it in one piece would be a part of the source.
-    share = slice(peers.rank, None, peers.size)
-    bar = progress_bar(total=len(steps) * first.batch, what="train", unit="tok", silent=not peers.is_first)
+    share = slice(processes.rank, None, processes.size)
+    bar = progress_bar(total=len(steps) * first.batch, what="train", unit="tok", silent=not processes.is_first)
     batches = shuffled_batches(source, first.batch, steps, seed=first.seed, n_rows=n, share=share)
     with bar, closing(batches):
         for step, x in zip(steps, batches, strict=True):
@@ -163,27 +163,29 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
                 break
             for training in going:
                 if training.step == step:  # one that was killed a little later than the others waits for them
-                    training.advance(x, held_out, peers)
+                    training.advance(x, held_out, processes)
             bar.update(first.batch)
 
 
-def _check_batch(batch: int, n: int, n_held_out: int, peers: World) -> None:
+def _check_batch(batch: int, n: int, n_held_out: int, processes: World) -> None:
     if batch > n:
         besides = f", of which {n_held_out} are held out" if n_held_out else ""
         raise InputError(
             f"a batch of {batch} rows was asked for, but the source holds {n + n_held_out}{besides}; use a smaller --batch"
         )
-    if batch % peers.size:
-        raise InputError(f"a batch of {batch} rows cannot be shared by {peers.size} processes; use a multiple of that")
+    if batch % processes.size:
+        raise InputError(
+            f"a batch of {batch} rows cannot be shared by {processes.size} processes; use a multiple of that"
+        )
 
 
-def _averaged(loss: Tensor, parameters: Sequence[Tensor], peers: World) -> float:
+def _averaged(loss: Tensor, parameters: Sequence[Tensor], processes: World) -> float:
     """The loss of the whole batch; every parameter's gradient becomes that of the whole batch, in one exchange."""
-    if peers.size > 1:
+    if processes.size > 1:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         together = torch.cat([loss.detach().reshape(1), *(gradient.flatten() for gradient in gradients)])
-        peers.sum(together)
-        together /= peers.size
+        processes.sum(together)
+        together /= processes.size
         loss, *parts = together.split([1, *(gradient.numel() for gradient in gradients)])
         for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
             parameter.grad = gradient.copy_(part.view(gradient.shape))

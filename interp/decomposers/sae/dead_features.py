@@ -33,7 +33,7 @@ class DeadFeatures:
     aux_weight: float = 1 / 32
     """Weight of that loss."""
     resample_every: int = 0
-    """Tokens from one resampling to the next: dead features begin anew at tokens that are reconstructed badly; 0: never."""
+    """Tokens from one resampling to the next: dead features are replaced by tokens that are reconstructed badly; 0: never."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -65,7 +65,7 @@ def resample(
     is_dead: Bool[Tensor, " n_features"],
     rows: Float[Tensor, "n_dead d_in"],
 ) -> None:
-    """Let dead features begin anew in the directions of ``rows``, with their optimiser's state cleared."""
+    """Replace dead features by the directions of ``rows``, with their optimiser's state cleared."""
     directions = F.normalize(rows, dim=1)
     alive = parameters["W_enc"][~is_dead]
     norm = alive.norm(dim=1).mean() if len(alive) else 1 / RESAMPLED_NORM

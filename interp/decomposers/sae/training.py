@@ -32,7 +32,7 @@ from interp.store.source import ActivationSource
 CHUNK = 512
 """Rows measured at a time."""
 N_WORST = 256
-"""Rows of a batch that dead features may begin anew at, those with the largest error."""
+"""Rows of a batch, those with the largest error, that dead features may be replaced by."""
 OWN_RATE = 10
 """Rate of a variant's own parameters, in rates of the weights: logarithms go far, and Adam moves by one rate a step."""
 ROWS_TO_BEGIN = 2048
@@ -134,10 +134,11 @@ class TrainableSAE:
         # x^ and x are compared with b_dec taken off both; what is added is zero, with the gradient of b_dec
         decoded = self.variant.decode(z, batch) + (p["b_dec"] - p["b_dec"].detach())
         loss = F.mse_loss(decoded, centred.expand_as(decoded), reduction="sum") / (decoded.numel() // x.numel())
-        worst = None
-        if self.config.dead_features.aux_k or self.config.dead_features.resample_every:
+        worst, options = None, self.config.dead_features
+        if options.aux_k or options.resample_every:
             error = centred - decoded.detach().view(-1, *x.shape)[-1]
-            worst = self._worst_rows(centred, error)
+            if options.resample_every:
+                worst = centred[error.square().sum(1).topk(min(len(error), N_WORST)).indices]
             loss = loss + self._auxiliary_loss(centred, error)
         penalty = self.variant.penalty(z, batch)
         if penalty is not None:
@@ -148,13 +149,6 @@ class TrainableSAE:
         else:
             fired = torch.bincount(batch.pairs.feature[is_active], minlength=n)
         return loss / len(x), SeenByStep(selection, fired, len(x), worst)
-
-    def _worst_rows(
-        self, centred: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
-    ) -> Float[Tensor, "n d_in"] | None:
-        if not self.config.dead_features.resample_every:
-            return None
-        return centred[error.square().sum(1).topk(min(len(error), N_WORST)).indices]
 
     def _auxiliary_loss(
         self, centred: Float[Tensor, "n d_in"], error: Float[Tensor, "n d_in"]
@@ -199,7 +193,7 @@ class TrainableSAE:
         if n_dead == 0:
             return
         rows = worst[torch.arange(n_dead, device=self.device) % len(worst)]
-        world().share(rows)
+        world().broadcast(rows)
         resample(self.parameters, self._optimizers, is_dead, rows)
         self.state["tokens_since_fired"][is_dead] = 0
 

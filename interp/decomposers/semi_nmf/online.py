@@ -63,5 +63,5 @@ def learn_online(
         held.rescale(norms)
         if dead.any():
             features[dead] = badly_explained(x, features, l1=l1, s=s, count=int(dead.sum()))
-            processes.share(features)
+            processes.broadcast(features)
     return features

@@ -64,7 +64,7 @@ class Solver:
         self.l1 = config.l1 * self.totals.mean_norm
         self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
         centres = spherical_centres(source, K, seed=config.seed)
-        self.world.share(centres)
+        self.world.broadcast(centres)
         self.n_least_squares = 0 if config.online_epochs else LEAST_SQUARES_PASSES
         if config.online_epochs:
             epochs, seed = config.online_epochs, config.seed
@@ -145,5 +145,5 @@ class Solver:
             rng, n = np.random.default_rng([self.config.seed, i]), self.totals.n
             x = self.source.rows(np.sort(rng.choice(n, min(n, RESEED_ROWS), replace=False)))
             self.features[dead] = badly_explained(x, self.features, l1=self.l1, s=self.s, count=n_dead)
-            self.world.share(self.features)
+            self.world.broadcast(self.features)
         return n_dead
