@@ -186,8 +186,8 @@ RUNS = {
     **{f"subspace-{name}": f"subspace-sae --site {RESIDUAL} {options}" for name, options in SPARSE.items()},
 }
 """Name of a run to its ``interp train``; together they write every tensor and every key there is."""
-JUDGED = "topk"
-"""The run that is indexed, judged, steered and labelled; a bilinear one is indexed and judged, too."""
+EVALUATED = "topk"
+"""The run that is indexed, evaluated, steered and labelled; a bilinear one is indexed and evaluated, too."""
 
 
 @pytest.fixture(scope="module")
@@ -205,17 +205,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     package = Path(__file__).parent.parent / "interp"
     texts = [str(path) for path in sorted(package.rglob("*.py")) if 1000 < path.stat().st_size < 3000]
     for name, text in (("tiny", texts[::2]), ("tiny-held-out", texts[1::2])):
-        sites = ["--sites", RESIDUAL, NEURONS, "--tokens", "4000"]
+        sites = ["--sites", RESIDUAL, NEURONS, "--tokens", "8000"]
         main(["capture", "--model", model, "--text", *text, *sites, "--out", str(folder / name)])
     for name, words in RUNS.items():
         main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])
     few = ["--workspace", str(folder), "--min-positives", "5", "--n-sequences", "4"]
-    main(["index", JUDGED, "bilinear", "--workspace", str(folder)])
-    main(["evaluate", JUDGED, *few, "--n-steered", "1"])
+    main(["index", EVALUATED, "bilinear", "--workspace", str(folder)])
+    main(["evaluate", EVALUATED, *few, "--n-steered", "1"])
     main(["evaluate", "bilinear", *few, "--n-steered", "0"])
     words = "--feature 1 --strength 1 --samples 1 --tokens 2"
-    main(["steer", JUDGED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
-    FeatureLabels(folder / "tiny" / "runs" / JUDGED / "labels.sqlite").set(1, label="digits")
+    main(["steer", EVALUATED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
+    FeatureLabels(folder / "tiny" / "runs" / EVALUATED / "labels.sqlite").set(1, label="digits")
     return folder
 
 
@@ -369,7 +369,7 @@ def test_training_curves_have_the_keys_of_the_table(runs: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("run", "file"), [(JUDGED, "index.h5"), ("bilinear", "index.h5"), ("bilinear", "manifolds.h5")]
+    ("run", "file"), [(EVALUATED, "index.h5"), ("bilinear", "index.h5"), ("bilinear", "manifolds.h5")]
 )
 def test_indexes_have_the_facts_and_datasets_of_the_tables(runs: Path, run: str, file: str) -> None:
     with h5py.File(runs / run / file, "r") as opened:
@@ -378,7 +378,7 @@ def test_indexes_have_the_facts_and_datasets_of_the_tables(runs: Path, run: str,
         facts = json.loads(opened.attrs["facts"])
         check_keys(facts, f"`{file}`", "key of `facts`")
         check_arrays(opened, f"`{file}`", {"F": facts["n_features"]})
-        if run == JUDGED:
+        if run == EVALUATED:
             missing = [name for row in table("`index.h5`", "dataset") for name in names(row[0]) if name not in opened]
             assert not missing
             assert opened["acts/indptr"][-1] == len(opened["acts/row"])
@@ -404,13 +404,13 @@ def test_firing_has_the_header_and_tensors_of_the_table(runs: Path) -> None:
 
 
 def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
-    [line] = (runs / JUDGED / "steering.jsonl").read_text().splitlines()
+    [line] = (runs / EVALUATED / "steering.jsonl").read_text().splitlines()
     assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
     check_keys(json.loads(line), "`steering.jsonl`")
 
 
 def test_labels_have_the_columns_of_the_table(runs: Path) -> None:
-    connection = sqlite3.connect(runs / JUDGED / "labels.sqlite")
+    connection = sqlite3.connect(runs / EVALUATED / "labels.sqlite")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         assert f"`user_version` {version}" in section("`labels.sqlite`")

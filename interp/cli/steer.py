@@ -37,7 +37,7 @@ class Steer:
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
     prompt: str
-    """Text to continue; \\\\n stands for a new line."""
+    """Text to continue; \\n stands for a new line."""
     feature: int | None = None
     """Number of the feature."""
     concept: str | None = None
