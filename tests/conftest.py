@@ -6,6 +6,7 @@ checks into the package.
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,18 @@ class {name}Error(ValueError):  # déjà vu, naïve – 日本
 """
 NAMES = ("users", "prices", "tokens", "layers", "cities", "orders")
 FAMILIES = ("gpt2", "llama", "gpt-neox", "gemma2", "qwen2")
+
+
+@pytest.fixture(scope="session")
+def library_files() -> list[str]:
+    """Paths of the standard library's Python files of 1000 to 3000 bytes, some seventy, in the order of their names."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*/*.py"))
+    return [
+        str(path)
+        for path in files
+        if path.parent.name not in ("site-packages", "test", "idlelib", "lib2to3", "turtledemo")
+        and 1000 <= path.stat().st_size <= 3000
+    ]
 
 
 def documents() -> dict[str, str]:
@@ -177,13 +190,13 @@ def tiny_store(
 
 
 @pytest.fixture(scope="session")
-def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Captured, trained and indexed by the commands, with 5000 tokens of this project's own text. Not to be changed."""
+def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory, library_files: list[str]) -> Run:
+    """Captured, trained and indexed by the commands, with 5000 tokens of the standard library. Not to be changed."""
     from interp.cli.main import main
     from interp.runs.record import Run
 
     store, site = tmp_path_factory.mktemp("bilinear") / "tiny", "blocks.1.hook_resid_post"
-    sources = [str(path) for path in sorted((Path(__file__).parent.parent / "interp").glob("*.py"))[:8]]
+    sources = library_files[:10]
     capture = ["capture", "--model", str(tiny_model_folder), "--sites", site, "--text", *sources]
     main([*capture, "--tokens", "5000", "--out", str(store)])
     options = ["--structure", "combined", "--biased", "--gamma", "0.2", "--alpha", "0.05", "--optimizer", "muon"]

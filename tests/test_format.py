@@ -191,8 +191,8 @@ EVALUATED = "topk"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """Two stores of this project's own text, and in the first the runs of ``RUNS``, all by the commands."""
+def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, library_files: list[str]) -> Path:
+    """Two stores of text of the standard library, and in the first the runs of ``RUNS``, all by the commands."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("activations")
@@ -202,10 +202,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     ids = {"vocab_size": len(tiny_tokenizer), "bos_token_id": 0, "eos_token_id": 0}
     GPT2LMHeadModel(GPT2Config(**size, **ids)).save_pretrained(model)
     tiny_tokenizer.save_pretrained(model)
-    package = Path(__file__).parent.parent / "interp"
-    texts = [str(path) for path in sorted(package.rglob("*.py")) if 1000 < path.stat().st_size < 3000]
-    for name, text in (("tiny", texts[::2]), ("tiny-held-out", texts[1::2])):
-        sites = ["--sites", RESIDUAL, NEURONS, "--tokens", "8000"]
+    for name, text in (("tiny", library_files[::2]), ("tiny-held-out", library_files[1::2])):
+        sites = ["--sites", RESIDUAL, NEURONS, "--tokens", "4000"]
         main(["capture", "--model", model, "--text", *text, *sites, "--out", str(folder / name)])
     for name, words in RUNS.items():
         main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])

@@ -22,6 +22,7 @@ from interp.errors import InputError
 from interp.runs.record import Run, find_runs, resolve_run
 from interp.runs.training import FileRecorder, train_run
 from interp.store.reader import ActivationStore, SiteSource
+from interp.training.protocol import CHECKPOINT
 
 SITE, OTHER = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post"
 CONFIG = SAEConfig(n_features=24, k=4, tokens=64 * 30, batch=64)
@@ -286,6 +287,13 @@ def test_reading_what_a_run_is_does_not_import_torch(run: Run) -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("pca pca blocks.1.hook_resid_post")
     assert shown.endswith("False\n")
+
+
+def test_a_checkpoint_left_beside_a_finished_run_goes_when_it_is_opened_again(store: ActivationStore) -> None:
+    run = train_run(store, SITE, CONFIG, "first")
+    (run.path / CHECKPOINT).touch()
+    train_run(store, SITE, CONFIG, "first")
+    assert not (run.path / CHECKPOINT).exists()
 
 
 def test_a_run_says_what_its_decomposer_can_do_and_an_autoencoder_has_one_site(store: ActivationStore) -> None:

@@ -53,7 +53,7 @@ class Decomposer(ABC):
     writes_elsewhere: ClassVar[bool] = False
     """Whether it may write another hook point than the one it reads."""
 
-    def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor], notes: dict[str, Any] | None = None):
+    def __init__(self, config: DecomposerConfig, tensors: dict[str, Tensor], notes: Notes | None = None):
         self.config = config
         self.tensors = tensors
         """Everything that is saved, float32, by name."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from interp.decomposers.base import Decomposer
+from interp.records import Notes
 from interp.store.source import ActivationSource
 from interp.training.config import GradientConfig
 from interp.training.loop import Training, train_together
@@ -21,7 +22,7 @@ G = TypeVar("G", bound="GradientDecomposer")
 class TrainableDecomposer(Trainable, Protocol):
     """What a decomposer trains, and what is left of it at the end."""
 
-    notes: dict[str, Any]
+    notes: Notes
     """What a person should know of the training; JSON."""
 
     def finished(self) -> dict[str, Tensor]:

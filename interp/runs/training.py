@@ -129,6 +129,8 @@ class _Request:
                     f"'{self.path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
                 )
             self.is_done = present.complete
+            if self.is_done:  # left by a process that was killed between the two last steps
+                (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

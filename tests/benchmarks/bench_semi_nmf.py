@@ -131,7 +131,7 @@ def race_with_overcomplete(x: torch.Tensor, seed: int) -> Race:
     return Race(clock.until(error / N), seconds, share(x, clock.passes[-1][1] * N), share(x, error))
 
 
-def broadcast(x: torch.Tensor, squared_error: float) -> float:
+def share(x: torch.Tensor, squared_error: float) -> float:
     return squared_error / float(x.double().square().sum())
 
 

@@ -28,6 +28,7 @@ from interp.decomposers.bilinear.kernels import form_products, hoyer_density, re
 from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
 from interp.decomposers.gradient import GradientDecomposer
 from interp.errors import InputError, unknown_feature
+from interp.records import Notes
 from interp.store.source import ActivationSource
 from interp.training.config import GradientConfig, Schedule
 
@@ -247,7 +248,7 @@ class TrainableBilinear:
     def __init__(self, source: ActivationSource, config: BilinearConfig):
         checked_moments(source)
         self.config = config
-        self.notes: dict[str, Any] = {}
+        self.notes: Notes = {}
         self.variance = _target_variance(_refuse_zeros(source), config.biased)
         d, n = source.d_in + config.biased, config.n_features
         shapes = {"L": (n, d), "R": (n, d)} | ({"D": (2 * d, n)} if config.is_mixed else {})

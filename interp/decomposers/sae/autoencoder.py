@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +19,7 @@ from interp.decomposers.sae.config import SAEConfig, SparseConfig, SubspaceSAECo
 from interp.decomposers.sae.initialisation import choose_rank, initial_directions, subspace_directions
 from interp.decomposers.sae.training import TrainableSAE
 from interp.decomposers.sae.variants import VARIANTS, VariantOptions
+from interp.records import Notes
 from interp.store.source import ActivationSource
 
 __all__ = ["SAE", "SAEConfig", "SparseAutoencoder", "SubspaceSAE", "SubspaceSAEConfig", "VariantOptions"]
@@ -73,6 +72,6 @@ class SubspaceSAE(SparseAutoencoder):
         rank = choose_rank(moments, start.rank)
         generator = torch.Generator().manual_seed(config.seed)
         directions = subspace_directions(moments, config.n_features, rank.rank, start.full_space, generator)
-        notes: dict[str, Any] = rank.as_dict()
+        notes: Notes = rank.as_dict()
         kept = {"spectrum": torch.from_numpy(moments.spectrum[0]).float()}
         return TrainableSAE(source, config, directions, encoder_scale=start.encoder_scale, notes=notes, kept=kept)

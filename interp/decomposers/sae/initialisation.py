@@ -13,7 +13,7 @@ The encoder begins as the decoder times ``encoder_scale``, the decoder's bias as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.records import check_options
+from interp.records import Notes, check_options
 from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 
@@ -96,7 +96,7 @@ class Rank:
         """Whether it is worth while to begin within the subspace."""
         return self.rank < self.d_in
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Notes:
         """For the notes of a run."""
         return {"rank": self.rank, "rank_reason": self.reason, "rank_variance_share": round(self.variance_share, 4)}
 

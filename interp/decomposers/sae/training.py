@@ -27,6 +27,7 @@ from interp.decomposers.sae.row_sparse_adam import RowSparseAdam
 from interp.decomposers.sae.variants import VARIANTS
 from interp.decomposers.sae.variants.base import Batch, Selection
 from interp.distributed import world
+from interp.records import Notes
 from interp.store.source import ActivationSource
 
 CHUNK = 512
@@ -61,7 +62,7 @@ class TrainableSAE:
         directions: Float[Tensor, "n_features d_in"],
         *,
         encoder_scale: float,
-        notes: dict[str, Any] | None = None,
+        notes: Notes | None = None,
         kept: dict[str, Tensor] | None = None,
     ):
         moments = checked_moments(source)
