@@ -70,10 +70,6 @@ class BilinearConfig(GradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.structure not in ("vanilla", "ordered", "mixed", "combined"):
-            raise InputError(f"no structure '{self.structure}'; there are vanilla, ordered, mixed and combined")
-        if self.optimizer not in ("muon", "adam"):
-            raise InputError(f"no optimizer '{self.optimizer}'; there are muon and adam")
         if self.alpha < 0:
             raise InputError(f"alpha is {self.alpha:g}, but the weight of a penalty must be 0 or more")
         if not -1 < self.gamma <= 1:

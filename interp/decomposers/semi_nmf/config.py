@@ -60,8 +60,6 @@ class SemiNMFConfig(DecomposerConfig):
         if any(above >= below for below, above in pairwise(ranks)) or ranks[-1] < 1:
             shown = " ".join(map(str, self.levels))
             raise InputError(f"the levels {shown} must fall from below --n-features {self.n_features}, to 1 or more")
-        if self.solver not in ("accelerated", "multiplicative"):
-            raise InputError(f"there is no solver '{self.solver}'; use accelerated or multiplicative")
         if self.solver == "multiplicative" and (self.l1 or self.online_epochs):
             raise InputError("the multiplicative updates have neither l1 nor online epochs; add --l1 0")
 
