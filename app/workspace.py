@@ -120,7 +120,7 @@ def index_command(run: Run) -> str:
 
 def train_command(run: Run, kind: str) -> str:
     """The command that trains another method at the run's site."""
-    return f"interp train {kind} --store {_shown_path(run.store_path)} --site {run.site} --name {kind}"
+    return f"interp train {kind} --store {_shown_path(run.store_path)} --site {run.site.read} --name {kind}"
 
 
 def first_run_commands() -> str:

@@ -45,6 +45,7 @@ from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import build_index
 from interp.model.language_model import LanguageModel
+from interp.model.sites import Site
 from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.steering.steerer import Steerer
@@ -590,7 +591,7 @@ def test_a_run_of_another_width_is_refused(
     run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore]
 ) -> None:
     narrow = PCA.fit(ArraySource(torch.randn(50, 16)), PCAConfig(n_features=8))
-    other: Any = SimpleNamespace(name="narrow", site=SITE, decomposer=lambda: narrow)
+    other: Any = SimpleNamespace(name="narrow", site=Site.of(SITE), decomposer=lambda: narrow)
     with pytest.raises(InputError, match=r"'narrow' reads activations of width 16, but .* has 32 in the store"):
         evaluate_run(other, model=model, store=stores[0], config=CONFIG)
 

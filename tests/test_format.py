@@ -392,9 +392,9 @@ def identity(path: Path) -> str:
 
 
 def test_firing_has_the_header_and_tensors_of_the_table(runs: Path) -> None:
-    n_features = read(runs / JUDGED / "run.json")["config"]["n_features"]
-    with safe_open(runs / JUDGED / "firing.safetensors", framework="numpy") as file:
-        assert file.metadata() == {"run_identity": identity(runs / JUDGED / "decomposer.safetensors")}
+    n_features = read(runs / EVALUATED / "run.json")["config"]["n_features"]
+    with safe_open(runs / EVALUATED / "firing.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"run_identity": identity(runs / EVALUATED / "decomposer.safetensors")}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     listed = {name: row[1] for row in table("`firing.safetensors`", "tensor") for name in names(row[0])}
     found = {name: f"[{', '.join(map(str, each.shape))}] {each.dtype}" for name, each in tensors.items()}

@@ -20,7 +20,7 @@ from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SubspaceSAEConfig
 from interp.errors import InputError
-from interp.interop.saelens import export_saelens, import_saelens
+from interp.interop.saelens import WRITTEN, export_saelens, import_saelens
 from interp.runs.record import Run
 from interp.runs.training import keep_run, train_run
 from interp.store.reader import ActivationStore
@@ -162,6 +162,16 @@ def test_only_a_sparse_autoencoder_is_exported_and_only_to_a_new_folder(store: A
     with pytest.raises(InputError, match=r"could not be written"):
         export_saelens(Run.load(store.path / "runs" / "first"), tmp_path / "file" / "sae")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_variant_that_saelens_does_not_know_is_refused(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = keep_run(store, SITE, SAE(SAEConfig(n_features=N_FEATURES, k=K), weights(store.sites[SITE])), "first")
+    monkeypatch.delitem(WRITTEN, "topk")
+    with pytest.raises(InputError, match="SAELens has nothing like the variant 'topk', so it cannot be exported"):
+        export_saelens(run, tmp_path / "sae")
+    assert not (tmp_path / "sae").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- import

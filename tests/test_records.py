@@ -21,7 +21,7 @@ from interp.capture.to_store import CaptureConfig
 from interp.decomposers import read_config, registry
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.decomposers.sae.config import Arithmetic, VariantOptions
-from interp.decomposers.sae.dead_features import Revival
+from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import Initialisation, SubspaceInitialisation
 from interp.demo.recipe import DemoConfig
 from interp.errors import InputError
@@ -59,6 +59,8 @@ def example(kind: Any) -> Any:
         return example(next(part for part in parts if part is not NoneType))
     if get_origin(kind) is dict:
         return {str(example(parts[0])): example(parts[1])}
+    if get_origin(kind) is tuple and Ellipsis not in parts:
+        return [example(part) for part in parts]
     return [example(parts[0])]
 
 
@@ -167,7 +169,7 @@ def test_the_number_of_features_of_a_run_is_a_number(tmp_path: Path) -> None:
 
 CONFIGS: list[Any] = [
     *(method.config_type for method in registry.values()),
-    *(Schedule, VariantOptions, Revival, Arithmetic, Initialisation, SubspaceInitialisation),
+    *(Schedule, VariantOptions, DeadFeatures, Arithmetic, Initialisation, SubspaceInitialisation),
     *(CaptureConfig, IndexConfig, ManifoldConfig, DemoConfig),
 ]
 

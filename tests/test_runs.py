@@ -219,7 +219,7 @@ def test_truncated_or_missing_weights_are_refused(run: Run, n_bytes: int) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.update(version=9), "is interp-run version 9, this program reads interp-run version 1"),
+        (lambda record: record.update(version=9), "is interp-run version 9, this program reads interp-run version 2"),
         (lambda record: record.pop("site"), "run.json' is damaged: object missing required field site; make it again"),
         (lambda record: record.update(complete=False), "the training of .* was interrupted"),
     ],

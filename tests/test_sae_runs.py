@@ -118,7 +118,10 @@ def test_the_rank_and_why_it_was_chosen_are_printed(store: ActivationStore, caps
             ["subspace-sae", "--rank", "40"],
             "a subspace of rank 40 was asked for, but the site is 32 wide; give a smaller",
         ),
-        (["sae", "--variant", "topk", "--target-l0", "5"], "target-l0 and coefficient are for relu and jumprelu"),
+        (
+            ["sae", "--variant", "topk", "--target-l0", "5"],
+            "target-l0 and coefficient are for relu, jumprelu and gated",
+        ),
         (["sae", "--k", "2", "40", "--n-features", "24"], "k is 40, but it must lie between 1 and the number"),
     ],
 )

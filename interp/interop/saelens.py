@@ -81,6 +81,10 @@ def export_saelens(run: Run, folder: Path) -> None:
         )
     if folder.exists():
         raise InputError(f"'{folder}' is there already; name a new folder, or delete that one")
+    if decomposer.config.variant not in WRITTEN:
+        raise InputError(
+            f"SAELens has nothing like the variant '{decomposer.config.variant}', so it cannot be exported"
+        )
     names = SHARED | WRITTEN[decomposer.config.variant][1]
     tensors = {theirs: decomposer.tensors[ours].contiguous() for ours, theirs in names.items()}
     with refused_writes(folder, "the run is as it was"), whole(folder) as partial:
