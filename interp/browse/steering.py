@@ -12,9 +12,6 @@ from torch import Tensor
 from interp.steering.continuations import SteeringRequest, SteeringResult, compare_continuations, sweep_strength
 from interp.steering.steerer import Steerer
 
-SWEPT = ("add", "flow")
-"""Modes in which strength 0 has no effect, and a larger one has more."""
-
 
 @dataclass(frozen=True)
 class SteeredText:
@@ -58,8 +55,8 @@ def steer_text(
 def _sweep(
     steerer: Steerer, request: SteeringRequest, neutral: Int[Tensor, "n_seq n_pos"]
 ) -> tuple[list[float], list[float]] | None:
-    """Effect against strength, for a single feature in a mode of ``SWEPT``."""
-    if len(request.strengths) != 1 or request.mode not in SWEPT:
+    """Effect against strength, for a single feature in a mode whose effect grows with its strength."""
+    if len(request.strengths) != 1 or request.mode not in steerer.modes_by_kl:
         return None
     ((feature, strength),) = request.strengths.items()
     reach = math.copysign(max(abs(strength) * 1.5, 1.0), strength)

@@ -1,20 +1,4 @@
-"""The layout of ``index.h5``: names, version, compression, and the check every reader does first.
-
-All feature arrays have one row a feature; a *row* number inside them is a token of the store (row of ``positions``).
-Missing entries (fewer examples than places) are row or id -1 with value 0.
-
-    attributes               schema, version; facts (``IndexRecord`` as JSON)
-    tokens      int32 [n_sequences, n_ctx]     token ids, position 0 is BOS
-    positions   int32 [n_tokens, 2]            (sequence, position) of each row, ascending; separators have no row
-    documents/names  utf-8 [n_documents];      documents/of_token int32 [n_sequences, n_ctx]
-    vocabulary/bytes uint8, offsets int64 [d_vocab + 1]      absent when built without the model
-    features/n_fire int64; max, mean, p50, p99, importance, cut float32
-    features/hist   int64 [F, 40]              firing tokens by activation, linear bins from 0 to max
-    features/{top, intervals, near-threshold, random, not-firing}_{row, value}   int32, float32 [F, k] ([F, 5, k])
-    features/{cosine, coactivation, promoted, suppressed, neurons}_{id, value}   int32, float32 [F, k]; the last
-                                               three are absent where they cannot be known
-    acts/indptr int64 [F + 1], row int32, value float16      by feature, rows ascending; value is activation / max
-"""
+"""The names and version of ``index.h5``, and the check every reader does first; FORMAT.md specifies the file."""
 
 from __future__ import annotations
 

@@ -1,23 +1,4 @@
-"""The layout of ``manifolds.h5``, in the folder of a run with quadratic latents.
-
-Points are tokens of one random sample of the store. Each latent has the places in that sample of the tokens furthest out on
-its axes, furthest first, followed by some of the others, drawn at random.
-
-    attributes            schema, version; facts (``ManifoldRecord`` as JSON)
-    tokens/row            int32 [n_sample]          rows of the store, ascending
-    tokens/{text, next, before, after}   utf-8 [n_sample]   the token, the following token, and at most 60
-                                                    characters on each side; absent without the model
-    ordinals              float32 [n_ordinals, n_sample]    see ``ordinals``; NaN where unknown
-    features/eigenvalues  float32 [F, r]            largest magnitude first, r the most that a form of the run can have
-    features/n_axes       int32 [F]                 how many of the three axes are eigenvectors
-    features/effective_rank  float32 [F]
-    features/{score, share}  float32 [F, 3]         columns are SHAPES; see ``shape``
-    features/label_r2     float32 [F, n_ordinals, 3]   last axis: in the latent's plane, PLANES; NaN: the label hardly varies
-    features/curve        float32 [F, n_ordinals, 12, 3]    (first axis, second axis, label) of its knots, padded with NaN
-    features/point        int32 [F, n_points]       place in the sample
-    features/coordinates  float32 [F, n_points, 3]  on the axes, about the form's centre
-    features/value        float32 [F, n_points]     of the latent
-"""
+"""The names of ``manifolds.h5``, in the folder of a run with quadratic latents; FORMAT.md specifies the file."""
 
 from __future__ import annotations
 

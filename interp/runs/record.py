@@ -1,9 +1,9 @@
-"""Runs: one trained decomposer with everything needed to rerun and judge it, in ``STORE/runs/NAME/``.
+"""Runs: one trained decomposer with everything needed to train and to evaluate it again, in ``STORE/runs/NAME/``.
 
     run.json                what was asked for, of which store, with which versions
     decomposer.safetensors  the result
     train.jsonl             the training curve
-    index.h5  metrics.json  steering.jsonl  labels.sqlite     added by the steps that follow
+    firing.safetensors  index.h5  metrics.json  steering.jsonl  labels.sqlite     added by the steps that follow
 
 Reading what a run is needs neither torch nor the store; ``Run.decomposer`` does.
 """

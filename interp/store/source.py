@@ -66,11 +66,11 @@ def shuffled_batches(
     larger than the source.
     """
     n = len(source) if n_rows is None else n_rows
-    order = islice(shuffled_indices(n, size, seed=seed, start=steps.start), len(steps))
+    order = islice(_shuffled_indices(n, size, seed=seed, start=steps.start), len(steps))
     return prefetched((source.rows(indices[share]) for indices in order), depth=1)
 
 
-def shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
+def _shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
     """Ascending row numbers of each batch of ``shuffled_batches``, without end; takes 4 bytes of memory per row."""
     if size > n:
         raise InputError(f"a batch of {size} rows was asked for, but the source holds {n}; use a smaller --batch")

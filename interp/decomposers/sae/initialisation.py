@@ -91,11 +91,6 @@ class Rank:
     """Share of the variance that the ``rank`` leading directions hold."""
     reason: str
 
-    @property
-    def is_subspace(self) -> bool:
-        """Whether it is worth while to begin within the subspace."""
-        return self.rank < self.d_in
-
     def as_dict(self) -> Notes:
         """For the notes of a run."""
         return {"rank": self.rank, "rank_reason": self.reason, "rank_variance_share": round(self.variance_share, 4)}

@@ -6,6 +6,8 @@ in one sweep over the features. (Online dictionary learning, Mairal, Bach, Ponce
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from interp.decomposers.semi_nmf.features import (
 from interp.decomposers.semi_nmf.start import codes_from_centres
 from interp.distributed import World
 from interp.progress import progress
-from interp.store.source import ActivationSource, shuffled_indices
+from interp.store.source import ActivationSource, shuffled_batches
 
 BATCH = 2048
 MEMORY = 25
@@ -44,24 +46,24 @@ def learn_online(
     n, K = len(source), len(centres)
     size = min(BATCH, n)
     n_batches = epochs * (n // size)
-    batches = shuffled_indices(n, size, seed=seed, start=0)
+    share = slice(processes.rank, None, processes.size)
     held = Sums(K, source.d_in)
     features = centres
-    for i in progress(range(n_batches), total=n_batches, what="online epochs", unit="batch"):
-        x = source.rows(next(batches)[processes.rank :: processes.size])
-        g = codes_from_centres(x, centres) if i == 0 else cold_codes(x, features, l1=l1)
-        sums = Sums(K, source.d_in)
-        sums.add(x, g)
-        sums.add_up(processes)
-        held.absorb(sums, keep=1 - 1 / min(i + 1, MEMORY))
-        if i < LEAST_SQUARES * n_batches:
-            features = least_squares_features(held, s)
-        else:
-            hard_threshold_descent(features, held.B, held.C, l1 * held.S, s=s)
-        dead = is_dead(features, held)
-        features, norms = take_out_norms(features)
-        held.rescale(norms)
-        if dead.any():
-            features[dead] = badly_explained(x, features, l1=l1, s=s, count=int(dead.sum()))
-            processes.broadcast(features)
+    with closing(shuffled_batches(source, size, range(n_batches), seed=seed, share=share)) as batches:
+        for i, x in enumerate(progress(batches, total=n_batches, what="online epochs", unit="batch")):
+            g = codes_from_centres(x, centres) if i == 0 else cold_codes(x, features, l1=l1)
+            sums = Sums(K, source.d_in)
+            sums.add(x, g)
+            sums.add_up(processes)
+            held.absorb(sums, keep=1 - 1 / min(i + 1, MEMORY))
+            if i < LEAST_SQUARES * n_batches:
+                features = least_squares_features(held, s)
+            else:
+                hard_threshold_descent(features, held.B, held.C, l1 * held.S, s=s)
+            dead = is_dead(features, held)
+            features, norms = take_out_norms(features)
+            held.rescale(norms)
+            if dead.any():
+                features[dead] = badly_explained(x, features, l1=l1, s=s, count=int(dead.sum()))
+                processes.broadcast(features)
     return features
