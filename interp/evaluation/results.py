@@ -17,19 +17,38 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
+class Estimate(Record, frozen=True):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Of a difference: whether the whole interval is above 0."""
+        return self.low > 0
+
+
 class ConceptConfig(Record, frozen=True):
-    """Options of concept detection."""
+    """Options of what is measured of features: concepts, readability, probes."""
 
     label_set: str | None = None
     """Label set of the store, by default its first. Labels whose name ends in ``_depth`` are integers and are correlated,
     not detected."""
-    max_rows: int = 60_000
-    """Rows used at most, drawn evenly at random over the store: with 50 positives the standard error of an AUROC is
-    about .03, and more rows cost time in proportion."""
+    max_rows: int = 30_000
+    """Rows used at most, drawn evenly at random over the store and held in memory: tokens of one document are so alike that
+    more rows of the same documents say little more."""
     min_positives: int = 50
     """Concepts with fewer positive (or negative) tokens in select or test are left out, and the report names them."""
+    min_documents: int = 5
+    """Concepts that occur in fewer documents of select or test are left out too."""
+    n_draws: int = 5
+    """Draws of each null."""
+    dense_rate: float = 0.05
+    """Share of select on which features fire that have no firing of their own, such as principal components."""
     seed: int = 0
-    """Seed of the row sample, the random directions and the bootstrap."""
+    """Seed of the row sample, the split, the nulls and the bootstrap."""
 
 
 class SteeringConfig(Record, frozen=True):
@@ -130,29 +149,35 @@ class SplicedLoss(Record, frozen=True):
 
 
 class ConceptResult(Record, frozen=True):
-    """How well one feature detects one concept; everything but ``threshold`` is measured on test."""
+    """How well one feature detects one concept by firing; the feature is chosen by F1 on select, all figures are of test."""
 
     concept: str
     feature: int
-    """Chosen on select."""
     sign: int
-    """-1 when the feature's absence, or its negative codes, mean the concept; always 1 for non-negative codes."""
-    auroc: float
+    """-1 where low codes mean the concept; always 1 for codes that are not signed."""
+    f1: Estimate
+    precision: float
+    """Share of the tokens it fires on that have the concept."""
+    recall: float
+    """Share of the concept's tokens that it fires on."""
     average_precision: float
-    f1: float
-    """At the threshold that is best on select."""
-    threshold: float
-    """The concept is predicted where sign * code >= threshold."""
+    """Of its codes; does not depend on where a feature begins to fire."""
+    mutual_information: float
+    """Of firing and concept, over the mean of their entropies, 0 to 1."""
     base_rate: float
     """Share of test tokens that have the concept: the average precision of random scores."""
     n_positive_select: int
     n_positive_test: int
-    null_auroc: float
-    """Best of as many random directions, chosen on select."""
-    neuron_auroc: float
-    """Best single coordinate of the activation, chosen on select."""
-    diff_means_auroc: float
-    """Difference of class means fitted on select: a supervised reference."""
+    n_documents: int
+    """Documents of test in which the feature fires on the concept."""
+    null_f1: dict[str, float]
+    """Of each null, mean over its draws: the F1 of the candidate that is best for this concept on select."""
+    excess: Estimate | None
+    """F1 less that of the best null; None where there is no null."""
+    auroc: float | None
+    """Of a method without firing of its own: AUROC of the feature that is best by AUROC on select."""
+    null_auroc: float | None
+    """The same of as many random directions, mean over draws."""
     best_features: tuple[tuple[int, int], ...]
     """(feature, sign) of the best few on select, the chosen one first; steering tries several of them."""
 
@@ -166,40 +191,87 @@ class DepthResult(Record, frozen=True):
     spearman: float
     """sign * rank correlation."""
     null_spearman: float
-    """The same of the best of as many random directions."""
+    """The same of the best of as many random directions, mean over draws."""
+
+
+class NullReport(Record, frozen=True):
+    """What chance achieves with as many candidates and the same freedom of choice; means over draws, and their spread."""
+
+    name: str
+    what: str
+    n_draws: int
+    f1: float | None
+    """Mean over concepts and draws; None where no concept is left."""
+    f1_spread: float | None
+    """Standard deviation over draws of the mean over concepts."""
+    average_precision: float | None
+    mutual_information: float | None
+    readable: float | None
+    """Share of candidates that are readable; None where that is not defined."""
+    readable_spread: float | None
+    detecting: float | None
+    """Share of candidates that pass the test for detecting a concept; of random directions drawn more than once."""
+
+
+class BaselineReport(Record, frozen=True):
+    """A simple method at the same site, judged on the same rows."""
+
+    name: str
+    what: str
+    f1: Estimate
+    difference: Estimate
+    """F1 of the run less that of the baseline, paired; intervals over documents and concepts."""
 
 
 class ConceptReport(Record, frozen=True):
-    """Detection of every concept of a label set, with its null.
+    """What a run's features say of a label set, with nulls and baselines.
 
-    Means are over concepts, and None when no concept is left; intervals are 95 % bootstrap intervals over concepts, and
-    None for fewer than two.
+    Means are over concepts, None where no concept is left. Intervals are over documents, concepts and draws of the null.
     """
 
-    mean_auroc: float | None
-    mean_average_precision: float | None
-    mean_f1: float | None
-    mean_null_auroc: float | None
-    mean_neuron_auroc: float | None
-    mean_diff_means_auroc: float | None
-    mean_auroc_interval: tuple[float, float] | None
-    mean_excess_over_null: float | None
-    """mean_auroc - mean_null_auroc."""
-    mean_excess_interval: tuple[float, float] | None
-    null: str
-    """What the null is."""
+    f1: Estimate | None
+    """Concepts found: F1 of each concept's best feature."""
+    average_precision: float | None
+    mutual_information: float | None
+    best_null: str | None
+    """Name of the null with the highest F1."""
+    null_f1: float | None
+    """Its F1."""
+    excess: Estimate | None
+    """F1 less that of the best null."""
+    readable: Estimate
+    """Share of features whose strongest tokens have a label or a token in common; each sign of a signed method apart. Intervals
+    over features."""
+    null_readable: float | None
+    """The same of the random directions of which more are readable."""
+    readable_excess: Estimate | None
+    detecting: float
+    """Share of features that detect a concept: F1 above the null's with its whole interval, precision at least half-way from
+    the base rate to 1, and hits in at least 5 documents."""
+    null_detecting: float | None
+    auroc: float | None
+    """Of methods without firing of their own: mean over concepts of the best feature's AUROC."""
+    null_auroc: float | None
+    nulls: tuple[NullReport, ...]
+    baselines: tuple[BaselineReport, ...]
     concepts: tuple[ConceptResult, ...]
     depths: tuple[DepthResult, ...]
     left_out: dict[str, str]
     """The reason for each label that is left out."""
     n_rows: dict[str, int]
-    """Tokens in select, test and reserved."""
+    """Tokens in select and test."""
     n_documents: dict[str, int]
-    """Documents in select, test and reserved."""
-    n_features: int
-    signed: bool
-    """Whether each feature was tried with both signs, which doubles the number of candidates."""
+    """Documents in select and test."""
+    n_candidates: int
+    """Features, or signs of features, that were chosen from."""
+    cut: float | None
+    """Share of select that every candidate was cut to fire on; None where codes are 0 where a feature does not fire."""
     seed: int
+
+    @property
+    def is_above_null(self) -> bool:
+        """Whether concepts are found better than by chance."""
+        return self.excess is not None and self.excess.is_above_zero
 
 
 class SteeringEffect(Record, frozen=True):
@@ -258,7 +330,7 @@ class Metrics(FileRecord, frozen=True):
     """``metrics.json``: everything measured of one run on one store."""
 
     SCHEMA: ClassVar[str] = "interp-metrics"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     run: str
     kind: str
