@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
+from interp.evaluation.ablation_results import ConceptAblation
 from interp.records import FileRecord, Record, read_record
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ class EvaluationConfig(Record, frozen=True):
     n_steered: int = 4
     """Concepts to steer, those detected best over the null; 0 for none. Only for label sets that can say how much of a
     written text is a concept. Takes some twenty seconds a concept on the bundled model, most of an evaluation."""
+    n_ablated: int = 8
+    """Concepts whose feature is taken out of the model, those detected best over the null; 0 for none."""
     concepts: ConceptConfig = ConceptConfig()
-    """Options of concept detection, skipped where the store has no such label set."""
+    """Options of what is measured of features, skipped where the store has no such label set."""
 
 
 class HeldOut(Record, frozen=True):
@@ -113,6 +116,13 @@ class Reconstruction(Record, frozen=True):
     """Features that fire on none of the tokens."""
     dense_share: float
     """Share of features that fire on more than 10 % of tokens."""
+    median_rate: float
+    """Share of tokens on which a feature fires, median over features."""
+    fires: bool
+    """Whether codes are 0 where a feature does not fire: on most tokens, for most features. Where they are not, L0, dead
+    features and firing rates mean nothing."""
+    fvu_interval: tuple[float, float] | None
+    """95 % bootstrap interval of ``fvu`` over documents."""
     n_tokens: int
     """Rows of the store."""
 
@@ -144,6 +154,8 @@ class SplicedLoss(Record, frozen=True):
     """KL(clean || reconstructed)."""
     kl_recovered_mean: float | None
     """1 - KL(clean || reconstructed) / KL(clean || mean)."""
+    ce_recovered_interval: tuple[float, float] | None
+    """95 % bootstrap interval of ``ce_recovered_mean`` over documents."""
     n_tokens: int
     """Predictions the means are over."""
 
@@ -274,6 +286,49 @@ class ConceptReport(Record, frozen=True):
         return self.excess is not None and self.excess.is_above_zero
 
 
+class ProbeReport(Record, frozen=True):
+    """F1 of logistic regressions on the k features that differ most between tokens with and without the concept, on select.
+
+    Means over concepts, on test; beside the best k coordinates of the activation, the best k of its principal directions,
+    and the regression on the whole activation.
+    """
+
+    k: tuple[int, ...]
+    features: tuple[Estimate, ...]
+    coordinates: tuple[float, ...]
+    principal: tuple[float, ...]
+    ahead: tuple[Estimate, ...]
+    """F1 of the features less that of the better of coordinates and principal directions, paired."""
+    whole: float
+    """The regression on the whole activation: the ceiling."""
+
+
+class SimulabilityReport(Record, frozen=True):
+    """How well the firing of features is predicted from the tokens around: AUROC of a logistic regression on test."""
+
+    auroc: Estimate
+    """Mean over features; interval over features."""
+    null_auroc: float
+    """The same of random directions distributed like the activations that fire as often."""
+    difference: Estimate
+    """Paired by firing rate."""
+    n_features: int
+    """Features that fire often enough to be judged."""
+
+
+class Absorption(Record, frozen=True):
+    """How much of an outer concept's direction is carried, on the tokens of a concept inside it, by features that are not the
+    outer concept's own (arXiv 2409.14507, 2503.09532)."""
+
+    inner: str
+    outer: str
+    share: float
+    """On tokens of the inner concept, mean over tokens of test."""
+    share_elsewhere: float | None
+    """On the outer concept's other tokens: what is usual where nothing is nested."""
+    n_tokens: int
+
+
 class SteeringEffect(Record, frozen=True):
     """What steering one feature did to the texts, compared with texts written without steering from the same noise."""
 
@@ -326,6 +381,20 @@ class SteeringReport(Record, frozen=True):
     """The same of the random directions."""
 
 
+class SeedReport(Record, frozen=True):
+    """The same request trained from other seeds and judged on the same text."""
+
+    runs: tuple[str, ...]
+    """This run and the others."""
+    spread: dict[str, tuple[float, float]]
+    """(mean, standard deviation) over the runs of each column of the table that all of them have, by its key."""
+    stability: Estimate
+    """Cosine of each feature with its counterpart in the other runs, paired one to one: mean over features; interval over
+    features."""
+    null_stability: float
+    """The same against as many random directions distributed like the activations."""
+
+
 class Metrics(FileRecord, frozen=True):
     """``metrics.json``: everything measured of one run on one store."""
 
@@ -333,8 +402,11 @@ class Metrics(FileRecord, frozen=True):
     VERSION: ClassVar[int] = 3
 
     run: str
+    run_identity: str
+    """Identity of the weights that were judged."""
     kind: str
     site: str
+    n_features: int
     model: str
     store: str
     """Name of the evaluated store."""
@@ -345,14 +417,24 @@ class Metrics(FileRecord, frozen=True):
     config: EvaluationConfig
     versions: dict[str, str]
     """Package versions."""
-    reconstruction: Reconstruction
-    spliced: SplicedLoss | None
+    done: tuple[str, ...]
+    """Suites that were carried out, in order. An evaluation that was interrupted goes on after the last one."""
+    complete: bool
+    """Whether every suite that was asked for was carried out."""
+    reconstruction: Reconstruction | None = None
+    spliced: SplicedLoss | None = None
     """None where codes do not decode to an activation."""
-    concepts: ConceptReport | None
-    concepts_left_out: str | None
+    concepts: ConceptReport | None = None
+    concepts_left_out: str | None = None
     """Why there are no concepts."""
-    steering: SteeringReport | None
+    probes: ProbeReport | None = None
+    simulability: SimulabilityReport | None = None
+    absorption: tuple[Absorption, ...] = ()
+    ablation: tuple[ConceptAblation, ...] = ()
+    steering: SteeringReport | None = None
     """None where steering was not evaluated."""
+    seeds: SeedReport | None = None
+    """None where no other seed was asked for."""
 
 
 def read_metrics(run: Run) -> Metrics:

@@ -1,0 +1,141 @@
+"""What was measured of each feature, in one record: evidence.json in the folder of a run.
+
+Correlational evidence (what it fires on) and causal evidence (what it does) stay apart. The grade is a rule, not a judgement:
+
+    none                no concept is detected on test
+    detects             F1 above that of random directions cut to its rate (whole interval), precision at least half-way from
+                        the base rate to 1, in at least 5 documents
+    detects and acts    and a causal test of that concept is above its control with its whole interval, none below
+    contradicted        it detects, but a causal test of that concept is below its control with its whole interval
+
+A causal test is an ablation (taking the feature out makes the concept's tokens less likely, more than taking as much out along
+other directions does) or steering (adding it makes the model write more of the concept, more than the control does).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from interp.evaluation.results import Estimate
+from interp.records import FileRecord, Record, read_record
+
+if TYPE_CHECKING:
+    from interp.runs.record import Run
+
+EVIDENCE_FILE = "evidence.json"
+Grade = Literal["none", "detects", "detects and acts", "contradicted"]
+GRADES: tuple[Grade, ...] = ("none", "detects", "detects and acts", "contradicted")
+N_TOKENS = 8
+
+
+class Detected(Record, frozen=True):
+    """The concept that a feature's firing says most of: chosen on select, figures of test."""
+
+    concept: str
+    f1: float
+    precision: float
+    recall: float
+    excess: Estimate
+    """F1 less that of random directions cut to the feature's rate, each with its own best concept."""
+    n_documents: int
+    """Documents with a hit."""
+    is_detected: bool
+    """Whether it passes the test for detecting the concept."""
+
+
+class Reading(Record, frozen=True):
+    """What a feature's strongest tokens have in common."""
+
+    kind: Literal["label", "token", "token before"]
+    value: str
+    """Name of the label, or text of the token."""
+    purity_select: float
+    purity_test: float
+    is_readable: bool
+    """Whether both are pure enough, over enough documents."""
+
+
+class Counterpart(Record, frozen=True):
+    """The feature of another run that is most like it."""
+
+    run: str
+    feature: int
+    cosine: float
+    chance: float
+    """The cosine with the nearest of as many random directions."""
+
+
+class CausalTest(Record, frozen=True):
+    """What taking the feature out, or adding it, did to a concept's tokens."""
+
+    by: Literal["ablation", "steering"]
+    concept: str
+    effect: Estimate
+    """Less its control, with the sign in which a feature acts for the concept: nats of the concept's tokens (ablation), share
+    of the text (steering)."""
+
+
+class FeatureEvidence(Record, frozen=True):
+    """All that is known of one feature."""
+
+    feature: int
+    sign: int
+    """The sign of its codes that the evidence is about: of signed methods, the one that detects more."""
+    n_fires: int
+    """Tokens of the judged text on which it fires."""
+    detected: Detected | None = None
+    reading: Reading | None = None
+    tokens: tuple[str, ...] = ()
+    """Its strongest tokens, each once."""
+    simulability: float | None = None
+    """AUROC on test of predicting its firing from the tokens around."""
+    seeds: tuple[Counterpart, ...] = ()
+    """In runs of the same request from other seeds, paired one to one."""
+    methods: tuple[Counterpart, ...] = ()
+    """In runs of other methods at the site, the most alike."""
+    tests: tuple[CausalTest, ...] = ()
+
+    @property
+    def grade(self) -> Grade:
+        """By the rule above."""
+        if self.detected is None or not self.detected.is_detected:
+            return "none"
+        effects = [test.effect for test in self.tests if test.concept == self.detected.concept]
+        if any(effect.high < 0 for effect in effects):
+            return "contradicted"
+        return "detects and acts" if any(effect.low > 0 for effect in effects) else "detects"
+
+    @property
+    def label(self) -> str:
+        """A short name made from the evidence: a concept, else what its strongest tokens have in common; else empty."""
+        reading = self.reading
+        if reading is not None and reading.kind == "label" and reading.is_readable:
+            return reading.value
+        if self.grade != "none" and self.detected is not None:
+            return self.detected.concept
+        if reading is None or not reading.is_readable:
+            return ""
+        return f"token {reading.value}" if reading.kind == "token" else f"after {reading.value}"
+
+
+class Evidence(FileRecord, frozen=True):
+    """evidence.json."""
+
+    SCHEMA: ClassVar[str] = "interp-evidence"
+    VERSION: ClassVar[int] = 1
+
+    run_identity: str
+    store_identity: str
+    features: tuple[FeatureEvidence, ...]
+    """One a feature, in order."""
+
+
+def read_evidence(run: Run) -> Evidence | None:
+    """The evidence kept with a run; None where there is none or where it is about other weights.
+
+    Raises InputError for a damaged file.
+    """
+    if not (run.path / EVIDENCE_FILE).exists():
+        return None
+    evidence = read_record(run.path / EVIDENCE_FILE, Evidence, "")
+    return evidence if evidence.run_identity == run.identity else None
