@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.metrics import kl_divergence
-from interp.steering.edits import edit_activations
+from interp.steering.edits import edit_activations, text_positions
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
@@ -77,14 +77,15 @@ class EffectOfVectors:
     def __init__(self, model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq n_pos"]):
         self.model, self.site, self.tokens = model, site, tokens
         self.per_pass = rows_per_pass(model, tokens.shape[1])
+        self.is_text = text_positions(model, tokens)[:, 1:]
         self.clean = torch.cat([model.logits(batch)[:, 1:] for batch in tokens.split(self.per_pass)])
 
     def __call__(self, added: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
-        """Mean of KL(p_0 || p) over sequences and positions but BOS for each row of ``added``, nats per token."""
+        """Mean of KL(p_0 || p) over the tokens of text for each row of ``added``, nats per token."""
         n_seq, n_pos = self.tokens.shape
         pairs = torch.cartesian_prod(torch.arange(len(added)), torch.arange(n_seq)).to(added.device)
         values = torch.cat([self._pass(added, pair) for pair in pairs.split(self.per_pass)])
-        return values.view(len(added), n_seq, n_pos - 1).double().mean((1, 2)).cpu().numpy()
+        return values.view(len(added), n_seq, n_pos - 1)[:, self.is_text].double().mean(1).cpu().numpy()
 
     def _pass(self, added: Float[Tensor, "n d_in"], pairs: Int[Tensor, "m 2"]) -> Float[Tensor, "m pos"]:
         vectors, sequences = added[pairs[:, 0], None], pairs[:, 1]
