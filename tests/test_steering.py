@@ -270,8 +270,28 @@ def test_the_search_takes_the_first_crossing_and_halves_the_bracket() -> None:
     assert strengths == pytest.approx([0.5**0.5, 0.5, 0.5], rel=0.01)
     assert effects == pytest.approx(0.5, rel=0.01)
     assert search_strengths(lambda rows, s: 0 * s + 0.1, 1, 0.5)[1] == 0.1
+    assert search_strengths(lambda rows, s: 0 * s + 1.5, 1, 0.5) == (0, 0), "none at all is nearer"
     assert STRENGTH_GRID[0] == pytest.approx(0.02)
     assert len(STRENGTH_GRID) == 12
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_effects_that_are_not_finite_are_above_the_target(wrong: float) -> None:
+    strengths, effects = search_strengths(lambda rows, s: np.where(s > 1, wrong, s), 1, 0.5)
+    assert effects == pytest.approx([0.5], rel=0.01)
+    assert strengths == pytest.approx([0.5], rel=0.01)
+    strengths, effects = search_strengths(lambda rows, s: np.where(s > 0.3, wrong, s), 1, 0.5)
+    assert effects == pytest.approx([0.3], rel=0.01)
+    assert search_strengths(lambda rows, s: 0 * s + wrong, 1, 0.5) == (0, 0)
+
+
+def test_a_model_that_predicts_nothing_finite_is_refused(
+    steerer: Steerer, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = steerer.model.logits
+    monkeypatch.setattr(steerer.model, "logits", lambda tokens: torch.nan * logits(tokens))
+    with pytest.raises(InputError, match="predicts nothing finite on the neutral text, so no effect can be measured"):
+        steerer.strengths_for_kl([0], 0.1, tokens=tokens)
 
 
 @pytest.mark.parametrize(
