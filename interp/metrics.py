@@ -221,9 +221,13 @@ def ce_recovered(ce_clean: float, ce_ablated: float, ce_spliced: float) -> float
 
     All three are cross-entropies in one unit (or the KL to the clean model, with ``ce_clean`` 0): of the unchanged model,
     with the site ablated, and with the site reconstructed. 1 is a perfect reconstruction, 0 no better than ablation, below
-    0 worse. NaN if ablation changes nothing.
+    0 worse. NaN if ablation changes the loss by less than 1e-6, which is rounding in float32 logits, and for losses that
+    are not finite.
     """
-    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean) if ce_ablated != ce_clean else float("nan")
+    losses = (ce_clean, ce_ablated, ce_spliced)
+    if not np.isfinite(losses).all() or abs(ce_ablated - ce_clean) < 1e-6:
+        return float("nan")
+    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean)
 
 
 # --------------------------------------------------------------------------------------------------- what models write

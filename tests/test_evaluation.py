@@ -20,7 +20,7 @@ from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
-from interp.evaluation import selection
+from interp.evaluation import reconstruction, selection, suite
 from interp.evaluation.concepts import evaluate_concepts
 from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
@@ -30,12 +30,16 @@ from interp.evaluation.results import (
     EvaluationConfig,
     HeldOut,
     SteeringConfig,
+    SteeringEffect,
     read_metrics,
 )
 from interp.evaluation.selection import RESERVED, SELECT, TEST, spearman_matrix, split_documents
+from interp.evaluation.stability import RowSample
 from interp.evaluation.steering_effect import (
     SteeredFeature,
     SteeringTask,
+    _compare,
+    _Texts,
     choose_features,
     random_directions_like,
     steer_concept,
@@ -46,8 +50,10 @@ from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import build_index
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
+from interp.records import from_json, to_json
 from interp.runs.record import Run
 from interp.runs.training import train_run
+from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
@@ -206,6 +212,35 @@ def test_spliced_loss_is_the_slow_formula(model: LanguageModel, tokens: Tensor) 
     assert found.ce_recovered_mean == pytest.approx(wanted)
 
 
+def test_what_ablation_does_not_change_is_not_recovered(
+    model: LanguageModel, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token of text, which is its own mean; and divergences that are only rounding."""
+    short = torch.tensor([[model.bos_id, 7, model.bos_id]] * 2)
+    nothing = Affine(torch.zeros(32, 1), torch.zeros(1, 32), torch.zeros(32))
+    found = spliced_loss(model, nothing, SITE, short)
+    assert found.kl_mean == pytest.approx(0, abs=1e-6)
+    assert found.ce_recovered_mean is found.kl_recovered_mean is None
+    assert found.ce_recovered_zero == 0
+    monkeypatch.setattr(reconstruction, "kl_divergence", lambda p, q: torch.full((len(p),), 1e-8))
+    found = spliced_loss(model, nothing, SITE, tokens)
+    assert found.kl_mean == pytest.approx(1e-8)
+    assert found.kl_recovered_mean is None
+    assert found.ce_recovered_mean is not None
+
+
+def test_losses_that_are_not_finite_are_refused_by_name(model: LanguageModel, tokens: Tensor) -> None:
+    overflowing = Affine(torch.eye(32), torch.full((32, 32), torch.inf), torch.zeros(32))
+    with pytest.raises(InputError, match=r"predicts nothing finite \(ce_reconstructed, kl_reconstructed\)"):
+        spliced_loss(model, overflowing, SITE, tokens)
+
+
+def test_a_source_without_rows_is_refused() -> None:
+    for decomposer in (identity(5), Quadratic(torch.eye(5))):
+        with pytest.raises(InputError, match="there are no rows to judge a reconstruction by"):
+            evaluate_reconstruction(decomposer, RowSample(ArraySource(torch.zeros(1, 5)), np.arange(0)))
+
+
 def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Tensor) -> None:
     with pytest.raises(InputError, match="do not decode to an activation, so no reconstruction can be spliced in"):
         spliced_loss(model, Quadratic(torch.eye(32)), SITE, tokens)
@@ -213,6 +248,8 @@ def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Te
         spliced_loss(model, identity(16), SITE, tokens)
     with pytest.raises(InputError, match="each beginning with BOS"):
         spliced_loss(model, identity(32), SITE, tokens[:, 1:])
+    with pytest.raises(InputError, match="the sequences hold nothing but BOS and separators; give text"):
+        spliced_loss(model, identity(32), SITE, torch.full((2, 5), model.bos_id))
 
 
 # ------------------------------------------------------------------------------------------------------------ concepts
@@ -447,6 +484,48 @@ def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
     assert choose_features(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
 
 
+def test_the_trial_draws_other_texts_than_the_judging(
+    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen and judged on the same texts, the best of many would win by luck."""
+    seeds: list[int] = []
+    sample = letter_steerer.sample_each
+    monkeypatch.setattr(
+        letter_steerer, "sample_each", lambda *a, seed, **o: (seeds.append(seed), sample(*a, seed=seed, **o))[1]
+    )
+    steer_concepts(letter_steerer, [SteeredFeature("a", 0)], task=task)
+    judged = set(seeds)
+    choose_features(letter_steerer, [[SteeredFeature("a", 0)]], task=task)
+    assert len(seeds) == 4
+    assert not judged & set(seeds[2:])
+
+
+def test_fluency_and_score_are_worked_by_hand(task: SteeringTask) -> None:
+    """Fluency stands against the mean baseline of a prompt, 2 nats for both here; the score is a harmonic mean."""
+    task = replace(task, config=structs.replace(task.config, n_samples=2))
+    prompts, tokens = ("x", "x", "y", "y"), np.arange(12).reshape(4, 3)
+    baseline = _Texts(prompts, ("b", "b", "b", "b"), tokens, np.array([1.0, 3.0, 2.5, 1.5]))
+    steered = _Texts(prompts, ("ab", "aa", "ab", "bb"), tokens, np.array([2 + np.log(2), 2 + np.log(4), 1.0, 2.0]))
+    search = StrengthSearch(1.0, 0.5, reached=True, feature=0, target=0.5)
+    effect = _compare(SteeredFeature("a", 0), search, steered, baseline, task)
+    assert effect.fluency == pytest.approx((1 / 2 + 1 / 4 + 1 + 1) / 4)
+    # shares 1/2, 1, 1/2, 0
+    assert effect.steered_share == pytest.approx(0.5)
+    assert effect.score == pytest.approx((1 / 2 + 2 * 1 / 4 / (5 / 4) + 2 * 1 / 2 / (3 / 2) + 0) / 4)
+    overflowing = replace(steered, nll=np.array([np.nan, np.inf, np.nan, 2.0]))
+    assert _compare(SteeredFeature("a", 0), search, overflowing, baseline, task).fluency == pytest.approx(1 / 4)
+
+
+def test_an_effect_that_is_never_finite_is_written_as_not_reached(
+    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.steering.search.kl_divergence", lambda p, q: torch.full(p.shape[:-1], torch.nan))
+    effect = steer_concept(letter_steerer, 0, concept="a", task=task)
+    assert (effect.strength, effect.kl, effect.reached) == (0, 0, False)
+    assert effect.texts == effect.baseline_texts
+    assert from_json(to_json(effect), SteeringEffect, "the effect") == effect
+
+
 def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:
     with pytest.raises(InputError, match="no concept 'comment' in what the judge knows"):
         steer_concept(letter_steerer, 0, concept="comment", task=task)
@@ -518,6 +597,39 @@ def test_the_suite_writes_what_it_found_and_where(
     on_its_own = evaluate_run(run, model=model, store=stores[0], config=CONFIG)
     assert on_its_own.steering is None
     assert "pca: not held out, 10 of 10 documents were trained on." in metrics_table([run]).splitlines()
+
+
+def test_steerings_null_is_chosen_among_as_many_random_directions_in_the_same_way(
+    run: Run,
+    model: LanguageModel,
+    stores: tuple[ActivationStore, ActivationStore],
+    task: SteeringTask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each concept's candidates, own or random, the one that a trial prefers is steered; here it prefers the last."""
+    trials: list[tuple[Steerer, list[list[SteeredFeature]]]] = []
+    steered: list[tuple[Steerer, list[SteeredFeature]]] = []
+
+    def choose(steerer: Steerer, candidates: Any, *, task: SteeringTask) -> list[SteeredFeature]:
+        trials.append((steerer, candidates))
+        return [group[-1] for group in candidates]
+
+    def steer(steerer: Steerer, choices: Any, *, task: SteeringTask) -> list[SteeringEffect]:
+        steered.append((steerer, choices))
+        return steer_concepts(steerer, choices, task=task)
+
+    monkeypatch.setattr(suite, "choose_features", choose)
+    monkeypatch.setattr(suite, "steer_concepts", steer)
+    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
+    metrics = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    (own, groups), (random, null_groups) = trials
+    assert [len(group) for group in groups] == [task.config.n_candidates] * 2
+    assert [[c.concept for c in group] for group in null_groups] == [[c.concept for c in group] for group in groups]
+    tried = [choice.feature for group in null_groups for choice in group]
+    assert len(set(tried)) == len(tried) == random.n_features
+    assert not (random.directions @ own.directions.T > 0.999).any()
+    assert steered == [(own, [g[-1] for g in groups]), (random, [g[-1] for g in null_groups])]
+    assert [e.feature for e in metrics.steering.null] == [group[-1].feature for group in null_groups]
 
 
 def captured_again(

@@ -11,6 +11,7 @@ factorisation of full rank scores perfectly and finds nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError
 from interp.evaluation.results import Reconstruction, SplicedLoss, defined
 from interp.metrics import ReconstructionStats, ce_recovered, kl_divergence
-from interp.steering.edits import Edit, edit_activations
+from interp.steering.edits import Edit, edit_activations, text_positions
 from interp.store.source import ActivationSource
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def evaluate_reconstruction(decomposer: Decomposer, source: ActivationSource) ->
     """Reconstruction metrics over all rows of ``source``, which should hold tokens the decomposer was not fitted on.
 
     Where codes do not decode to an activation, the method's own FVUs are over at most 16,384 rows drawn at random.
-    Raises InputError for a source of another width.
+    Raises InputError for a source of another width or without rows.
     """
+    if not len(source):
+        raise InputError("there are no rows to judge a reconstruction by")
     if decomposer.d_in != source.d_in:
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but the source is {source.d_in} wide")
     if isinstance(decomposer, LinearDecomposer):
@@ -88,7 +91,8 @@ def spliced_loss(
 ) -> SplicedLoss:
     """Run the model on ``tokens`` [n_seq, n_pos] (BOS first) with the decomposer's reconstruction at ``site``.
 
-    Raises InputError for a decomposer whose codes do not decode, for a site of another width, and for sequences without BOS.
+    Raises InputError for a decomposer whose codes do not decode, for a site of another width, for sequences without BOS or
+    without text, and for losses that are not finite.
     """
     if not isinstance(decomposer, LinearDecomposer):
         raise InputError(
@@ -98,6 +102,7 @@ def spliced_loss(
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but '{site}' is {model.site(site).d_in} wide")
     if not len(tokens) or tokens.shape[1] < 3 or (tokens[:, 0] != model.bos_id).any():
         raise InputError("tokens must be sequences of at least 3 tokens, each beginning with BOS")
+    n_tokens = int(text_positions(model, tokens)[:, 1:-1].sum())
     mean = _mean_activation(model, site, tokens)
 
     def reconstruct(x: Tensor) -> Tensor:
@@ -106,36 +111,28 @@ def spliced_loss(
 
     edits: dict[str, Edit] = {"zero": torch.zeros_like, "mean": mean.expand_as, "reconstructed": reconstruct}
     totals = dict.fromkeys(("ce_clean", *(f"{what}_{name}" for name in edits for what in ("ce", "kl"))), 0.0)
-    n_tokens = 0
     for batch in _batches(model, tokens):
         is_text = batch[:, 1:-1] != model.bos_id
         clean = model.logits(batch)[:, 1:-1][is_text]
         targets = batch[:, 2:][is_text]
         totals["ce_clean"] += _summed_ce(clean, targets)
-        n_tokens += len(targets)
         for name, edit in edits.items():
-            logits = _logits_with(model, site, edit, batch)[:, 1:-1][is_text]
+            with edit_activations(model, site, edit):
+                logits = model.logits(batch)[:, 1:-1][is_text]
             totals[f"ce_{name}"] += _summed_ce(logits, targets)
             totals[f"kl_{name}"] += float(kl_divergence(clean, logits).double().sum())
-    if n_tokens == 0:
-        raise InputError("the sequences hold nothing but BOS and separators; give text")
     means = {name: total / n_tokens for name, total in totals.items()}
+    if wrong := [name for name, value in means.items() if not math.isfinite(value)]:
+        raise InputError(
+            f"with '{site}' edited, '{model.id}' predicts nothing finite ({', '.join(wrong)}); give its weights in float32"
+        )
     return SplicedLoss(
         **means,
         ce_recovered_zero=defined(ce_recovered(means["ce_clean"], means["ce_zero"], means["ce_reconstructed"])),
         ce_recovered_mean=defined(ce_recovered(means["ce_clean"], means["ce_mean"], means["ce_reconstructed"])),
-        kl_recovered_mean=1 - means["kl_reconstructed"] / means["kl_mean"] if means["kl_mean"] else None,
+        kl_recovered_mean=defined(ce_recovered(0.0, means["kl_mean"], means["kl_reconstructed"])),
         n_tokens=n_tokens,
     )
-
-
-def _logits_with(
-    model: LanguageModel, site: str, edit: Edit, batch: Int[Tensor, "n_seq n_pos"]
-) -> Float[Tensor, "n_seq n_pos d_vocab"]:
-    """Logits with ``edit`` at ``site``; BOS and separators keep their activations."""
-    is_kept = (batch[:, 1:] == model.bos_id)[..., None]
-    with edit_activations(model, site, lambda x: torch.where(is_kept, x, edit(x).to(x.dtype))):
-        return model.logits(batch)
 
 
 def _summed_ce(logits: Float[Tensor, "n d_vocab"], targets: Int[Tensor, " n"]) -> float:
@@ -147,7 +144,7 @@ def _mean_activation(model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq
     """Mean activation at ``site`` over all tokens but BOS and separators."""
     total, count = torch.zeros(model.site(site).d_in, dtype=torch.float64, device=model.device), 0
     for batch in _batches(model, tokens):
-        is_text = batch[:, 1:] != model.bos_id
+        is_text = batch != model.bos_id
 
         def add(x: Tensor, is_text: Tensor = is_text) -> Tensor:
             total.add_(x[is_text].double().sum(0))
