@@ -122,8 +122,8 @@ class ActivationStore:
             numbers = self._read(shard, "token_document")[at]
             firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
             tokens, offsets = (np.split(self._read(shard, name)[at], firsts)[1:] for name in ("tokens", "token_offset"))
-            for number, *part in zip(numbers[firsts], tokens, offsets, strict=True):
-                yield (int(number), names[number].decode()), *part
+            for number, its_tokens, its_offsets in zip(numbers[firsts], tokens, offsets, strict=True):
+                yield (int(number), names[number].decode()), its_tokens, its_offsets
 
     def label_set(self, name: str | None = None) -> str:
         """``name``, or the first label set of the store by default. Raises InputError if the store has no such label set."""
