@@ -36,7 +36,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     patch.setattr(flow, "RECIPE", (("resid-sae", flow.RESIDUAL, sae),))
     patch.setattr(flow, "CONCEPTS_TO_STEER", ("comment",))
     workspace = tmp_path_factory.mktemp("demo") / "activations"
-    config = flow.DemoConfig(tokens=12_000, held_out_tokens=30_000)
+    config = flow.DemoConfig(tokens=12_000, held_out_snippets=3)
     result = flow.run_demo(workspace, config)
     patch.undo()
     return Small(result.runs, sae, config)

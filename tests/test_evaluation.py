@@ -667,6 +667,40 @@ def test_other_text_is_held_out_whatever_it_is_called(run: Run, model: LanguageM
     assert held_out(run, some) == HeldOut(is_held_out=False, n_documents=6, n_trained_on=2)
 
 
+def test_snippets_of_a_document_that_was_trained_on_whole_are_found(
+    run: Run, model: LanguageModel, tmp_path: Path
+) -> None:
+    some = {"tokens": "all", "snippet_tokens": 20, "snippets": 2}
+    same = captured_again(model, tmp_path / "same", texts("fit", 0)[:8], **some)
+    assert held_out(run, same) == HeldOut(is_held_out=False, n_documents=8, n_trained_on=8)
+    other = captured_again(model, tmp_path / "other", texts("fit", seed=5)[:8], **some)
+    assert held_out(run, other) == HeldOut(is_held_out=True, n_documents=8, n_trained_on=0)
+
+
+def test_snippets_are_compared_where_they_overlap_and_elsewhere_by_the_name_of_their_text(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    documents = texts("fit", 0)
+
+    def captured(folder: str, text: str, seed: int, documents: list[Document] = documents) -> ActivationStore:
+        config = CaptureConfig(sites=(SITE,), tokens="all", snippet_tokens=90, snippet_seed=seed)
+        return capture(model, Corpus(text, documents), config, tmp_path / folder)
+
+    def n_overlaps(store: ActivationStore) -> int:
+        pairs = zip(trained.document_tokens(), store.document_tokens(), strict=True)
+        return sum(bool(set(one.offsets.tolist()) & set(other.offsets.tolist())) for one, other in pairs)
+
+    trained = captured("trained", "mine", seed=0)
+    run: Any = SimpleNamespace(store=lambda: trained)
+    moved = captured("moved", "mine", seed=1)
+    assert 2 < n_overlaps(moved) < 10
+    assert held_out(run, moved).n_trained_on == 12
+    elsewhere = captured("elsewhere", "theirs", seed=1)
+    assert held_out(run, elsewhere).n_trained_on == n_overlaps(moved)
+    changed = captured("changed", "mine", seed=1, documents=texts("fit", seed=5))
+    assert held_out(run, changed).n_trained_on == 12 - n_overlaps(changed), "other text where they overlap"
+
+
 def test_whether_text_is_held_out_may_be_unknown(run: Run, stores: tuple[ActivationStore, ActivationStore]) -> None:
     def changed() -> ActivationStore:
         raise InputError("the store has changed")

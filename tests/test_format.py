@@ -24,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from interp.cli.main import main
+from interp.corpora.snippets import Snippets
 from interp.decomposers import kinds
 from interp.decomposers.sae.variants import VARIANTS
 from interp.runs.feature_labels import FeatureLabels
@@ -120,8 +121,10 @@ def record(tiny_store: ActivationStore) -> dict[str, Any]:
 def test_the_manifest_has_the_keys_and_types_of_the_table(record: dict[str, Any]) -> None:
     check_keys(record, "`store.json`")
     assert (record["schema"], record["version"]) == head("`store.json`")
-    [keys] = re.findall(r"`\{(.*?)\}`", section("`store.json`"))
-    assert {key for shard in record["shards"] for key in shard} == set(re.findall(r"\w+", keys))
+    snippets, shards = (re.findall(r"\w+", keys) for keys in re.findall(r"`\{(.*?)\}`", section("`store.json`")))
+    assert {key for shard in record["shards"] for key in shard} == set(shards)
+    assert record["snippets"] is None
+    assert Snippets.__struct_fields__ == tuple(snippets)
 
 
 def test_sizes_hashes_and_the_identity_are_as_specified(tiny_store: ActivationStore, record: dict[str, Any]) -> None:

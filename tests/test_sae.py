@@ -32,6 +32,7 @@ from interp.metrics import matched_cosine
 from interp.store.moments import moments_of
 from interp.store.source import ArraySource
 from interp.training.config import Schedule
+from interp.training.loop import held_out_rows
 from interp.training.protocol import Silent
 
 Planted = tuple[Tensor, np.ndarray]
@@ -139,7 +140,8 @@ def test_a_fixed_coefficient_has_the_l0_it_has(rows_and_truth: Planted) -> None:
 def test_what_is_logged_is_measured_on_held_out_rows_of_the_finished_autoencoder(rows_and_truth: Planted) -> None:
     x, recorder = rows_and_truth[0], Memory()
     sae = SAE.fit(ArraySource(x), replace(SMALL, tokens=50_000), recorder)
-    held_out = x[-800:]  # a tenth
+    held_out = x[held_out_rows(len(x), 2048)]
+    assert len(held_out) == 800
     z, last = sae.encode(held_out), recorder.records[-1]
     assert last["fvu"] == pytest.approx(sae.fvu(held_out), rel=1e-3)
     assert last["l0"] == pytest.approx(float((z > 0).sum(1).double().mean()), rel=1e-3)

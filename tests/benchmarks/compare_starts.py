@@ -87,9 +87,8 @@ def main(given: Comparison) -> None:
     model = load_model("demo")
     options = CaptureConfig(sites=(given.site,), tokens=given.rows)
     store = capture(model, load_corpus(["stdlib"]), options, given.workspace / "starts")
-    held_out = capture(
-        model, load_corpus(["stdlib:held-out"]), replace(options, tokens=30_000), given.workspace / "starts-held-out"
-    )
+    some_of_each = replace(options, tokens="all", snippet_tokens=300, snippets=4)
+    held_out = capture(model, load_corpus(["stdlib:held-out"]), some_of_each, given.workspace / "starts-held-out")
     config = EvaluationConfig(n_sequences=16, n_steered=0, concepts=ConceptConfig(max_rows=20_000))
     d_in = store.sites[given.site]
     print("| features | start | dead % | FVU | CE recovered | concept AUROC | of random directions |")
