@@ -155,7 +155,7 @@ class SplicedLoss(Record, frozen=True):
     kl_recovered_mean: float | None
     """1 - KL(clean || reconstructed) / KL(clean || mean)."""
     ce_recovered_interval: tuple[float, float] | None
-    """95 % bootstrap interval of ``ce_recovered_mean`` over documents."""
+    """95 % bootstrap interval of ``ce_recovered_mean`` over sequences."""
     n_tokens: int
     """Predictions the means are over."""
 
