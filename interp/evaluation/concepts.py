@@ -54,6 +54,15 @@ class FeatureFindings:
     excess_interval: Float[np.ndarray, "n_candidates 2"]
     detects: Bool[np.ndarray, " n_candidates"]
     readings: Readings
+    n_fire_select: Int[np.ndarray, " n_candidates"]
+    """Tokens of select on which each fires."""
+    f1: Float[np.ndarray, " n_candidates"]
+    """Of ``own``; so are the next three."""
+    precision: Float[np.ndarray, " n_candidates"]
+    recall: Float[np.ndarray, " n_candidates"]
+    n_documents: Int[np.ndarray, " n_candidates"]
+    is_readable: Bool[np.ndarray, " n_candidates"]
+    """Of ``readings``."""
 
 
 @torch.no_grad()
@@ -204,6 +213,12 @@ def _findings(
         excess_interval=interval,
         detects=_detects(own, interval, rows),
         readings=trial.readings,
+        n_fire_select=codes.n_fire_select(rows),
+        f1=own.f1,
+        precision=own.precision,
+        recall=own.recall,
+        n_documents=own.n_documents,
+        is_readable=trial.readings.is_readable,
     )
 
 

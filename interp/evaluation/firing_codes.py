@@ -39,6 +39,16 @@ class FiringCodes:
     cut: float | None = None
     """Share of select that every candidate was cut to fire on; None where codes were taken as they are."""
 
+    def of(self, candidates: Int[np.ndarray, " k"]) -> FiringCodes:
+        """Some of the candidates."""
+        return FiringCodes(
+            codes=self.codes[:, candidates],
+            feature=self.feature[candidates],
+            sign=self.sign[candidates],
+            threshold=self.threshold[candidates],
+            cut=self.cut,
+        )
+
     @property
     def n_candidates(self) -> int:
         return int(self.codes.shape[1])
@@ -89,8 +99,8 @@ def firing_codes(
 def cut(
     scores: Float[Tensor, "n k"], n_fire: Int[np.ndarray, " k"], rows: JudgedRows
 ) -> tuple[sparse.csc_array, Float[np.ndarray, " k"]]:
-    """(max(score - t, 0), t), with t the score above which candidate j fires on ``n_fire[j]`` rows of select (fewer where scores
-    tie)."""
+    """(max(score - t, 0), t), with t the score above which candidate j fires on ``n_fire[j]`` rows of select (fewer where
+    scores tie)."""
     select = scores[torch.from_numpy(rows.is_select)].T
     most = min(int(n_fire.max(initial=0)) + 1, select.shape[1])
     highest = select.topk(most, dim=1).values
