@@ -90,11 +90,13 @@ def f1_at(
 
 
 def f1_of_counts(
-    hits: Num[np.ndarray, "*shape"], predicted: Num[np.ndarray, "*shape"], positive: Num[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
+    hits: Num[np.ndarray, "*#shape"], predicted: Num[np.ndarray, "*#shape"], positive: Num[np.ndarray, "*#shape"]
+) -> Float[np.ndarray, "..."]:
     """F1 = 2 hits / (predicted + positive) of counts; 0 where nothing is predicted or positive."""
     either = np.asarray(predicted + positive, np.float64)
-    return np.divide(2 * hits, either, out=np.zeros(np.broadcast_shapes(np.shape(hits), either.shape)), where=either > 0)
+    return np.divide(
+        2 * hits, either, out=np.zeros(np.broadcast_shapes(np.shape(hits), either.shape)), where=either > 0
+    )
 
 
 def best_threshold_f1(

@@ -125,9 +125,10 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
 
 def _is_evaluated(run: Run, store: ActivationStore) -> bool:
     try:
-        return read_metrics(run).store_identity == store.identity
+        metrics = read_metrics(run)
     except InputError:  # not evaluated, or by another version of the tool
         return False
+    return metrics.complete and (metrics.store_identity, metrics.run_identity) == (store.identity, run.identity)
 
 
 @contextmanager

@@ -109,8 +109,9 @@ def label_purity(
     has = rows.labels[:, columns] != 0
     base = has[half].mean(0)
     is_there = strongest >= 0
-    shares = np.stack([np.sum(has[strongest, c] & is_there, axis=1) for c in range(len(columns))], axis=-1)
-    shares = shares.reshape(len(strongest), len(columns)) / np.maximum(is_there.sum(1), 1)[:, None]
+    shares = np.empty((len(strongest), len(columns)))
+    for c in range(len(columns)):
+        shares[:, c] = np.sum(has[strongest, c] & is_there, axis=1) / np.maximum(is_there.sum(1), 1)
     purity = (shares - base) / np.maximum(1 - base, 1e-12)
     return np.where(is_there.any(1)[:, None], purity, -np.inf)
 
