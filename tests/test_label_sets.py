@@ -16,6 +16,7 @@ from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.corpora.labels.characters import CharacterLabels
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.labels.registry import LABEL_SETS, judge_of, label_sets_for
+from interp.corpora.labels.text import TEXT
 from interp.corpora.sources import load_corpus
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.errors import InputError
@@ -155,11 +156,11 @@ def test_documents_keep_their_own_labels_beside_a_set_that_is_named(tiny_model: 
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "a = {i}", "label": "x{i % 2}"}}\n' for i in range(40)))
     corpus = load_corpus([path], ["python"])
-    assert [label_set.name for label_set in corpus.label_sets] == ["python", "label"]
+    assert [label_set.name for label_set in corpus.label_sets] == ["label", "python"]
     store = capture(tiny_model, corpus, CaptureConfig(sites=(SITE,), tokens=100), tmp_path / "store")
     assert (store.labels("label").sum(1) == 1).all()
     assert store.labels("python")[:, PYTHON.labels.index("number")].any()
-    assert corpus.label_sets[1].meanings["x1"] == "a text labelled 'x1' as a whole"
+    assert corpus.label_sets[0].meanings["x1"] == "what the documents themselves label 'x1'"
 
 
 def test_what_labels_a_text_has_by_default(tmp_path: Path, toy: LabelSet) -> None:
@@ -170,10 +171,15 @@ def test_what_labels_a_text_has_by_default(tmp_path: Path, toy: LabelSet) -> Non
 
     assert names("code.py") == ["python"]
     assert names("code.py", "more.py") == ["python"]
-    assert names("notes.txt") == names("code.py", "notes.txt") == names("code.py", "b.toy") == []
+    assert names("notes.txt") == names("code.py", "notes.txt") == names("code.py", "b.toy") == ["text"]
     assert names("b.toy") == ["toy"]
     assert load_corpus(["stdlib:held-out"]).label_sets == (PYTHON,)
-    assert label_sets_for(["wiki.txt"]) == ()
+    assert label_sets_for(["wiki.txt"]) == label_sets_for([]) == (TEXT,)
+    (tmp_path / "source").mkdir()
+    assert names("source/a.py", "source/b.py") == ["python"]
+    assert load_corpus([tmp_path / "source"]).label_sets == (PYTHON,)
+    assert load_corpus([tmp_path]).label_sets == (TEXT,)
+    assert load_corpus([tmp_path], []).label_sets == ()
 
 
 def test_names_that_are_no_label_set_are_refused(
