@@ -76,7 +76,7 @@ def captured(model_folder: Path, out: Path, texts: list[str], *options: str) -> 
 
 
 def evaluated(store: ActivationStore, model: LanguageModel, **options: Any) -> dict[str, Any]:
-    config = EvaluationConfig(n_sequences=2, concepts=ConceptConfig(min_positives=5, **options))
+    config = EvaluationConfig(n_sequences=2, concepts=ConceptConfig(min_positives=5, min_documents=2, **options))
     if not (store.path / "runs/pca").exists():
         train_run(store, SITE, PCAConfig(n_features=8), "pca")
     evaluate_run(Run.load(store.path / "runs/pca"), model=model, store=store, config=config)

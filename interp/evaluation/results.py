@@ -334,6 +334,8 @@ class SteeringEffect(Record, frozen=True):
 
     concept: str
     feature: int
+    sign: int = 1
+    """-1 where it was steered towards low codes."""
     strength: float
     """In multiples of the feature's maximum."""
     kl: float

@@ -194,6 +194,7 @@ def _compare(
     return SteeringEffect(
         concept=choice.concept,
         feature=choice.feature,
+        sign=choice.sign,
         strength=search.strength,
         kl=search.kl,
         reached=search.reached,
