@@ -91,7 +91,7 @@ def f1_at(
 
 def f1_of_counts(
     hits: Num[np.ndarray, "*#shape"], predicted: Num[np.ndarray, "*#shape"], positive: Num[np.ndarray, "*#shape"]
-) -> Float[np.ndarray, "..."]:
+) -> Float[np.ndarray, ...]:
     """F1 = 2 hits / (predicted + positive) of counts; 0 where nothing is predicted or positive."""
     either = np.asarray(predicted + positive, np.float64)
     return np.divide(

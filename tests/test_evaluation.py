@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from msgspec import structs
-from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
 from interp.capture.to_store import CaptureConfig, capture
@@ -20,20 +18,16 @@ from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
-from interp.evaluation import reconstruction, selection, suite
-from interp.evaluation.concepts import evaluate_concepts
+from interp.evaluation import reconstruction, suite
 from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
 from interp.evaluation.results import (
-    ConceptConfig,
-    ConceptReport,
     EvaluationConfig,
     HeldOut,
     SteeringConfig,
     SteeringEffect,
     read_metrics,
 )
-from interp.evaluation.selection import RESERVED, SELECT, TEST, spearman_matrix, split_documents
 from interp.evaluation.stability import RowSample
 from interp.evaluation.steering_effect import (
     SteeredFeature,

@@ -87,7 +87,9 @@ def ablation(*differences: AblationEffect) -> ConceptAblation:
 def test_an_ablation_counts_with_the_control_that_does_most() -> None:
     """Taking a feature out that acts lowers the probability: its effect is minus the change, less the control's."""
     found = ablation_tests([ablation(effect(-0.3, (-0.4, -0.25)), effect(-0.4, (-0.5, -0.3)))])
-    assert found == [(7, 1, CausalTest(by="ablation", concept="import", effect=Estimate(value=0.3, low=0.25, high=0.4)))]
+    assert found == [
+        (7, 1, CausalTest(by="ablation", concept="import", effect=Estimate(value=0.3, low=0.25, high=0.4)))
+    ]
     assert ablation_tests([ablation(effect(None, None))]) == []
 
 

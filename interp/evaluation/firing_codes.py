@@ -86,9 +86,9 @@ def firing_codes(
         block = torch.cat([score(part)[:, first : first + width] for part in rows.x.split(_CHUNK)])
         for sign in signs:
             columns[sign].append(cut(sign * block, n_fire[first : first + width], rows))
-    parts, thresholds = zip(*(part for sign in signs for part in columns[sign]), strict=True)
+    blocks, thresholds = zip(*(part for sign in signs for part in columns[sign]), strict=True)
     return FiringCodes(
-        codes=sparse.csc_array(sparse.hstack(parts, format="csc")),
+        codes=sparse.csc_array(sparse.hstack(blocks, format="csc")),
         feature=np.tile(np.arange(n_features), len(signs)),
         sign=np.repeat(signs, n_features),
         threshold=np.concatenate(thresholds),

@@ -54,8 +54,8 @@ def site_probes(rows: JudgedRows, columns: tuple[int, ...]) -> tuple[SparseProbe
     """Probes on coordinates, on principal directions and on the whole activation; runs at one site share them."""
     labels, x = _labels(rows, columns), rows.x.numpy()
     principal = (rows.x @ torch.from_numpy(rows.moments.spectrum[1]).float().T).numpy()
-    found = (sparse_probes(each, labels, rows.is_test) for each in (x, principal))
-    return (*found, full_probe(x, labels, rows.is_test))
+    coordinates, directions = (sparse_probes(each, labels, rows.is_test) for each in (x, principal))
+    return coordinates, directions, full_probe(x, labels, rows.is_test)
 
 
 def absorptions(

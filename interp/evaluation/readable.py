@@ -108,7 +108,7 @@ def label_purity(
     """(share - base rate) / (1 - base rate) of each label among the strongest tokens; minus infinity where there are none."""
     has = rows.labels[:, columns] != 0
     base = has[half].mean(0)
-    is_there = strongest >= 0
+    is_there = np.asarray(strongest >= 0)
     shares = np.empty((len(strongest), len(columns)))
     for c in range(len(columns)):
         shares[:, c] = np.sum(has[strongest, c] & is_there, axis=1) / np.maximum(is_there.sum(1), 1)

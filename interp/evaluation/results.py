@@ -334,8 +334,6 @@ class SteeringEffect(Record, frozen=True):
 
     concept: str
     feature: int
-    sign: int = 1
-    """-1 where it was steered towards low codes."""
     strength: float
     """In multiples of the feature's maximum."""
     kl: float
@@ -362,6 +360,8 @@ class SteeringEffect(Record, frozen=True):
     """Steered continuations, prompts in order, samples of a prompt side by side."""
     baseline_texts: tuple[str, ...]
     """Continuations without steering from the same noise."""
+    sign: int = 1
+    """-1 where it was steered towards low codes."""
 
 
 class SteeringReport(Record, frozen=True):

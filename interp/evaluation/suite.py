@@ -198,7 +198,7 @@ class _Judged:
 
     def _gather(self, findings: FeatureFindings, rows: JudgedRows) -> Any:
         return gather_evidence(
-            self.run, self.store, findings, rows, self.model.token_strings, self.config.concepts.seed
+            self.run, self.store, findings, rows, self.model.token_strings(), self.config.concepts.seed
         )
 
     def ablation(self, metrics: Metrics) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def _inside_quotes(text: str) -> Spans:
 
 def _inside_brackets(text: str) -> Spans:
     """What stands between brackets, from the outermost opening one on. A bracket that closes none is passed over."""
-    found, opened, closing = [], 0, []
+    found: Spans = []
+    opened, closing = 0, list[str]()
     for mark in _BRACKET.finditer(text):
         sign, at = mark[0], mark.start()
         if sign in _BRACKET_CLOSED_BY:
