@@ -216,7 +216,7 @@ def test_what_ablation_does_not_change_is_not_recovered(
     assert found.kl_mean == pytest.approx(0, abs=1e-6)
     assert found.ce_recovered_mean is found.kl_recovered_mean is None
     assert found.ce_recovered_zero == 0
-    monkeypatch.setattr(reconstruction, "kl_divergence", lambda p, q: torch.full((len(p),), 1e-8))
+    monkeypatch.setattr(reconstruction, "kl_divergence", lambda p, q: torch.full(p.shape[:-1], 1e-8))
     found = spliced_loss(model, nothing, SITE, tokens)
     assert found.kl_mean == pytest.approx(1e-8)
     assert found.kl_recovered_mean is None
@@ -560,10 +560,10 @@ def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> Non
 
 
 def test_the_wrong_store_is_refused(
-    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore]
+    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore], tmp_path: Path
 ) -> None:
-    store: Any = SimpleNamespace(sites={"blocks.0.hook_resid_post": 32}, path="there")
-    with pytest.raises(InputError, match=r"no hook point 'blocks\.1\.hook_resid_post' in the store 'there'"):
+    store = captured_again(model, tmp_path / "there", texts("fit", 0), site="blocks.0.hook_resid_post", tokens=100)
+    with pytest.raises(InputError, match=r"no hook point 'blocks\.1\.hook_resid_post' in the store '.*there'"):
         evaluate_run(run, model=model, store=store, config=CONFIG)
     other: Any = SimpleNamespace(fingerprint="0", id="another")
     with pytest.raises(InputError, match="with other weights than 'another'"):

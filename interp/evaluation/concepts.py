@@ -189,8 +189,8 @@ def _concepts(
 def _one_draw_each(resampled: Sequence[Float[np.ndarray, "n n_draws"]], seed: int) -> Float[np.ndarray, "n n_draws"]:
     """One draw of the null for each resample of the documents, so that intervals know that draws differ too."""
     n_draws = resampled[0].shape[1]
-    which = np.random.default_rng([seed, 4]).integers(0, len(resampled), n_draws)
-    return np.stack([resampled[draw][:, column] for column, draw in enumerate(which.tolist())], axis=1)
+    which = np.random.default_rng([seed, 4]).integers(0, len(resampled), size=(n_draws,))
+    return np.stack([resampled[draw][:, column] for column, draw in enumerate(which)], axis=1)
 
 
 def _findings(

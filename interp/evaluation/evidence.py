@@ -117,7 +117,8 @@ class FeatureEvidence(Record, frozen=True):
             return self.detected.concept
         if reading is None or not reading.is_readable:
             return ""
-        return f"token {reading.value}" if reading.kind == "token" else f"after {reading.value}"
+        shown = reading.value.strip() or reading.value
+        return f"token {shown}" if reading.kind == "token" else f"after {shown}"
 
 
 class Evidence(FileRecord, frozen=True):

@@ -22,6 +22,10 @@ from interp.evaluation.results import Absorption, ProbeReport, defined
 from interp.evaluation.trial import documents_of
 from interp.metrics import f1_of_counts
 
+_OWN = 5
+"""Features that are taken for a concept's own when absorption is measured. With one, a concept that is split into several
+features would count as absorbed."""
+
 
 def probe_report(findings: FeatureFindings, rows: JudgedRows, seed: int) -> tuple[ProbeReport, SparseProbes]:
     """F1 of probes on the findings' features, on as many coordinates and principal directions, and on everything; and the
@@ -76,7 +80,7 @@ def absorptions(
         labels=labels[test],
         predicted=whole.predicted,
         directions=whole.directions,
-        features=own.features,
+        features=own.features[:, :_OWN],
         write=decomposer.W_dec.numpy(),
     )
     names = [rows.names[column] for column in columns]

@@ -113,7 +113,7 @@ def label_purity(
     for c in range(len(columns)):
         shares[:, c] = np.sum(has[strongest, c] & is_there, axis=1) / np.maximum(is_there.sum(1), 1)
     purity = (shares - base) / np.maximum(1 - base, 1e-12)
-    return np.where(is_there.any(1)[:, None], purity, -np.inf)
+    return np.where((is_there.sum(1) > 0)[:, None], purity, -np.inf)
 
 
 def most_common(tokens: Int[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
