@@ -184,7 +184,7 @@ def _sha256(path: Path) -> str:
 
 
 class SiteSource:
-    """One hook point of a store as an ActivationSource."""
+    """One hook point of a store as an ActivationSource, with the store's labels."""
 
     def __init__(self, store: ActivationStore, name: str):
         self.store = store
@@ -267,6 +267,11 @@ class SiteSource:
             self._unmap(shard)
             at = end
         return out
+
+    def labels(self, label_set: str | None = None) -> tuple[tuple[str, ...], UInt8[np.ndarray, "n_rows n_labels"]]:
+        """(names of the labels, labels of each row), by default of the store's first label set; InputError if there is none."""
+        name = self.store.label_set(label_set)
+        return self.store.label_sets[name], self.store.labels(name)
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once for a store and kept in its ``moments/`` folder."""

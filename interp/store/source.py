@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -45,6 +45,18 @@ class ActivationSource(Protocol):
 
     def moments(self) -> Moments:
         """Mean, covariance and norms of all rows."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(ActivationSource, Protocol):
+    """Rows of which is known what they are, for methods that learn from labels."""
+
+    def labels(self, label_set: str | None = None) -> tuple[tuple[str, ...], UInt8[np.ndarray, "n_rows n_labels"]]:
+        """(names of the labels, labels of each row), by default of the first label set.
+
+        Raises InputError when there are no labels, or none of that name.
+        """
         ...
 
 
