@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.optimize import nnls
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import NMF as SklearnNMF
 from sklearn.decomposition import PCA as SklearnPCA
-from sklearn.decomposition import FastICA, MiniBatchNMF
+from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from interp.decomposers.base import LinearDecomposer
@@ -224,9 +225,9 @@ def test_parts_are_found_again_below_negative_numbers(parts) -> None:
 
 def test_parts_and_codes_are_those_of_scikit_learn_and_scipy(parts) -> None:
     x = parts[0]
-    config = NMFConfig(n_features=8, rows=1000, passes=20)
+    config = NMFConfig(n_features=8, rows=1000, passes=5)
     nmf = NMF.fit(ArraySource(x), config)
-    reference = MiniBatchNMF(8, max_iter=20, random_state=0)
+    reference = SklearnNMF(8, init="random", max_iter=5, random_state=0)
     with pytest.warns(ConvergenceWarning):
         reference.fit(sampled_rows(ArraySource(x), config).relu().numpy())
     features = reference.components_ / np.linalg.norm(reference.components_, axis=1, keepdims=True)

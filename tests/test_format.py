@@ -181,9 +181,16 @@ SPARSE = {
 RUNS = {
     "bilinear": f"bilinear --site {RESIDUAL} --n-features 8 --structure combined --biased {STEPS}",
     "pca": f"pca --site {RESIDUAL} --n-features 8",
+    "independent": f"ica --site {RESIDUAL} --n-features 4 --iterations 5",
+    "parts": f"nmf --site {NEURONS} --n-features 6 --passes 5",
+    "clusters": f"kmeans --site {RESIDUAL} --n-features 8 --rows 1000",
+    "neurons": f"neurons --site {NEURONS} --n-features 20",
+    "random": f"random --site {RESIDUAL} --n-features 24 --shape isotropic",
+    "supervised": f"diff-means --site {RESIDUAL} --n-features 5 --label-set python",
     "nmf": f"semi-nmf --site {NEURONS} --n-features 6 --levels 3 2 --passes 12 --stability 1",
     **{name: f"sae --site {NEURONS} {options}" for name, options in SPARSE.items()},
     **{f"subspace-{name}": f"subspace-sae --site {RESIDUAL} {options}" for name, options in SPARSE.items()},
+    **{f"frozen-{name}": f"frozen-sae --site {NEURONS} {SPARSE[name]}" for name in ("gated", "jumprelu")},
 }
 """Name of a run to its ``interp train``; together they write every tensor and every key there is."""
 EVALUATED = "topk"
