@@ -44,7 +44,7 @@ class GradientDecomposer(Decomposer):
         return cls.fit_together(source, [config], [recorder or Silent()])[0]
 
     @classmethod
-    def untrained(cls: type[G], source: ActivationSource, config: GradientConfig) -> G:
+    def untrained(cls: type[G], source: ActivationSource, config: Any) -> G:
         """What is trained, as it is before the first step."""
         trainable = cls.trainable(source, config)
         return cls(config, trainable.finished(), trainable.notes)
