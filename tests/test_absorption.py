@@ -38,6 +38,7 @@ def test_more_than_is_missing_is_not_counted():
 
 def test_small_parts_and_slanting_features_do_not_absorb():
     assert fractions([[0.5, 1, 0, 0]], x=[4]) == [0]  # .6 of 4 is less than .4
+    assert fractions([[2, 1, 0, 0]], x=[4]) == [0]  # nor .6, whatever the own feature adds
     assert fractions([[0, 0, 9, 100]], x=[5]) == [0]  # 100 * .05 = 5, but cosine .05
     assert fractions([[0, 0, 0, 0]], x=[5]) == [0]
 
@@ -50,6 +51,9 @@ def test_own_features_that_point_back_leave_everything_to_others():
     write = np.concatenate([WRITE, [[-1.0, 0, 0]]])
     z = csr_array(np.array([[0, 5, 0, 0, 1]], np.float64))
     assert absorbed_fractions(np.array([[2.0, 4, 0]]), z, write, DIRECTION, np.array([0, 4])).tolist() == [1]
+    # Nor is there anything to absorb if the whole lies against the direction, less far than its own features.
+    z = csr_array(np.array([[0, 1, 0, 0, 3]], np.float64))
+    assert absorbed_fractions(np.array([[-2.4, 0.8, 0]]), z, write, DIRECTION, np.array([0, 4])).tolist() == [0]
 
 
 def test_at_most_three_features_absorb_together():
