@@ -14,7 +14,8 @@ from interp.browse.index_parts import build_index_parts
 from interp.corpora.documents import LabelSet
 from interp.corpora.labels.registry import LABEL_SETS
 from interp.errors import InputError
-from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.controls import judge_controls
+from interp.evaluation.results import EvaluationConfig, read_metrics
 from interp.evaluation.seeds import report_seeds
 from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
@@ -59,6 +60,8 @@ class Evaluate:
     seeds: int = 1
     """Train and judge each run again with other seeds, this many runs in all, and report the spread and which features come
     back."""
+    controls: bool = False
+    """Also fit and judge the method with a frozen decoder (autoencoders) and in a copy of the model with shuffled weights."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
     json: bool = False
@@ -81,6 +84,8 @@ class Evaluate:
                 evaluate_run(
                     each, model=model, store=store, config=config, steering=task if each is judged[0] else None
                 )
+            if self.controls:
+                judge_controls(run, read_metrics(run), model=model, store=store)
             if len(judged) > 1:
                 report_seeds(judged)
         print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))

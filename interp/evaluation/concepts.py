@@ -92,7 +92,9 @@ def evaluate_concepts(
         ]
     readable = {name: [draw.readings.is_readable for draw in nulls[name]] for name in RANDOM_DIRECTIONS}
     best_readable = max(readable, key=lambda name: float(np.mean(readable[name])))
-    reports = tuple(_null_report(name, draws, rows, resamples, config.seed) for name, draws in nulls.items())
+    reports = tuple(
+        null_report(name, NULLS[name], draws, rows, resamples, config.seed) for name, draws in nulls.items()
+    )
     report = ConceptReport(
         f1=means.f1,
         average_precision=_mean(trial.average_precision),
@@ -249,13 +251,16 @@ def _null_detecting(draws: Sequence[Trial], rows: JudgedRows, resamples: Resampl
     return _mean(shares)
 
 
-def _null_report(name: str, draws: Sequence[Trial], rows: JudgedRows, resamples: Resamples, seed: int) -> NullReport:
+def null_report(
+    name: str, what: str, draws: Sequence[Trial], rows: JudgedRows, resamples: Resamples, seed: int
+) -> NullReport:
+    """What the draws of a null achieve."""
     has_concepts, n_test = len(draws[0].of_concepts.label) > 0, int(rows.is_test.sum())
     readable = [float(draw.readings.is_readable.mean()) for draw in draws]
     information = [normalised_mutual_information(draw.of_concepts, n_test) for draw in draws]
     return NullReport(
         name=name,
-        what=NULLS[name],
+        what=what,
         n_draws=len(draws),
         f1=mean_f1(draws) if has_concepts else None,
         f1_spread=float(np.std([draw.of_concepts.f1.mean() for draw in draws])) if has_concepts else None,

@@ -31,6 +31,8 @@ class JudgedRows:
 
     x: Float[Tensor, "n d_in"]
     """Activations, float32."""
+    numbers: Int[np.ndarray, " n"]
+    """The rows' numbers in the source, ascending."""
     labels: UInt8[np.ndarray, "n n_labels"]
     names: tuple[str, ...]
     document: Int[np.ndarray, " n"]
@@ -72,6 +74,7 @@ class JudgedRows:
         numbers, document = np.unique(documents[rows], return_inverse=True)
         return cls(
             x=torch.cat([source.rows(rows[first : first + _CHUNK]) for first in range(0, len(rows), _CHUNK)]),
+            numbers=rows,
             labels=chosen,
             names=tuple(names),
             document=document,

@@ -435,6 +435,8 @@ class Metrics(FileRecord, frozen=True):
     ablation: tuple[ConceptAblation, ...] = ()
     steering: SteeringReport | None = None
     """None where steering was not evaluated."""
+    controls: tuple[NullReport, ...] = ()
+    """Where they were asked for: the same method with a frozen decoder, and in a copy of the model with shuffled weights."""
     seeds: SeedReport | None = None
     """None where no other seed was asked for."""
 
