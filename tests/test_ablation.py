@@ -20,7 +20,7 @@ from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
 from interp.records import from_json, to_json
 
-LAST = Site.of("blocks.1.hook_resid_post")
+FIRST, LAST = Site.of("blocks.0.hook_resid_post"), Site.of("blocks.1.hook_resid_post")
 FEW = AblationConfig(n_sequences=4, n_draws=3, min_predictions=2)
 
 
@@ -280,19 +280,25 @@ def test_what_cannot_be_measured_says_why(byte_model: LanguageModel) -> None:
 
 def test_only_predictions_within_a_judged_document_count(byte_model: LanguageModel) -> None:
     text, decomposer = made_up_text(byte_model), dictionary(4, 32)
-    decomposer._shift -= 100 * torch.sign(decomposer._A.sum(1))  # fires everywhere
-    decomposer._A = decomposer._A[:, :1].abs().expand(32, 4) * torch.sign(decomposer._A.sum(1))[:, None]
+    decomposer._A, decomposer._shift = torch.full((32, 4), 0.01), torch.full((32,), -5.0)  # fires everywhere
     target = [AblationTarget("even", 0)]
     (whole,) = ablate_features(
-        byte_model, decomposer, site=LAST, text=text, targets=target, config=replaced(n_sequences=6)
+        byte_model, decomposer, site=FIRST, text=text, targets=target, config=replaced(n_sequences=6)
     )
     assert whole.n_predictions == 6 * (9 + 7)  # tokens 1 to 10 and 12 to 19, the last of each asked about nothing
+    rows = [
+        (s, *row)
+        for s, tokens in enumerate(text.tokens)
+        for row in slow_predictions(byte_model, decomposer, FIRST, tokens, target[0], decomposer.W_dec[0])
+    ]
+    assert len(rows) == whole.n_predictions
+    expect(whole.own, text, rows)  # BOS and separators stay as they are, though the feature fires on them
     documents = text.documents.copy()
     documents[:2] = -1
     documents[2, 15:] = 77
     part = replace(text, documents=documents)
     (some,) = ablate_features(
-        byte_model, decomposer, site=LAST, text=part, targets=target, config=replaced(n_sequences=6)
+        byte_model, decomposer, site=FIRST, text=part, targets=target, config=replaced(n_sequences=6)
     )
     assert some.n_predictions == 4 * 16 - 1
     assert (some.n_documents, some.n_sequences) == (5, 4)
@@ -324,7 +330,7 @@ def test_a_feature_of_several_concepts_is_taken_out_once_and_the_seed_decides_th
     assert ablate_features(byte_model, decomposer, site=LAST, text=text, targets=both, config=FEW) == found
     other = ablate_features(byte_model, decomposer, site=LAST, text=text, targets=both, config=replaced(seed=1))
     assert other[0].own.kl == even.kl
-    assert other[0].controls[1].mean != found[0].controls[1].mean
+    assert other[0].controls[1].mean.kl != found[0].controls[1].mean.kl
     monkeypatch.setattr(ablation, "_LOGITS_PER_PASS", 1)  # one direction a pass
     (again, _) = ablate_features(byte_model, decomposer, site=LAST, text=text, targets=both, config=FEW)
     assert again.own.kl == pytest.approx(even.kl, rel=1e-4)
@@ -396,6 +402,29 @@ def test_intervals_cover_the_truth_although_tokens_of_a_document_are_alike() -> 
         assert control.difference.kl_interval == pytest.approx((0, 0), abs=1e-12)
     for name, count in n_covered.items():
         assert 0.87 < count / n_trials <= 1, (name, count)
+
+
+def test_intervals_and_spreads_are_those_written_out() -> None:
+    random = np.random.default_rng(0)
+    document, has = random.integers(0, 5, 40) * 7, random.random(40) < 0.2
+    changes, drawn = random.normal(size=(2, 40)), random.normal(size=(2, 3, 40))
+    means = PredictionMeans(has, document, AblationConfig(min_predictions=1, seed=3))
+    effect, control = means.effect(changes), means.control("features", changes, drawn)
+    resampled = []
+    for times in np.random.default_rng(3).multinomial(5, np.full(5, 0.2), size=1000):
+        rows = np.repeat(np.arange(40), times[document // 7])
+        log_p, with_concept = changes[0, rows], has[rows]
+        if with_concept.any() and not with_concept.all():
+            resampled.append((log_p[with_concept].mean(), log_p[with_concept].mean() - log_p[~with_concept].mean()))
+    assert len(resampled) < 1000
+    expected = np.quantile(resampled, [0.025, 0.975], axis=0)
+    assert effect.with_concept_interval == pytest.approx(expected[:, 0])
+    assert effect.specific_interval == pytest.approx(expected[:, 1])
+    each = [means.effect(drawn[:, k]) for k in range(3)]
+    for name in ("with_concept", "specific", "kl"):
+        points = [getattr(one, name) for one in each]
+        assert getattr(control.mean, name) == pytest.approx(np.mean(points))
+        assert getattr(control, f"{name}_spread") == pytest.approx(np.std(points, ddof=1))
 
 
 def test_an_interval_needs_two_documents_with_something_to_average() -> None:
