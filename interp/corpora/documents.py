@@ -43,11 +43,16 @@ class Document:
     """What the whole text is an example of, if known."""
     spans: tuple[Span, ...] | None = None
     """What parts of it are, in any order; they may overlap. Empty if there is nothing in it, None if nobody has looked. Raises
-    InputError for a span that is not in the text, is empty, or has no label."""
+    InputError for a span that is empty or not in the text."""
 
     def __post_init__(self) -> None:
         for number, span in enumerate(self.spans or ()):
-            _check_span(span, f"span {number} of '{self.name}'", len(self.text))
+            if not 0 <= span.start < span.end <= len(self.text):
+                raise InputError(
+                    f"span {number} of '{self.name}' goes from {span.start} to {span.end}, but its text has {len(self.text)} "
+                    "characters; give the first character, counted from 0 in characters and not in bytes, and the one after "
+                    "the last"
+                )
 
 
 @runtime_checkable
@@ -161,25 +166,17 @@ def _spans_of(spans: object, name: str) -> tuple[Span, ...] | None:
         return None
     if not isinstance(spans, Sequence) or isinstance(spans, str):
         raise InputError(f"the spans of '{name}' are {str(spans)[:40]}, which is no list; give [{_SPAN_FORM}, ...]")
-    for number, span in enumerate(spans):
-        missing = [key for key in ("start", "end", "label") if not isinstance(span, Mapping) or span.get(key) is None]
-        if missing:
-            raise InputError(
-                f"span {number} of '{name}' is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}"
-            )
-    return tuple(Span(span["start"], span["end"], span["label"]) for span in spans)
+    return tuple(_span_of(span, f"span {number} of '{name}'") for number, span in enumerate(spans))
 
 
-def _check_span(span: Span, name: str, n_characters: int) -> None:
-    for field, value in (("start", span.start), ("end", span.end)):
+def _span_of(span: object, name: str) -> Span:
+    fields = [span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")]
+    if missing := [key for key, value in zip(("start", "end", "label"), fields, strict=True) if value is None]:
+        raise InputError(f"{name} is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}")
+    start, end, label = fields
+    for key, value in (("start", start), ("end", end)):
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise InputError(f"the {field} of {name} is {str(value)[:40]}, no whole number; count characters from 0")
-    if not isinstance(span.label, str) or not span.label:
-        raise InputError(
-            f"the label of {name} is {str(span.label)[:40]!r}, which names nothing; write what it is, in words"
-        )
-    if not 0 <= span.start < span.end <= n_characters:
-        raise InputError(
-            f"{name} goes from {span.start} to {span.end}, but its text has {n_characters} characters; give the first "
-            "character, counted from 0 in characters and not in bytes, and the one after the last"
-        )
+            raise InputError(f"the {key} of {name} is {str(value)[:40]!r}, no whole number; count characters from 0")
+    if not isinstance(label, str) or not label:
+        raise InputError(f"the label of {name} is {str(label)[:40]!r}, which names nothing; write what it is, in words")
+    return Span(int(start), int(end), label)

@@ -36,7 +36,7 @@ _PATTERNS = {
     "markup": r"</?[a-zA-Z][^<>\n]*+>|&(?:[a-zA-Z]++|#\d++);",
     "number": _NUMBER,
     "number_with_unit": rf"[$£€¥₹] ?{_NUMBER}(?: ?(?:thousand|million|billion|trillion|[kmb]n?)\b)?"
-    rf"|(?<![\w.]){_NUMBER}[- ]?(?:{_UNITS})(?!\w)",
+    rf"|(?<![\w.])(?<!\d[,:]){_NUMBER}[- ]?(?:{_UNITS})(?!\w)",
     "year": r"(?<![\w.,:$£€¥₹])(?:1[5-9]|20)\d\d(?:s\b|(?!\w))(?![.,:]\d)",
     "hyphenated_word": r"(?<![\w-])[^\W\d_]\w*+(?:[-‐‑]\w++)++",
     "ellipsis": r"…|\.{3,}+",
