@@ -8,6 +8,7 @@ such as that of Python source, lie beside it.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -103,7 +104,8 @@ class Corpus:
     """Read from the beginning by every capture, also by one that resumes after an interruption. Raises InputError for an
     iterator, which can be read only once."""
     label_sets: tuple[LabelSet, ...] = ()
-    """None, one or several. A run is evaluated by the first unless another is named."""
+    """None, one or several, that of the documents' own labels first. A run is evaluated by the first unless another is
+    named."""
 
     def __post_init__(self) -> None:
         refuse_iterator(self.documents, self.name)
@@ -170,13 +172,13 @@ def _spans_of(spans: object, name: str) -> tuple[Span, ...] | None:
 
 
 def _span_of(span: object, name: str) -> Span:
-    fields = [span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")]
-    if missing := [key for key, value in zip(("start", "end", "label"), fields, strict=True) if value is None]:
+    fields = {key: span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")}
+    if missing := [key for key, value in fields.items() if value is None]:
         raise InputError(f"{name} is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}")
-    start, end, label = fields
+    start, end, label = fields.values()
     for key, value in (("start", start), ("end", end)):
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise InputError(f"the {key} of {name} is {str(value)[:40]!r}, no whole number; count characters from 0")
     if not isinstance(label, str) or not label:
         raise InputError(f"the label of {name} is {str(label)[:40]!r}, which names nothing; write what it is, in words")
-    return Span(int(start), int(end), label)
+    return Span(operator.index(start), operator.index(end), label)

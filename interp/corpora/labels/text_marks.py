@@ -107,7 +107,8 @@ def paragraphs_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _inside_quotes(text: str) -> Spans:
     """What stands between double quotation marks. One before a blank opens nothing (12" and the like)."""
-    found, opened, closing = [], 0, ""
+    found: Spans = []
+    opened, closing = 0, ""
     for mark in _QUOTE.finditer(text):
         sign, at = mark[0], mark.start()
         if closing and (sign in closing or sign[0] == "\n"):
@@ -120,7 +121,8 @@ def _inside_quotes(text: str) -> Spans:
 
 def _inside_brackets(text: str) -> Spans:
     """What stands between brackets, from the outermost opening one on. A bracket that closes none is passed over."""
-    found, opened, closing = [], 0, []
+    found: Spans = []
+    opened, closing = 0, list[str]()
     for mark in _BRACKET.finditer(text):
         sign, at = mark[0], mark.start()
         if sign in _BRACKET_CLOSED_BY:
