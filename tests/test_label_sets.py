@@ -248,3 +248,21 @@ def test_labels_of_a_set_stand_in_its_own_columns(tiny_tokenizer: Any, toy: Labe
     assert line[0] == 0
     assert (np.diff(line.astype(int)) >= 0).all()
     assert line[-1] > 5
+
+
+def test_text_of_any_kind_is_evaluated_and_steered_by_without_labels_given(
+    tiny_model_folder: Path, tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "story.jsonl"
+    lines = ["The dog ran (fast) to Mary, and she said: go!", "Why not? It was 1984 & I didn't see a cat."]
+    path.write_text("".join(json.dumps({"text": f"{lines[i % 2]} {lines[1 - i % 2]}\n" * 2}) + "\n" for i in range(12)))
+    store = captured(tiny_model_folder, tmp_path / "any", [str(path)])
+    assert store.label_sets == {"text": TEXT.labels}
+    metrics = evaluated(store, tiny_model)
+    assert metrics["config"]["concepts"]["label_set"] == "text"
+    found = {concept["concept"] for concept in metrics["concepts"]["concepts"]}
+    assert {"full_stop", "article", "capitalised_word", "inside_brackets", "year", "induction"} <= found
+    assert [depth["label"] for depth in metrics["concepts"]["depths"]] == ["word_in_sentence_depth"]
+    task = steering_task(Run.load(store.path / "runs/pca"), TEXT)
+    assert {"article", "question"} <= set(task.concepts or ())
+    assert judge_of("article", ["label", "text"]) == TEXT.judge

@@ -8,6 +8,7 @@ such as that of Python source, lie beside it.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -43,11 +44,16 @@ class Document:
     """What the whole text is an example of, if known."""
     spans: tuple[Span, ...] | None = None
     """What parts of it are, in any order; they may overlap. Empty if there is nothing in it, None if nobody has looked. Raises
-    InputError for a span that is not in the text, is empty, or has no label."""
+    InputError for a span that is empty or not in the text."""
 
     def __post_init__(self) -> None:
         for number, span in enumerate(self.spans or ()):
-            _check_span(span, f"span {number} of '{self.name}'", len(self.text))
+            if not 0 <= span.start < span.end <= len(self.text):
+                raise InputError(
+                    f"span {number} of '{self.name}' goes from {span.start} to {span.end}, but its text has {len(self.text)} "
+                    "characters; give the first character, counted from 0 in characters and not in bytes, and the one after "
+                    "the last"
+                )
 
 
 @runtime_checkable
@@ -98,7 +104,8 @@ class Corpus:
     """Read from the beginning by every capture, also by one that resumes after an interruption. Raises InputError for an
     iterator, which can be read only once."""
     label_sets: tuple[LabelSet, ...] = ()
-    """None, one or several. A run is evaluated by the first unless another is named."""
+    """None, one or several, that of the documents' own labels first. A run is evaluated by the first unless another is
+    named."""
 
     def __post_init__(self) -> None:
         refuse_iterator(self.documents, self.name)
@@ -161,25 +168,17 @@ def _spans_of(spans: object, name: str) -> tuple[Span, ...] | None:
         return None
     if not isinstance(spans, Sequence) or isinstance(spans, str):
         raise InputError(f"the spans of '{name}' are {str(spans)[:40]}, which is no list; give [{_SPAN_FORM}, ...]")
-    for number, span in enumerate(spans):
-        missing = [key for key in ("start", "end", "label") if not isinstance(span, Mapping) or span.get(key) is None]
-        if missing:
-            raise InputError(
-                f"span {number} of '{name}' is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}"
-            )
-    return tuple(Span(span["start"], span["end"], span["label"]) for span in spans)
+    return tuple(_span_of(span, f"span {number} of '{name}'") for number, span in enumerate(spans))
 
 
-def _check_span(span: Span, name: str, n_characters: int) -> None:
-    for field, value in (("start", span.start), ("end", span.end)):
+def _span_of(span: object, name: str) -> Span:
+    fields = {key: span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")}
+    if missing := [key for key, value in fields.items() if value is None]:
+        raise InputError(f"{name} is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}")
+    start, end, label = fields.values()
+    for key, value in (("start", start), ("end", end)):
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise InputError(f"the {field} of {name} is {str(value)[:40]}, no whole number; count characters from 0")
-    if not isinstance(span.label, str) or not span.label:
-        raise InputError(
-            f"the label of {name} is {str(span.label)[:40]!r}, which names nothing; write what it is, in words"
-        )
-    if not 0 <= span.start < span.end <= n_characters:
-        raise InputError(
-            f"{name} goes from {span.start} to {span.end}, but its text has {n_characters} characters; give the first "
-            "character, counted from 0 in characters and not in bytes, and the one after the last"
-        )
+            raise InputError(f"the {key} of {name} is {str(value)[:40]!r}, no whole number; count characters from 0")
+    if not isinstance(label, str) or not label:
+        raise InputError(f"the label of {name} is {str(label)[:40]!r}, which names nothing; write what it is, in words")
+    return Span(operator.index(start), operator.index(end), label)

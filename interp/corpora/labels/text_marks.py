@@ -36,7 +36,7 @@ _PATTERNS = {
     "markup": r"</?[a-zA-Z][^<>\n]*+>|&(?:[a-zA-Z]++|#\d++);",
     "number": _NUMBER,
     "number_with_unit": rf"[$£€¥₹] ?{_NUMBER}(?: ?(?:thousand|million|billion|trillion|[kmb]n?)\b)?"
-    rf"|(?<![\w.]){_NUMBER}[- ]?(?:{_UNITS})(?!\w)",
+    rf"|(?<![\w.])(?<!\d[,:]){_NUMBER}[- ]?(?:{_UNITS})(?!\w)",
     "year": r"(?<![\w.,:$£€¥₹])(?:1[5-9]|20)\d\d(?:s\b|(?!\w))(?![.,:]\d)",
     "hyphenated_word": r"(?<![\w-])[^\W\d_]\w*+(?:[-‐‑]\w++)++",
     "ellipsis": r"…|\.{3,}+",
@@ -107,7 +107,8 @@ def paragraphs_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _inside_quotes(text: str) -> Spans:
     """What stands between double quotation marks. One before a blank opens nothing (12" and the like)."""
-    found, opened, closing = [], 0, ""
+    found: Spans = []
+    opened, closing = 0, ""
     for mark in _QUOTE.finditer(text):
         sign, at = mark[0], mark.start()
         if closing and (sign in closing or sign[0] == "\n"):
