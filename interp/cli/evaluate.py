@@ -53,8 +53,10 @@ class Evaluate:
     NAME-held-out beside it."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
+    all: bool = False
+    """Print every column of the table, not only those to begin with."""
     json: bool = False
-    """Print the table as JSON, and nothing else."""
+    """Print the table as JSON, with every column, and nothing else."""
 
     def run(self) -> None:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
@@ -64,7 +66,7 @@ class Evaluate:
             label_set = LABEL_SETS.get(name) if name else None
             task = steering_task(run, label_set) if label_set and label_set.judge else None
             evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
-        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
+        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs, everything=self.all))
 
 
 def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:
