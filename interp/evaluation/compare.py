@@ -291,9 +291,10 @@ def match_runs(runs: Mapping[str, Run]) -> Matched:
     each = list(runs.values())
     for i in progress(range(n - 1), total=n - 1, what="match features", unit="run"):
         for j, matches in enumerate(best_matches(each[i], each[i + 1 :], pairing="one-to-one"), start=i + 1):
-            is_paired = matches.features >= 0
-            cosines[i, j] = cosines[j, i] = matches.cosines[is_paired].mean() if is_paired.any() else 0.0
-            chance[i, j] = chance[j, i] = matches.chance[is_paired].mean() if is_paired.any() else 0.0
+            # Unpaired features have 0 in both sums; as many are paired with random directions, though not the same ones.
+            n_pairs = max(1, int((matches.features >= 0).sum()))
+            cosines[i, j] = cosines[j, i] = matches.cosines.sum() / n_pairs
+            chance[i, j] = chance[j, i] = matches.chance.sum() / n_pairs
     return Matched(
         runs=tuple(runs), cosines=tuple(map(tuple, cosines.tolist())), chance=tuple(map(tuple, chance.tolist()))
     )
