@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -11,7 +11,7 @@ from app.indexing import index_is_stale
 from app.state import pick_run
 from app.workspace import index_command, index_version, list_runs, run_name
 from interp.errors import InputError
-from interp.evaluation.table import Metric, measured, metrics_rows
+from interp.evaluation.table import METRICS, Metric, measured, metrics_of, metrics_rows
 from interp.figures import training_curves
 from interp.runs.record import Run
 
@@ -25,7 +25,7 @@ def show() -> None:
     runs = list_runs()
     badges = {name: _badge(each) for name, each in runs.items()}
     rows = run_rows(runs, badges)
-    columns = {metric.key: _column(metric) for metric in measured(rows)}
+    columns = _columns(measured([metrics_of(each) for each in runs.values()]))
     st.dataframe(
         rows,
         hide_index=True,
@@ -33,7 +33,10 @@ def show() -> None:
         column_config=columns | {"features": st.column_config.NumberColumn(format="localized")},
         placeholder="-",
     )
-    st.caption("Metrics are from interp evaluate. A run that was not evaluated, or by another version, has none.")
+    st.caption(
+        "Metrics are from interp evaluate. A run that was not evaluated, or by another version, has none. A null is what "
+        "chance achieves with as many candidates. Intervals, and the other metrics, are below for the run that is chosen."
+    )
     _index_line(run, badges[run_name(run)])
     try:
         st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
@@ -51,10 +54,18 @@ def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[st
     ]
 
 
-def _column(metric: Metric) -> Any:
-    if metric.format is None:
-        return st.column_config.CheckboxColumn(metric.heading, help=metric.tooltip)
-    return st.column_config.NumberColumn(metric.heading, format=metric.format, help=metric.tooltip)
+def _columns(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The columns of metrics by their keys in the rows, each with its null beside it."""
+    columns: dict[str, Any] = {}
+    for metric in metrics:
+        if metric.format is None:
+            columns[metric.key] = st.column_config.CheckboxColumn(metric.heading, help=metric.tooltip)
+            continue
+        columns[metric.key] = st.column_config.NumberColumn(metric.heading, format=metric.format, help=metric.tooltip)
+        if metric.null:
+            what = f"{metric.heading}: what chance achieves with as many candidates and the same freedom of choice."
+            columns[f"null_{metric.key}"] = st.column_config.NumberColumn("null", format=metric.format, help=what)
+    return columns
 
 
 def _badge(run: Run) -> str:
@@ -76,7 +87,10 @@ def _index_line(run: Run, badge: str) -> None:
 
 
 def _details(run: Run) -> None:
-    """Configuration, identity of the store, environment: what is needed to train the run again."""
+    """Every metric with its interval; configuration, store and environment, which is what is needed to train the run again."""
+    if metrics := metrics_of(run):
+        with st.expander("Everything that was measured"):
+            _pairs({metric.heading: metric.cell(metric.score(metrics)) for metric in METRICS})
     config, store, environment = st.columns(3, gap="large")
     with config:
         st.markdown("###### Configuration")

@@ -64,8 +64,10 @@ class Evaluate:
     """Also fit and judge the method with a frozen decoder (autoencoders) and in a copy of the model with shuffled weights."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
+    all: bool = False
+    """Print every column of the table, not only those to begin with."""
     json: bool = False
-    """Print the table as JSON, and nothing else."""
+    """Print the table as JSON, with every column, and nothing else."""
 
     def run(self) -> None:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
@@ -88,7 +90,7 @@ class Evaluate:
                 judge_controls(run, read_metrics(run), model=model, store=store)
             if len(judged) > 1:
                 report_seeds(judged)
-        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs))
+        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs, everything=self.all))
 
 
 def _label_set(store: ActivationStore, config: EvaluationConfig) -> LabelSet | None:

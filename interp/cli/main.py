@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from interp.cli.capture import Capture
+from interp.cli.compare import Compare
 from interp.cli.dashboard import Dashboard, Demo
 from interp.cli.evaluate import Evaluate, Index
 from interp.cli.exchange import Export, Import
@@ -25,7 +26,7 @@ DESCRIPTION = "Look inside a language model: capture activations, learn features
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``interp`` command."""
-    verbs = (Demo, Capture, Train, Index, Evaluate, Steer, Read, Tree, Info, Export, Import, Dashboard)
+    verbs = (Demo, Capture, Train, Index, Evaluate, Compare, Steer, Read, Tree, Info, Export, Import, Dashboard)
     commands: Any = Union[tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in verbs)]
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
     try:

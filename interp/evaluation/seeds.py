@@ -26,7 +26,7 @@ def report_seeds(runs: Sequence[Run]) -> SeedReport:
     metrics = [read_metrics(run) for run in runs]
     spread = {}
     for metric in METRICS:
-        values = [metric.value(each) for each in metrics]
+        values = [metric.score(each).value for each in metrics]
         numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         if len(numbers) == len(values):
             spread[metric.key] = (float(np.mean(numbers)), float(np.std(numbers, ddof=1)))
