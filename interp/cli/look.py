@@ -11,13 +11,15 @@ import tyro
 from msgspec import structs
 
 from interp.browse.contents import RunContents, StoreContents, contents_text, run_contents, store_contents
+from interp.browse.evidence import evidence_card, evidence_text, load_evidence, shown_labels
 from interp.browse.reading import directions_of_level, read_feature, reading_text
 from interp.browse.tree import ConceptTree, tree_rows, tree_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
 from interp.records import to_json
-from interp.runs.record import resolve_run
+from interp.runs.feature_labels import FeatureLabels
+from interp.runs.record import Run, resolve_run
 from interp.store.reader import ActivationStore
 
 
@@ -46,7 +48,8 @@ class Info:
 
 @dataclass(frozen=True)
 class Read:
-    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons."""
+    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons;
+    and its label and evidence, if the run was evaluated."""
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
@@ -63,6 +66,8 @@ class Read:
         run = resolve_run(self.run_name, self.workspace)
         directions = directions_of_level(run, self.level)
         print(reading_text(read_feature(load_model(run.model_id), run.site.write, directions, self.feature, n=self.n)))
+        if self.level == 0:
+            print(_known_text(run, self.feature))
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,15 @@ class Tree:
         with FeatureIndex(run.index_path) as index:
             nodes = ConceptTree(run, index).nodes()
         print(json.dumps(tree_rows(nodes), indent=1) if self.json else tree_text(nodes))
+
+
+def _known_text(run: Run, feature: int) -> str:
+    """The label of a feature and its evidence."""
+    evidence = load_evidence(run, f"interp evaluate {run.path}")
+    said = FeatureLabels(run.labels_path).get(feature)
+    label = shown_labels({feature: said.label}, evidence).get(feature)
+    lines = [f"label       {label.marked}"] if label else []
+    return "\n".join([*lines, evidence_text(evidence_card(run, evidence, feature))])
 
 
 def _verified(path: Path) -> str:
