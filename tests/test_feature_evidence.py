@@ -31,6 +31,7 @@ from interp.evaluation.evidence import (
 )
 from interp.evaluation.results import Estimate
 from interp.records import write_record
+from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import Run, RunRecord
 
 IMPORT = Detected(
@@ -199,13 +200,20 @@ def test_large_figures_keep_their_zeros(run: Run) -> None:
     assert "by +10.25 [-.50, +20.00] nats beyond its control: no different from it." in str(does)
 
 
-def test_the_same_lines_are_plain_text_on_the_command_line(run: Run) -> None:
-    lines = evidence_text(evidence_card(run, EVIDENCE, 0)).splitlines()
-    assert lines[0].startswith("grade       detects and acts: It detects a concept, and")
-    assert lines[1] == "What it fires on"
+def test_the_same_is_plain_text_on_the_command_line(run: Run) -> None:
+    assert evidence_text(run, 0) == (
+        "evidence    What its features detect and do has not been measured; measure it with:  interp evaluate "
+        f"{run.path}"
+    )
+    write_record(run.path / "evidence.json", Evidence(run_identity=run.identity, store_identity="", features=FEATURES))
+    lines = evidence_text(run, 0).splitlines()
+    assert lines[0] == "label       import_keyword (auto)"
+    assert lines[1].startswith("grade       detects and acts: It detects a concept, and")
+    assert lines[2] == "what it fires on"
     assert "  Strongest tokens: ␣import, from" in lines
-    assert lines[-2] == "What it does"
-    assert evidence_text(evidence_card(run, RunEvidence(missing="nothing yet"), 0)) == "evidence    nothing yet"
+    assert lines[-2] == "what it does"
+    FeatureLabels(run.labels_path).set(0, label="mine")
+    assert evidence_text(run, 0).splitlines()[0] == "label       mine"
 
 
 def test_counts_of_grades_are_of_all_features() -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, final
 
 import pandas as pd
 
@@ -29,6 +29,7 @@ from interp.evaluation.evidence import (
 )
 from interp.evaluation.results import Estimate
 from interp.figures import show_blanks
+from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import RECORD, Run
 
 GRADE_RULES: dict[Grade, str] = {
@@ -51,12 +52,14 @@ MEASURES = {"excess": "excess F1", "simulability": "simulability", "stability": 
 mean cosine with its counterparts under other seeds."""
 
 
+@final
 class TokenPart(TypedDict):
     """A token within a line."""
 
     token: str
 
 
+@final
 class LinkPart(TypedDict):
     """A feature of another run within a line."""
 
@@ -223,12 +226,16 @@ def evidence_card(run: Run, evidence: RunEvidence, feature: int) -> EvidenceCard
     )
 
 
-def evidence_text(card: EvidenceCard) -> str:
-    """The card's evidence as lines of plain text."""
+def evidence_text(run: Run, feature: int) -> str:
+    """The label of a feature and its evidence as lines of plain text."""
+    evidence = load_evidence(run, f"interp evaluate {run.path}")
+    label = shown_labels({feature: FeatureLabels(run.labels_path).get(feature).label}, evidence).get(feature)
+    lines = [f"label       {label.marked}"] if label else []
+    card = evidence_card(run, evidence, feature)
     if card["missing"]:
-        return f"evidence    {card['missing']}"
-    lines = [f"grade       {card['grade']}: {card['rule']}"]
-    for heading, block in (("What it fires on", card["fires_on"]), ("What it does", card["does"])):
+        return "\n".join([*lines, f"evidence    {card['missing']}"])
+    lines.append(f"grade       {card['grade']}: {card['rule']}")
+    for heading, block in (("what it fires on", card["fires_on"]), ("what it does", card["does"])):
         lines += [heading, *("  " + "".join(map(_part_text, line)) for line in block)]
     return "\n".join(lines)
 

@@ -11,15 +11,14 @@ import tyro
 from msgspec import structs
 
 from interp.browse.contents import RunContents, StoreContents, contents_text, run_contents, store_contents
-from interp.browse.evidence import evidence_card, evidence_text, load_evidence, shown_labels
+from interp.browse.evidence import evidence_text
 from interp.browse.reading import directions_of_level, read_feature, reading_text
 from interp.browse.tree import ConceptTree, tree_rows, tree_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
 from interp.records import to_json
-from interp.runs.feature_labels import FeatureLabels
-from interp.runs.record import Run, resolve_run
+from interp.runs.record import resolve_run
 from interp.store.reader import ActivationStore
 
 
@@ -67,7 +66,7 @@ class Read:
         directions = directions_of_level(run, self.level)
         print(reading_text(read_feature(load_model(run.model_id), run.site.write, directions, self.feature, n=self.n)))
         if self.level == 0:
-            print(_known_text(run, self.feature))
+            print(evidence_text(run, self.feature))
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,6 @@ class Tree:
         with FeatureIndex(run.index_path) as index:
             nodes = ConceptTree(run, index).nodes()
         print(json.dumps(tree_rows(nodes), indent=1) if self.json else tree_text(nodes))
-
-
-def _known_text(run: Run, feature: int) -> str:
-    """The label of a feature and its evidence."""
-    evidence = load_evidence(run, f"interp evaluate {run.path}")
-    said = FeatureLabels(run.labels_path).get(feature)
-    label = shown_labels({feature: said.label}, evidence).get(feature)
-    lines = [f"label       {label.marked}"] if label else []
-    return "\n".join([*lines, evidence_text(evidence_card(run, evidence, feature))])
 
 
 def _verified(path: Path) -> str:
