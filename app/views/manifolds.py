@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.indexing import require_manifolds
 from app.state import pick_run, restore, view, write_address
-from app.workspace import label_texts, run_name
+from app.workspace import labels_of, run_name
 from interp.browse.features import plain_number
 from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
@@ -117,10 +117,10 @@ def _select(key: str, ids: list[int]) -> None:
 
 def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
     title = f"Latent {latent.feature}"
-    label = label_texts(run).get(latent.feature)
+    label = labels_of(run).get(latent.feature)
     st.subheader(title)
     if label:
-        st.text(label)  # plain text, never markdown: a label is a stranger's
+        st.text(label.marked)  # plain text, never markdown: a label is a stranger's
     st.caption(latent_text(latent))
     plane, space = st.columns(2, gap="small")
     plane.plotly_chart(manifold_plane(latent, colour), config=_PLAIN, key="plane")
