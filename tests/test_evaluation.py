@@ -19,6 +19,7 @@ from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
 from interp.evaluation import reconstruction, suite
+from interp.evaluation.evidence import read_evidence
 from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
 from interp.evaluation.results import (
@@ -425,15 +426,44 @@ def test_the_suite_writes_what_it_found_and_where(
     assert len(metrics.steering.null) == 2
     assert {len(e.texts) for e in metrics.steering.effects} == {4}
 
-    table = metrics_table([run]).splitlines()
-    assert table[0].split()[:5] == ["run", "kind", "site", "FVU", "L0"]
-    assert table[0].endswith("steering  null steering  held out  trained on")
-    assert f"{metrics.reconstruction.fvu:.4f}" in table[1]
-    assert table[1].split()[-2:] == ["yes", "0"]
+    assert metrics.complete
+    assert metrics.done == ("reconstruction", "spliced", "concepts", "ablation", "steering")
+    assert {e.by for f in read_evidence(run).features for e in f.tests} >= {"steering"}
+    assert len(read_evidence(run).features) == run.n_features
+
+    row = metrics_rows([run])[0]
+    assert row["fvu"] == metrics.reconstruction.fvu
+    assert row["null_concepts"] == metrics.concepts.null_f1
+    assert row["is_held_out"] is True
 
     on_its_own = evaluate_run(run, model=model, store=stores[0], config=CONFIG)
     assert on_its_own.steering is None
     assert "pca: not held out, 10 of 10 documents were trained on." in metrics_table([run]).splitlines()
+
+
+def test_an_interrupted_evaluation_goes_on_after_the_last_suite_it_finished(
+    run: Run,
+    model: LanguageModel,
+    stores: tuple[ActivationStore, ActivationStore],
+    task: SteeringTask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
+    whole = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "ablate_features", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    kept = read_metrics(run)
+    assert (kept.done, kept.complete) == (("reconstruction", "spliced", "concepts"), False)
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "evaluate_concepts", interrupted)  # it is not carried out again
+        assert evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task) == whole
+    assert read_metrics(run) == whole
 
 
 def test_steerings_null_is_chosen_among_as_many_random_directions_in_the_same_way(
@@ -550,9 +580,7 @@ def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> Non
     other: Any = SimpleNamespace(path=tmp_path, name="new", kind="sae", site=SITE)
     (row,) = metrics_rows([other])
     assert row["fvu"] is None
-    head, line, remark = metrics_table([other]).splitlines()
-    assert (head.split(), line.split()) == (["run", "kind", "site"], ["new", "sae", SITE])
-    assert remark == f"new: not evaluated by this version; run: interp evaluate {tmp_path}."
+    assert f"not evaluated by this version; run: interp evaluate {tmp_path}." in metrics_table([other])
     with pytest.raises(InputError, match="run 'new' has no metrics yet; run: interp evaluate"):
         read_metrics(other)
     with pytest.raises(InputError, match="no run to compare"):

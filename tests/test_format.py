@@ -244,7 +244,7 @@ def test_a_run_folder_holds_the_files_of_the_table(runs: Path) -> None:
     assert {f"runs/{name}" for name in beside} <= set(names(section("Runs")))
 
 
-@pytest.mark.parametrize("file", ["run.json", "metrics.json", "stability.json", "NAME-stability.json"])
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "evidence.json", "stability.json", "NAME-stability.json"])
 def test_records_say_what_they_are_and_have_the_keys_of_the_table(runs: Path, file: str) -> None:
     paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
     assert paths
@@ -262,7 +262,7 @@ def parts_of(record: Any, path: str) -> Iterator[Any]:
         yield from parts_of(each, rest) if rest else [each]
 
 
-@pytest.mark.parametrize("file", ["metrics.json", "NAME-stability.json"])
+@pytest.mark.parametrize("file", ["metrics.json", "evidence.json", "NAME-stability.json"])
 def test_the_parts_of_records_have_the_keys_of_their_tables(runs: Path, file: str) -> None:
     paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
     columns = re.findall(r"^\| (key of .+?) \|", section(f"`{file}`"), flags=re.M)
