@@ -43,11 +43,11 @@ RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
     ("mlp-sae", MLP, SAEConfig(tokens=600_000)),
     ("mlp-pca", MLP, PCAConfig()),
     ("resid-sae", RESIDUAL, SAEConfig(tokens=1_000_000)),
+    ("resid-bilinear", RESIDUAL, BilinearConfig(n_features=256, tokens=400_000)),
     ("attn-sae", ATTENTION, SAEConfig(tokens=600_000)),
     ("attn-subspace-sae", ATTENTION, SubspaceSAEConfig(tokens=600_000)),
-    ("resid-bilinear", RESIDUAL, BilinearConfig(n_features=256, tokens=400_000)),
 )
-"""(name, site, decomposer) of every run of the demo."""
+"""(name, site, decomposer) of every run of the demo; those of one site together, since they are judged on the same rows."""
 
 CONCEPTS_TO_STEER = ("comment", "string")
 """Concepts that the demo steers towards."""

@@ -171,7 +171,8 @@ def _cross_entropy(
     logits: Float[Tensor, "n_seq n_pos d_vocab"], targets: Int[Tensor, "n_seq n_pos"]
 ) -> Float[Tensor, "n_seq n_pos"]:
     """In nats."""
-    return torch.nn.functional.cross_entropy(logits.float().mT, targets.long(), reduction="none")
+    flat = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.long().flatten(), reduction="none")
+    return flat.view(targets.shape)
 
 
 def _summed(values: Float[Tensor, "n_seq n_pos"], is_text: Bool[Tensor, "n_seq n_pos"]) -> Float[Tensor, " n_seq"]:

@@ -37,7 +37,7 @@ class ConceptConfig(Record, frozen=True):
     label_set: str | None = None
     """Label set of the store, by default its first. Labels whose name ends in ``_depth`` are integers and are correlated,
     not detected."""
-    max_rows: int = 30_000
+    max_rows: int = 20_000
     """Rows used at most, drawn evenly at random over the store and held in memory: tokens of one document are so alike that
     more rows of the same documents say little more."""
     min_positives: int = 50
@@ -79,7 +79,7 @@ class EvaluationConfig(Record, frozen=True):
     n_steered: int = 4
     """Concepts to steer, those detected best over the null; 0 for none. Only for label sets that can say how much of a
     written text is a concept. Takes some twenty seconds a concept on the bundled model, most of an evaluation."""
-    n_ablated: int = 8
+    n_ablated: int = 6
     """Concepts whose feature is taken out of the model, those detected best over the null; 0 for none."""
     concepts: ConceptConfig = ConceptConfig()
     """Options of what is measured of features, skipped where the store has no such label set."""
