@@ -19,7 +19,7 @@ function makeController(root) {
   const card = root.querySelector(".card");
   const cache = new Map();
   let component = null, data = null, feature = -1, given = -1, sent = [], timer = 0, version = "";
-  let which = "top", width = "24", near = "cosine", editing = false;
+  let which = "top", width = "24", near = "cosine", editing = false, unfolded = true;
   const table = makeTable(root.querySelector(".table"), { href, choose: show });
 
   function href(f, page = "") {
@@ -43,12 +43,12 @@ function makeController(root) {
       version = data.version;
       cache.clear();
       feature = -1;
-      get("").then((columns) => table.setColumns(columns));
+      // The card names features by the table's automatic labels, so it is drawn again when they have come.
+      get("").then((columns) => { table.setColumns(columns); if (!editing && feature >= 0) draw(); });
     }
-    const labels = Object.fromEntries(data.labels);
-    table.fill({ order: data.order, labels, bookmarks: new Set(data.bookmarks) });
-    data.byLabel = labels;
+    data.byLabel = Object.fromEntries(data.labels);
     data.marked = new Set(data.bookmarks);
+    fill();
     document.addEventListener("keydown", onKey);
     // What Python sends back after a step is an echo, and by then the person may be further on; an answer to a later
     // step means that none to the earlier ones will come.
@@ -58,6 +58,10 @@ function makeController(root) {
     given = data.feature;
     if (isNews || feature < 0) show(data.feature, false);
     else if (!editing) draw();
+  }
+
+  function fill() {
+    table.fill({ order: data.order, labels: data.byLabel, bookmarks: data.marked, measure: data.measure });
   }
 
   function stop() {
@@ -103,7 +107,7 @@ function makeController(root) {
     if (error) return card.replaceChildren(node("div", "error", error));
     const parts = [header(about)];
     if (about.dead) parts.push(node("div", "quiet dead", deadText(about)));
-    parts.push(overview(about));
+    parts.push(overview(about), evidence(about.evidence));
     if (!about.dead) parts.push(tabs(), contexts(examples, about));
     card.replaceChildren(...parts);
     card.dataset.feature = f;
@@ -117,8 +121,8 @@ function makeController(root) {
     const bar = node("header");
     const title = node("div", "title");
     title.append(node("h3", "", `Feature ${about.id}`));
-    const label = data.byLabel[about.id];
-    if (label) title.append(node("span", "label", label));
+    const label = table.labelOf(about.id);
+    if (label) title.append(labelNode("label", label));
     const summary = `density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
     title.append(node("span", "sub", summary));
     const marked = data.marked.has(about.id);
@@ -151,7 +155,7 @@ function makeController(root) {
   function bookmark(f, on) {
     data.marked[on ? "add" : "delete"](f);
     component.setTriggerValue("bookmark", [f, on]);
-    table.fill({ order: data.order, labels: data.byLabel, bookmarks: data.marked });
+    fill();
     draw();
   }
 
@@ -171,7 +175,7 @@ function makeController(root) {
         if (text) data.byLabel[f] = text;
         else delete data.byLabel[f];
         component.setTriggerValue("label", [f, text]);
-        table.fill({ order: data.order, labels: data.byLabel, bookmarks: data.marked });
+        fill();
       }
       draw();
     };
@@ -211,9 +215,48 @@ function makeController(root) {
       caption.append(made);
     }
     const rows = (about.neighbours[near] || []).slice(0, 6);
-    const box = bars("", rows.map(([f, value]) => ({ text: `${f}`, value, note: data.byLabel[f], link: { href: href(f), go: () => show(f) } })), 1);
+    const box = bars("", rows.map(([f, value]) => ({ text: `${f}`, value, label: table.labelOf(f), link: { href: href(f), go: () => show(f) } })), 1);
     box.firstChild.replaceWith(caption);
     return box;
+  }
+
+  // What it fires on and what it does, apart; unfolded or not, as it was left at the feature before.
+  function evidence(found) {
+    if (found.missing) return node("div", "quiet evidence", found.missing);
+    const box = node("details", "evidence");
+    box.open = unfolded;
+    box.ontoggle = () => { unfolded = box.open; };
+    const head = node("summary", "", "Evidence ");
+    const grade = node("span", "verdict");
+    grade.append(gradeNode(found.grade), found.grade === "none" ? "detects no concept" : found.grade);
+    grade.title = found.rule;
+    head.append(grade);
+    const blocks = node("div", "blocks");
+    for (const [heading, lines] of [["What it fires on", found.fires_on], ["What it does", found.does]]) {
+      const block = node("section");
+      block.append(node("h4", "", heading), ...lines.map(sentence));
+      blocks.append(block);
+    }
+    box.append(head, blocks);
+    return box;
+  }
+
+  // A line of text, tokens and features of other runs.
+  function sentence(parts) {
+    const line = node("p");
+    for (const part of parts) {
+      if (typeof part === "string") line.append(part);
+      else if ("token" in part) appendText(line.appendChild(node("span", "code")), visible(part.token));
+      else line.append(part.run ? otherFeature(part) : part.text);
+    }
+    return line;
+  }
+
+  function otherFeature(part) {
+    const made = node("a", "other", part.text);
+    const address = `${location.pathname}?${new URLSearchParams({ run: part.run, f: part.feature })}`;
+    followInPlace(made, address, () => component.setTriggerValue("other", [part.run, part.feature]));
+    return made;
   }
 
   function tabs() {

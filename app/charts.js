@@ -40,7 +40,7 @@ function svgNode(tag, attributes) {
   return made;
 }
 
-// Rows of {text, value, code, note, link}. Bars share the scale of the longest, or of `full` where one is given.
+// Rows of {text, value, code, label, link}. Bars share the scale of the longest, or of `full` where one is given.
 function bars(caption, rows, full = 0) {
   const box = node("div", "bars");
   box.append(node("div", "cap", caption));
@@ -49,8 +49,9 @@ function bars(caption, rows, full = 0) {
     const line = node(row.link ? "a" : "div", "line");
     const name = node("span", row.code ? "name code" : "name");
     if (row.code) appendText(name, row.text);
-    else name.textContent = row.note ? `${row.text} ${row.note}` : row.text;
+    else name.textContent = row.text;
     name.title = name.textContent;
+    if (row.label) name.append(" ", labelNode("", row.label));
     if (row.link) followInPlace(line, row.link.href, row.link.go);
     const track = node("span", "track");
     const fill = node("i", row.value < 0 ? "neg" : "pos");

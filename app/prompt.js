@@ -41,7 +41,8 @@ export default function (component) {
   function row(item) {
     const line = node("a", "line");
     line.dataset.feature = item.feature;
-    const label = node("span", "name", item.label || "");
+    const label = node("span", "name");
+    if (item.label) label.append(labelNode("", { text: item.label, auto: item.is_automatic }));
     const track = node("span", "track");
     const fill = node("i", item.value < 0 ? "neg" : "pos");
     fill.style.width = `${(100 * Math.abs(item.value)) / largestValue}%`;

@@ -1,7 +1,7 @@
 """JSON routes behind the feature card: what one feature is, where it fires, and the columns of the feature table.
 
-    GET /api/runs/STORE/RUN/features                   density, max and dead of every feature
-    GET /api/runs/STORE/RUN/features/F                 one feature
+    GET /api/runs/STORE/RUN/features                   density, max, dead and evidence of every feature
+    GET /api/runs/STORE/RUN/features/F                 one feature with its evidence
     GET /api/runs/STORE/RUN/features/F/examples?which=top&context=24
 
 An error is ``{"error": "..."}`` with the message a person would read anywhere else in the tool. Nothing here writes.
@@ -18,10 +18,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.workspace import find_run, open_index
-from interp.browse.features import example_payload, feature_payload, table_payload
+from app.workspace import find_run, open_evidence, open_index
+from interp.browse.features import FeatureCard, FeatureTable, example_payload, feature_payload, table_payload
 from interp.errors import InputError
-from interp.index.reader import Example, FeaturePage
+from interp.index.reader import Example
+from interp.runs.record import Run
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Names under which a page on this machine reaches the server."""
@@ -81,12 +82,14 @@ def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:
     return endpoint
 
 
-def _table(request: Request) -> dict[str, list[float] | list[bool]]:
-    return table_payload(open_index(_run(request)))
+def _table(request: Request) -> FeatureTable:
+    run = _run(request)
+    return table_payload(open_index(run), open_evidence(run))
 
 
-def _feature(request: Request) -> FeaturePage:
-    return feature_payload(open_index(_run(request)), request.path_params["feature"])
+def _feature(request: Request) -> FeatureCard:
+    run = _run(request)
+    return feature_payload(open_index(run), request.path_params["feature"], run, open_evidence(run))
 
 
 def _examples(request: Request) -> list[Example]:
@@ -95,5 +98,5 @@ def _examples(request: Request) -> list[Example]:
     return example_payload(index, request.path_params["feature"], query.get("which", "top"), query.get("context", "24"))
 
 
-def _run(request: Request) -> Any:
+def _run(request: Request) -> Run:
     return find_run(f"{request.path_params['store']}/{request.path_params['run']}")

@@ -2,6 +2,8 @@
 // Text is set through textContent alone; labels are a stranger's and are never parsed as HTML.
 
 const ROW = 30; // pixels, as in card.css
+const MEASURES = { excess: "excess F1", simulability: "simulability", stability: "stability" }; // as in evidence.py
+const AUTOMATIC = "automatic: made from what was measured, not by a person";
 
 function node(tag, className, text) {
   const made = document.createElement(tag);
@@ -10,11 +12,26 @@ function node(tag, className, text) {
   return made;
 }
 
+// A label {text, auto}; one that no person has given is set apart.
+function labelNode(className, label) {
+  const made = node("span", label.auto ? `${className} auto` : className, printable(label.text));
+  made.title = label.auto ? `${label.text} (${AUTOMATIC})` : label.text;
+  return made;
+}
+
+// The sign of a grade: a ring that is empty, half full, full, or struck through.
+function gradeNode(grade) {
+  const made = node("span", `grade ${grade.replaceAll(" ", "-")}`);
+  made.title = grade;
+  made.setAttribute("role", "img");
+  made.setAttribute("aria-label", grade);
+  return made;
+}
+
 function makeTable(host, { href, choose }) {
   const head = node("div", "row head");
-  for (const [name, kind] of [["id", "num"], ["density %", "num"], ["max", "max"], ["label", "lab"]]) {
-    head.append(node("span", kind, name));
-  }
+  const heading = node("span", "max", "max");
+  head.append(node("span", "num", "id"), node("span", "num", "density %"), heading, node("span", "lab", "label"));
   const view = node("div", "view");
   const spacer = node("div", "spacer");
   view.append(spacer);
@@ -22,7 +39,8 @@ function makeTable(host, { href, choose }) {
   view.setAttribute("role", "listbox");
   view.setAttribute("aria-label", "Features");
   host.append(head, view);
-  let order = [], columns = null, labels = {}, bookmarks = new Set(), chosen = -1, largest = 1, place = new Map();
+  let order = [], columns = null, labels = {}, bookmarks = new Set(), chosen = -1, place = new Map();
+  let measure = "max", values = [], largest = 1; // the column with bars: the measure that the table is ordered by, else max
 
   function draw() {
     const first = Math.max(0, Math.floor(view.scrollTop / ROW) - 6);
@@ -47,18 +65,36 @@ function makeTable(host, { href, choose }) {
     const bar = node("span", "max");
     const fill = node("i");
     const track = node("span", "track");
-    fill.style.width = columns ? `${(100 * Math.abs(columns.max[feature])) / largest}%` : "0";
+    const value = values[feature] ?? null;
+    if (value !== null) fill.style.width = `${(100 * Math.max(0, measure === "max" ? Math.abs(value) : value)) / largest}%`;
     track.append(fill);
-    bar.append(track, node("span", "", columns ? (dead ? "dead" : short(columns.max[feature])) : ""));
-    const label = node("span", "lab", labels[feature] || "");
-    if (bookmarks.has(feature)) label.prepend(node("span", "star", "★ "));
-    if (labels[feature]) label.title = labels[feature];
+    bar.append(track, node("span", "", !columns ? "" : dead ? "dead" : value === null ? "-" : short(value)));
+    const label = node("span", "lab");
+    if (bookmarks.has(feature)) label.append(node("span", "star", "★ "));
+    const { evidence } = columns || {};
+    if (evidence) label.append(gradeNode(evidence.grades[evidence.grade[feature]] || "none"));
+    const named = labelOf(feature);
+    if (named) label.append(labelNode("", named));
     line.append(
       node("span", "num", feature),
       node("span", "num", columns ? percent(columns.density[feature]) : ""),
       bar, label,
     );
     return line;
+  }
+
+  // A person's label wins over the automatic one; null where there is neither.
+  function labelOf(feature) {
+    if (labels[feature]) return { text: labels[feature], auto: false };
+    const { evidence } = columns || {};
+    const made = evidence && evidence.labels[evidence.label[feature]];
+    return made ? { text: made, auto: true } : null;
+  }
+
+  function chooseValues() {
+    values = (columns && (measure === "max" ? columns.max : columns.evidence && columns.evidence[measure])) || [];
+    largest = values.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+    heading.textContent = MEASURES[measure] || measure;
   }
 
   view.addEventListener("scroll", draw, { passive: true });
@@ -84,14 +120,17 @@ function makeTable(host, { href, choose }) {
 
   return {
     neighbour,
+    labelOf,
     fill(state) {
       ({ order, labels, bookmarks } = state);
+      measure = state.measure in MEASURES ? state.measure : "max";
+      chooseValues();
       place = new Map(order.map((feature, i) => [feature, i]));
       draw();
     },
     setColumns(given) {
       columns = given;
-      largest = columns.max.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+      chooseValues();
       draw();
     },
     mark(feature) {

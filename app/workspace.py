@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from interp.browse.evidence import RunEvidence, ShownLabel, load_evidence, shown_labels
 from interp.errors import InputError, unknown_name
+from interp.evaluation.evidence import EVIDENCE_FILE
 from interp.index.reader import FeatureIndex
 from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.manifolds.reader import ManifoldIndex
 from interp.runs.feature_labels import FeatureLabels
-from interp.runs.record import Run, find_runs
+from interp.runs.record import DECOMPOSER, Run, find_runs
 
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ _N_OPEN = 8
 """Indexes kept open at once: a person compares a few runs, and each holds its per-feature summary in memory."""
 
 _indexes: OrderedDict[Path, tuple[str, FeatureIndex]] = OrderedDict()
+_evidence: OrderedDict[Path, tuple[str, RunEvidence]] = OrderedDict()
 _manifolds: OrderedDict[Path, tuple[str, ManifoldIndex]] = OrderedDict()
 _runs: dict[str, Run] = {}
 _lock = threading.Lock()
@@ -83,11 +86,28 @@ def open_index(run: Run) -> FeatureIndex:
     return _held(_indexes, run.index_path, version, lambda: FeatureIndex(run.index_path))
 
 
+def evidence_version(run: Run) -> str:
+    """Changes when the evidence or the weights are replaced; empty if there is no evidence."""
+    return _version(run.path / EVIDENCE_FILE, run.path / DECOMPOSER) if (run.path / EVIDENCE_FILE).is_file() else ""
+
+
+def open_evidence(run: Run) -> RunEvidence:
+    """The run's evidence, from memory if neither it nor the weights changed."""
+    # The run is read anew: it keeps the hash of the weights that it had when it was first asked.
+    return _held(
+        _evidence, run.path, evidence_version(run), lambda: load_evidence(Run.load(run.path), evaluate_command(run))
+    )
+
+
 def open_manifolds(run: Run) -> ManifoldIndex:
     """The run's manifolds, from memory if neither they nor the run changed. Raises InputError if there are none."""
-    sources = (run.path / MANIFOLDS, run.path / "run.json", run.path / "decomposer.safetensors")
-    version = "-".join(f"{path.stat().st_mtime_ns:x}" if path.is_file() else "" for path in sources)
-    return _held(_manifolds, run.path, version, lambda: ManifoldIndex(run))
+    sources = (run.path / MANIFOLDS, run.path / "run.json", run.path / DECOMPOSER)
+    return _held(_manifolds, run.path, _version(*sources), lambda: ManifoldIndex(run))
+
+
+def _version(*paths: Path) -> str:
+    """Changes when one of the files is written anew."""
+    return "-".join(f"{path.stat().st_mtime_ns:x}" if path.is_file() else "" for path in paths)
 
 
 def _held(opened: OrderedDict[Path, tuple[str, T]], path: Path, version: str, read: Callable[[], T]) -> T:
@@ -108,14 +128,20 @@ def open_labels(run: Run) -> FeatureLabels:
     return FeatureLabels(run.labels_path)
 
 
-def label_texts(run: Run) -> dict[int, str]:
-    """The label of each labelled feature."""
-    return {feature: said.label for feature, said in open_labels(run).all().items() if said.label}
+def labels_of(run: Run) -> dict[int, ShownLabel]:
+    """The label that each feature is shown with: a person's, else the automatic one."""
+    own = {feature: said.label for feature, said in open_labels(run).all().items()}
+    return shown_labels(own, open_evidence(run))
 
 
 def index_command(run: Run) -> str:
     """The command that makes the run's index."""
     return f"interp index {_shown_path(run.path)}"
+
+
+def evaluate_command(run: Run) -> str:
+    """The command that measures the run."""
+    return f"interp evaluate {_shown_path(run.path)}"
 
 
 def train_command(run: Run, kind: str) -> str:

@@ -90,11 +90,13 @@ def f1_at(
 
 
 def f1_of_counts(
-    hits: Num[np.ndarray, "*shape"], predicted: Num[np.ndarray, "*shape"], positive: Num[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
+    hits: Num[np.ndarray, "*#shape"], predicted: Num[np.ndarray, "*#shape"], positive: Num[np.ndarray, "*#shape"]
+) -> Float[np.ndarray, ...]:
     """F1 = 2 hits / (predicted + positive) of counts; 0 where nothing is predicted or positive."""
     either = np.asarray(predicted + positive, np.float64)
-    return np.divide(2 * hits, either, out=np.zeros(np.broadcast_shapes(np.shape(hits), either.shape)), where=either > 0)
+    return np.divide(
+        2 * hits, either, out=np.zeros(np.broadcast_shapes(np.shape(hits), either.shape)), where=either > 0
+    )
 
 
 def best_threshold_f1(
@@ -221,9 +223,13 @@ def ce_recovered(ce_clean: float, ce_ablated: float, ce_spliced: float) -> float
 
     All three are cross-entropies in one unit (or the KL to the clean model, with ``ce_clean`` 0): of the unchanged model,
     with the site ablated, and with the site reconstructed. 1 is a perfect reconstruction, 0 no better than ablation, below
-    0 worse. NaN if ablation changes nothing.
+    0 worse. NaN if ablation changes the loss by less than 1e-6, which is rounding in float32 logits, and for losses that
+    are not finite.
     """
-    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean) if ce_ablated != ce_clean else float("nan")
+    losses = (ce_clean, ce_ablated, ce_spliced)
+    if not np.isfinite(losses).all() or abs(ce_ablated - ce_clean) < 1e-6:
+        return float("nan")
+    return (ce_ablated - ce_spliced) / (ce_ablated - ce_clean)
 
 
 # --------------------------------------------------------------------------------------------------- what models write

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
+from dashboard_workspace import SITE, DashboardWorkspace, evidence_by_hand, make_workspace
 from made_metrics import concepts, made_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,6 +22,7 @@ from app import workspace
 from app.routes import LocalHostOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
+from interp.browse.evidence import RunEvidence
 from interp.browse.features import TableFilter, example_payload, select_features, table_payload
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
@@ -61,16 +62,26 @@ def client(served: DashboardWorkspace) -> TestClient:
     return TestClient(app, base_url="http://127.0.0.1:8501")
 
 
+@pytest.fixture
+def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
+    """A workspace of the test's own, served."""
+    folder = shutil.copytree(made.folder, tmp_path / "activations")
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(folder))
+    return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
+
+
 # The routes
 
 
 def test_routes_answer_what_the_index_holds(client: TestClient, index: FeatureIndex, made: DashboardWorkspace) -> None:
     base = f"/api/runs/{made.name}/features"
-    assert client.get(base).json() == table_payload(index)
+    assert client.get(base).json() == table_payload(index, RunEvidence())
     feature = select_features(index, TableFilter())[0]
     about = client.get(f"{base}/{feature}").json()
     assert about["importance_rank"] == 1
+    evidence = about.pop("evidence")
     assert about == json.loads(json.dumps(index.feature(feature)))
+    assert re.fullmatch(r"What its features .* measure it with:  interp evaluate .*tiny/runs/sae", evidence["missing"])
     for which in ("top", "intervals", "near-threshold", "random", "not-firing"):
         examples = client.get(f"{base}/{feature}/examples", params={"which": which, "context": "8"}).json()
         assert examples == example_payload(index, str(feature), which, "8") != []
@@ -123,6 +134,24 @@ def test_a_rebuilt_index_is_read_anew(tmp_path: Path, served: DashboardWorkspace
     assert workspace.open_index(served.run) is not first
 
 
+def test_routes_answer_with_the_evidence_and_read_it_anew(copied: DashboardWorkspace) -> None:
+    client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
+    base, path = f"/api/runs/{copied.name}/features", copied.run.path / "evidence.json"
+    assert client.get(base).json()["evidence"] is None
+    write_record(path, evidence_by_hand(copied.run))
+    assert client.get(base).json()["evidence"]["labels"] == ["<b>number", "comment", "keyword"]
+    card = client.get(f"{base}/0").json()["evidence"]
+    assert card["grade"] == "detects and acts"
+    assert {"text": "feature 0 of pca", "run": "tiny/pca", "feature": 0} in card["fires_on"][-1]
+    path.write_text("damaged")
+    assert client.get(base).json()["evidence"] is None
+    assert "is damaged: it is not valid JSON" in client.get(f"{base}/0").json()["evidence"]["missing"]
+    write_record(path, evidence_by_hand(copied.run))
+    with (copied.run.path / "decomposer.safetensors").open("ab") as weights:
+        weights.write(b"others")
+    assert "is of other weights than it has now" in client.get(f"{base}/0").json()["evidence"]["missing"]
+
+
 # The pages
 
 
@@ -164,6 +193,37 @@ def test_nonsense_in_the_address_falls_back_to_the_defaults(served: DashboardWor
     assert "no run 'no/run'" in page.error[0].value
     assert "sort" not in page.query_params
     assert "density" not in page.query_params
+
+
+def test_the_features_page_sorts_and_filters_by_evidence_kept_in_the_address(copied: DashboardWorkspace) -> None:
+    write_record(copied.run.path / "evidence.json", evidence_by_hand(copied.run))
+    page = _page("features")
+    view = {"sort": "excess", "grade": "detects,none", "concept": "<b>number", "excess": "0.3..1", "stability": "7..9"}
+    page.query_params.update({"run": copied.name, **view})
+    page.run()
+    assert not page.exception
+    assert page.caption[0].value.startswith("5 of 48 features")
+    assert page.caption[0].value.endswith(r"detects or none · \<b\>number · excess F1 0\.3 to 1")
+    assert {name: page.query_params.get(name) for name in view} == view | {"stability": None}
+    assert next(box for box in page.selectbox if box.label == "Detects").options[0] == "any concept"
+    assert page.slider[0].value == (0.3, 1.0)
+
+    (copied.run.path / "evidence.json").write_text("damaged")
+    page.run()
+    assert not page.exception
+    assert page.caption[0].value.startswith("48 features")
+    assert "sort" not in page.query_params
+
+
+def test_automatic_labels_are_marked_on_other_pages_and_never_written(copied: DashboardWorkspace) -> None:
+    write_record(copied.run.path / "evidence.json", evidence_by_hand(copied.run))
+    workspace.open_labels(copied.run).set(1, label="mine")
+    page = _page("steer")
+    page.query_params.update({"run": copied.name, "steered": "0,1,3"})
+    page.run()
+    assert not page.exception
+    assert [text.value for text in page.text] == ["Feature 0 · comment (auto)", "Feature 1 · mine", "Feature 3"]
+    assert list(workspace.open_labels(copied.run).all()) == [1]
 
 
 def test_a_run_without_index_offers_command_and_button(served: DashboardWorkspace) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard_workspace import DashboardWorkspace, make_workspace
+from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
 
 from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
+from interp.records import write_record
 
 pytestmark = pytest.mark.browser
 
@@ -42,7 +43,9 @@ WAIT = 60_000
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
     _require_chromium()
-    return make_workspace(tmp_path_factory.mktemp("browser"))
+    made = make_workspace(tmp_path_factory.mktemp("browser"))
+    write_record(made.run.path / "evidence.json", evidence_by_hand(made.run))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,35 @@ def test_keys_typed_into_a_field_do_not_step_and_labels_stay_text(
     expect(page.locator(".row.on .lab")).to_contain_text(label)
     page.reload()
     expect(page.locator(".card .label")).to_have_text(label)
+
+
+def test_evidence_orders_the_table_and_stands_on_the_card_with_a_marked_label(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&sort=excess&f=5")
+    expect(page.locator(".card h3")).to_have_text("Feature 5")
+    expect(page.locator(".row.head")).to_contain_text("excess F1")
+    expect(page.locator(".view .row").first).to_have_attribute("data-feature", "0")
+    expect(page.locator(".card header .label.auto")).to_have_text("<b>number")
+    expect(page.locator(".card .evidence")).to_contain_text(
+        "Fires on <b>number: F1 .60, random directions .15 (excess +.45"
+    )
+    expect(page.locator(".card .evidence .code").first).to_have_text("<script>")
+    page.locator("a.other").click()
+    expect(page.get_by_text("tiny/pca has no index yet")).to_be_visible()
+    page.go_back()
+    expect(page.locator(".card h3")).to_have_text("Feature 5")
+    page.locator("button.edit").click()
+    page.locator("input.labelling").fill("mine")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card header .label:not(.auto)")).to_have_text("mine")
+    page.locator("button.edit").click()
+    page.locator("input.labelling").fill("")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card header .label.auto")).to_have_text("<b>number")
 
 
 def test_harmful_tokens_are_shown_and_never_run(

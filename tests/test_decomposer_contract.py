@@ -22,8 +22,19 @@ from interp.store.source import ArraySource
 from interp.training.config import DecomposerConfig, GradientConfig
 
 N_ROWS, D_IN, N_FEATURES = 600, 48, 40
-DETERMINISTIC = {"pca"}
+DETERMINISTIC = {"pca", "neurons", "diff-means"}
 """Methods that draw nothing at random."""
+WITHOUT_UNTRAINED = {"pca", "ica", "nmf", "kmeans", "neurons", "random", "diff-means"}
+"""Baselines, which have no untrained form."""
+
+
+class Labelled(ArraySource):
+    """Rows with a label for each of the first N_FEATURES coordinates, on the upper half of it: for methods that need labels."""
+
+    def labels(self, label_set: str | None = None) -> tuple[tuple[str, ...], np.ndarray]:
+        some = self._array[:, :N_FEATURES].numpy()
+        return tuple(f"coordinate {i}" for i in range(N_FEATURES)), (some > np.median(some, axis=0)).astype(np.uint8)
+
 
 every_kind = pytest.mark.parametrize("kind", kinds())
 every_linear_kind = pytest.mark.parametrize(
@@ -49,7 +60,7 @@ def x() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def fitted(x) -> dict[str, Decomposer]:
-    return {kind: registry[kind].fit(ArraySource(x), config_of(kind)) for kind in kinds()}
+    return {kind: registry[kind].fit(Labelled(x), config_of(kind)) for kind in kinds()}
 
 
 # ------------------------------------------------------------------------------------------------- what a fit results in
@@ -127,10 +138,10 @@ def test_a_linear_method_reconstructs_by_its_weights_and_fvu_is_the_formula(kind
 
 @every_kind
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(kind, fitted, x):
-    again = registry[kind].fit(ArraySource(x), config_of(kind))
+    again = registry[kind].fit(Labelled(x), config_of(kind))
     for name, tensor in fitted[kind].tensors.items():
         assert torch.equal(again.tensors[name], tensor), name
-    other = registry[kind].fit(ArraySource(x), config_of(kind, seed=1))
+    other = registry[kind].fit(Labelled(x), config_of(kind, seed=1))
     is_same = torch.equal(other.write_directions(), fitted[kind].write_directions())
     assert is_same == (kind in DETERMINISTIC)
 
@@ -140,7 +151,7 @@ def test_fitting_leaves_the_global_random_state_alone(kind, x):
     torch.manual_seed(0)
     np.random.seed(0)
     before = torch.get_rng_state(), np.random.get_state()[1]
-    registry[kind].fit(ArraySource(x[:200]), config_of(kind))
+    registry[kind].fit(Labelled(x[:200]), config_of(kind))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
 
@@ -155,10 +166,31 @@ def test_the_training_is_recorded(kind, x):
         def log(self, record: dict[str, float]) -> None:
             records.append(record)
 
-    registry[kind].fit(ArraySource(x), config_of(kind), Memory())
+    registry[kind].fit(Labelled(x), config_of(kind), Memory())
     assert all({"step", "tokens", "loss", "fvu"} <= set(record) for record in records)
     assert [r["step"] for r in records] == sorted({r["step"] for r in records})
     assert json.loads(json.dumps(records)) == records
+
+
+# ------------------------------------------------------------------------------------------------------------ untrained
+
+
+@every_kind
+def test_the_untrained_form_is_there_or_none_and_depends_on_the_seed_alone(kind, x):
+    untrained = registry[kind].untrained(Labelled(x), config_of(kind))
+    assert (untrained is None) == (kind in WITHOUT_UNTRAINED)
+    if untrained is None:
+        return
+    assert type(untrained) is registry[kind]
+    assert (untrained.n_features, untrained.d_in) == (N_FEATURES, D_IN)
+    z = untrained.encode(x)
+    assert torch.isfinite(z).all()
+    assert (z != 0).any(0).sum() > N_FEATURES / 2
+    again = registry[kind].untrained(Labelled(x), config_of(kind))
+    assert again.tensors.keys() == untrained.tensors.keys()
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in untrained.tensors.items())
+    other = registry[kind].untrained(Labelled(x), config_of(kind, seed=1))
+    assert not torch.equal(other.write_directions(), untrained.write_directions())
 
 
 # ------------------------------------------------------------------------------------------------------- saved and read
@@ -246,9 +278,9 @@ def test_two_methods_cannot_share_a_name():
 @every_kind
 def test_activations_without_anything_to_learn_are_refused(kind):
     with pytest.raises(InputError, match="every activation is zero; there is nothing to learn at this hook point"):
-        registry[kind].fit(ArraySource(torch.zeros(100, D_IN)), config_of(kind))
+        registry[kind].fit(Labelled(torch.zeros(100, D_IN)), config_of(kind))
     with pytest.raises(InputError, match="all 100 rows are the same; capture more text, or choose another hook point"):
-        registry[kind].fit(ArraySource(torch.full((100, D_IN), 0.7)), config_of(kind))
+        registry[kind].fit(Labelled(torch.full((100, D_IN), 0.7)), config_of(kind))
 
 
 @every_kind
@@ -257,10 +289,10 @@ def test_values_that_are_not_finite_are_refused(kind, x, value):
     broken = x.clone()
     broken[17, 3] = value
     with pytest.raises(InputError, match="hold values that are not finite; capture them again with --dtype float32"):
-        registry[kind].fit(ArraySource(broken), config_of(kind))
+        registry[kind].fit(Labelled(broken), config_of(kind))
 
 
-class EmptySource(ArraySource):
+class EmptySource(Labelled):
     """A source without a row, such as a store whose capture found no text."""
 
     def __init__(self) -> None:
@@ -284,7 +316,7 @@ def test_fewer_rows_than_a_method_needs_are_refused(kind, x):
         r"|40 components were asked for, but 20 rows"
         r"|a batch of 64 rows was asked for, but the source holds 20",
     ):
-        registry[kind].fit(ArraySource(x[:20]), config_of(kind))
+        registry[kind].fit(Labelled(x[:20]), config_of(kind))
 
 
 @every_kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import interp.demo.recipe as flow
 from interp.corpora.labels.python import PYTHON
 from interp.decomposers.sae.autoencoder import SAEConfig
+from interp.evaluation.evidence import read_evidence
 from interp.evaluation.results import read_metrics
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.reader import FeatureIndex
@@ -36,7 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     patch.setattr(flow, "RECIPE", (("resid-sae", flow.RESIDUAL, sae),))
     patch.setattr(flow, "CONCEPTS_TO_STEER", ("comment",))
     workspace = tmp_path_factory.mktemp("demo") / "activations"
-    config = flow.DemoConfig(tokens=12_000, held_out_tokens=30_000)
+    config = flow.DemoConfig(tokens=12_000, held_out_snippets=3)
     result = flow.run_demo(workspace, config)
     patch.undo()
     return Small(result.runs, sae, config)
@@ -60,8 +62,22 @@ def test_concepts_of_one_word_are_found_and_stand_beside_their_null(small: Small
     """Broad concepts are spread over many features of a sparse code; a word such as ``self`` has one of its own."""
     found = {c.concept: c for c in read_metrics(small.runs[0]).concepts.concepts}
     assert set(found) <= set(PYTHON.labels)
-    assert found["self_or_cls"].auroc > 0.9
-    assert all(0.4 < concept.null_auroc <= 1 for concept in found.values())
+    self_or_cls = found["self_or_cls"]
+    assert self_or_cls.f1.value > 0.5
+    assert self_or_cls.excess.is_above_zero
+    assert set(self_or_cls.null_f1) == {"isotropic", "covariance", "untrained", "shuffled"}
+    metrics = read_metrics(small.runs[0])
+    assert metrics.concepts.is_above_null
+    assert metrics.probes.features[0].value < metrics.probes.features[-1].value < metrics.probes.whole
+
+
+def test_features_have_evidence_and_a_short_label(small: Small) -> None:
+    evidence = read_evidence(small.runs[0])
+    assert len(evidence.features) == 512
+    by_label = Counter(each.label for each in evidence.features)
+    assert by_label["self_or_cls"] >= 1
+    assert {each.grade for each in evidence.features} >= {"none", "detects"}
+    assert any(test.by == "ablation" for each in evidence.features for test in each.tests)
 
 
 def test_steering_towards_comments_writes_comments(small: Small) -> None:
@@ -89,7 +105,7 @@ def test_run_again_it_only_opens_what_is_there(small: Small, monkeypatch: pytest
 
 def test_the_table_names_every_column(small: Small) -> None:
     head = metrics_table(small.runs).splitlines()[0]
-    assert all(word in head for word in ("FVU", "L0", "dead", "CE recovered", "AUROC", "null"))
+    assert all(word in head for word in ("FVU", "CE recovered", "concepts", "readable", "null"))
 
 
 def test_the_bundled_model_is_in_half_precision_and_has_a_card() -> None:

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from msgspec import structs
-from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
 from interp.capture.to_store import CaptureConfig, capture
@@ -20,22 +18,23 @@ from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
-from interp.evaluation import selection
-from interp.evaluation.concepts import evaluate_concepts
+from interp.evaluation import reconstruction, suite
+from interp.evaluation.evidence import read_evidence
 from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
 from interp.evaluation.results import (
-    ConceptConfig,
-    ConceptReport,
     EvaluationConfig,
     HeldOut,
     SteeringConfig,
+    SteeringEffect,
     read_metrics,
 )
-from interp.evaluation.selection import RESERVED, SELECT, TEST, spearman_matrix, split_documents
+from interp.evaluation.stability import RowSample
 from interp.evaluation.steering_effect import (
     SteeredFeature,
     SteeringTask,
+    _compare,
+    _Texts,
     choose_features,
     random_directions_like,
     steer_concept,
@@ -46,8 +45,10 @@ from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import build_index
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
+from interp.records import from_json, to_json
 from interp.runs.record import Run
 from interp.runs.training import train_run
+from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
@@ -206,6 +207,35 @@ def test_spliced_loss_is_the_slow_formula(model: LanguageModel, tokens: Tensor) 
     assert found.ce_recovered_mean == pytest.approx(wanted)
 
 
+def test_what_ablation_does_not_change_is_not_recovered(
+    model: LanguageModel, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token of text, which is its own mean; and divergences that are only rounding."""
+    short = torch.tensor([[model.bos_id, 7, model.bos_id]] * 2)
+    nothing = Affine(torch.zeros(32, 1), torch.zeros(1, 32), torch.zeros(32))
+    found = spliced_loss(model, nothing, SITE, short)
+    assert found.kl_mean == pytest.approx(0, abs=1e-6)
+    assert found.ce_recovered_mean is found.kl_recovered_mean is None
+    assert found.ce_recovered_zero == 0
+    monkeypatch.setattr(reconstruction, "kl_divergence", lambda p, q: torch.full(p.shape[:-1], 1e-8))
+    found = spliced_loss(model, nothing, SITE, tokens)
+    assert found.kl_mean == pytest.approx(1e-8)
+    assert found.kl_recovered_mean is None
+    assert found.ce_recovered_mean is not None
+
+
+def test_losses_that_are_not_finite_are_refused_by_name(model: LanguageModel, tokens: Tensor) -> None:
+    overflowing = Affine(torch.eye(32), torch.full((32, 32), torch.inf), torch.zeros(32))
+    with pytest.raises(InputError, match=r"predicts nothing finite \(ce_reconstructed, kl_reconstructed\)"):
+        spliced_loss(model, overflowing, SITE, tokens)
+
+
+def test_a_source_without_rows_is_refused() -> None:
+    for decomposer in (identity(5), Quadratic(torch.eye(5))):
+        with pytest.raises(InputError, match="there are no rows to judge a reconstruction by"):
+            evaluate_reconstruction(decomposer, RowSample(ArraySource(torch.zeros(1, 5)), np.arange(0)))
+
+
 def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Tensor) -> None:
     with pytest.raises(InputError, match="do not decode to an activation, so no reconstruction can be spliced in"):
         spliced_loss(model, Quadratic(torch.eye(32)), SITE, tokens)
@@ -213,163 +243,8 @@ def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Te
         spliced_loss(model, identity(16), SITE, tokens)
     with pytest.raises(InputError, match="each beginning with BOS"):
         spliced_loss(model, identity(32), SITE, tokens[:, 1:])
-
-
-# ------------------------------------------------------------------------------------------------------------ concepts
-
-
-def test_documents_are_split_whole_and_in_the_shares_asked_for() -> None:
-    random = np.random.default_rng(0)
-    documents = np.repeat(np.arange(60), random.integers(20, 400, 60))
-    part = split_documents(documents)
-    assert all(len(np.unique(part[documents == d])) == 1 for d in range(60))
-    shares = np.bincount(part) / len(part)
-    assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.02)
-    shuffled = random.permutation(len(documents))
-    assert np.array_equal(split_documents(documents[shuffled]), part[shuffled])
-    with pytest.raises(InputError, match="2 documents for 3 parts"):
-        split_documents(np.asarray([0, 0, 1]))
-
-
-def planted(n: int = 6000, d: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with a concept, its negation and a depth along three unit directions; (x, labels, documents, directions)."""
-    random = np.random.default_rng(0)
-    directions = np.linalg.qr(random.standard_normal((d, 3)))[0].T
-    on, off = random.random(n) < 0.1, random.random(n) < 0.2
-    depth = random.integers(0, 5, n)
-    x = random.standard_normal((n, d)) + 5
-    x += 4 * on[:, None] * directions[0] - 4 * off[:, None] * directions[1] + 1.5 * depth[:, None] * directions[2]
-    rare = np.arange(n) < 20
-    labels = np.stack([on, off, rare, depth], axis=1).astype(np.uint8)
-    return x.astype(np.float32), labels, np.arange(n) // 100, directions.astype(np.float32)
-
-
-NAMES = ("on", "off", "rare", "bracket_depth")
-
-
-def report_on(decomposer: Decomposer, **options: Any) -> ConceptReport:
-    x, labels, documents, _ = planted()
-    config = ConceptConfig(**options)
-    return evaluate_concepts(decomposer, ArraySource(x), labels=labels, names=NAMES, documents=documents, config=config)
-
-
-def decomposer_with(directions: np.ndarray, *, rectified: bool) -> Affine:
-    """A dictionary of 40 directions; the planted ones are features 10, 11 and 12."""
-    rows = torch.nn.functional.normalize(torch.randn(40, 24, generator=torch.Generator().manual_seed(5)), dim=1)
-    rows[10:13] = torch.from_numpy(directions)
-    return Affine(rows.T, rows, torch.full((24,), 5.0), rectified=rectified)
-
-
-def test_planted_concepts_are_found_well_above_the_null() -> None:
-    report = report_on(decomposer_with(planted()[3], rectified=False))
-    on, off = report.concepts
-    assert (on.concept, on.feature, on.sign) == ("on", 10, 1)
-    assert (off.concept, off.feature, off.sign) == ("off", 11, -1)
-    for result in (on, off):
-        assert result.auroc > 0.95
-        assert result.null_auroc < 0.9 < result.diff_means_auroc
-        assert 0.5 < result.neuron_auroc < 0.95
-        assert result.average_precision > 3 * result.base_rate
-    (depth,) = report.depths
-    assert (depth.label, depth.feature, depth.sign) == ("bracket_depth", 12, 1)
-    assert depth.spearman > 0.8 > depth.null_spearman
-    assert list(report.left_out) == ["rare"]
-    assert "positive tokens in select, fewer than 50" in report.left_out["rare"]
-
-
-def test_non_negative_codes_are_read_in_one_sign_only() -> None:
-    report = report_on(decomposer_with(planted()[3], rectified=True))
-    assert not report.signed
-    assert all(c.sign == 1 for c in report.concepts)
-    assert report.concepts[0].feature == 10
-    assert report.concepts[1].feature != 11
-
-
-def test_figures_are_those_of_scikit_learn_on_the_test_documents() -> None:
-    x, labels, documents, directions = planted()
-    decomposer = decomposer_with(directions, rectified=False)
-    report = report_on(decomposer)
-    part = split_documents(documents)
-    codes = decomposer.encode(torch.from_numpy(x)).numpy()
-    for column, result in enumerate(report.concepts):
-        has = labels[:, column] != 0
-        select = [roc_auc_score(has[part == SELECT], codes[part == SELECT, f]) for f in range(40)]
-        assert result.feature == int(np.argmax(np.abs(np.asarray(select) - 0.5)))
-        score = result.sign * codes[:, result.feature]
-        assert result.auroc == pytest.approx(roc_auc_score(has[part == TEST], score[part == TEST]))
-        wanted = average_precision_score(has[part == TEST], score[part == TEST])
-        assert result.average_precision == pytest.approx(wanted)
-        called = score >= result.threshold
-        assert result.f1 == pytest.approx(f1_score(has[part == TEST], called[part == TEST]))
-        best = max(
-            f1_score(has[part == SELECT], score[part == SELECT] >= t) for t in np.quantile(score, np.linspace(0, 1, 99))
-        )
-        assert f1_score(has[part == SELECT], called[part == SELECT]) >= best
-        means = [x[(part == SELECT) & (has == side)].astype(np.float64).mean(0) for side in (True, False)]
-        projected = x[part == TEST] @ (means[0] - means[1])
-        assert result.diff_means_auroc == pytest.approx(roc_auc_score(has[part == TEST], projected), abs=1e-4)
-        assert result.n_positive_test == int(has[part == TEST].sum())
-    assert report.n_rows == {
-        "select": int((part == SELECT).sum()),
-        "test": int((part == TEST).sum()),
-        "reserved": int((part == RESERVED).sum()),
-    }
-
-
-def test_features_in_blocks_are_chosen_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decomposer = decomposer_with(planted()[3], rectified=True)
-    whole = report_on(decomposer)
-    monkeypatch.setattr(selection, "_VALUES_HELD", 7 * 2400)
-    monkeypatch.setattr(selection, "_COLUMNS_RANKED", 3)
-    assert report_on(decomposer) == whole
-
-
-def test_the_null_has_no_information_where_there_is_none() -> None:
-    x, labels, documents, directions = planted()
-    shuffled = np.random.default_rng(1).permutation(labels)
-    config = ConceptConfig()
-    decomposer = decomposer_with(directions, rectified=False)
-    report = evaluate_concepts(
-        decomposer, ArraySource(x), labels=shuffled, names=NAMES, documents=documents, config=config
-    )
-    assert report.mean_auroc == pytest.approx(0.5, abs=0.06)
-    assert report.mean_null_auroc == pytest.approx(0.5, abs=0.06)
-
-
-def test_the_report_has_means_and_intervals() -> None:
-    report = report_on(decomposer_with(planted()[3], rectified=False), max_rows=5000)
-    assert sum(report.n_rows.values()) == 5000
-    assert report.mean_auroc == pytest.approx(np.mean([c.auroc for c in report.concepts]))
-    assert report.mean_excess_over_null == pytest.approx(report.mean_auroc - report.mean_null_auroc)
-    low, high = report.mean_excess_interval
-    assert low <= report.mean_excess_over_null <= high
-    none = report_on(decomposer_with(planted()[3], rectified=False), min_positives=6000)
-    assert none.concepts == ()
-    assert none.mean_auroc is none.mean_excess_over_null is none.mean_excess_interval is None
-
-
-def test_labels_that_do_not_fit_are_refused() -> None:
-    x, labels, documents, directions = planted()
-    with pytest.raises(InputError, match="give one label row and one document number per activation row"):
-        evaluate_concepts(
-            decomposer_with(directions, rectified=True),
-            ArraySource(x),
-            labels=labels,
-            names=NAMES[:2],
-            documents=documents,
-            config=ConceptConfig(),
-        )
-
-
-def test_spearman_matrix_is_scipys() -> None:
-    random = np.random.default_rng(0)
-    scores, labels = random.integers(0, 4, (50, 5)).astype(float), random.integers(0, 3, (50, 2))
-    scores[:, 4] = 1.0
-    found = spearman_matrix(scores, labels)
-    for c in range(2):
-        for k in range(4):
-            assert found[c, k] == pytest.approx(spearmanr(scores[:, k], labels[:, c]).statistic)
-    assert np.array_equal(found[:, 4], [0, 0])
+    with pytest.raises(InputError, match="the sequences hold nothing but BOS and separators; give text"):
+        spliced_loss(model, identity(32), SITE, torch.full((2, 5), model.bos_id))
 
 
 # ------------------------------------------------------------------------------------------------------------ steering
@@ -447,6 +322,48 @@ def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
     assert choose_features(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
 
 
+def test_the_trial_draws_other_texts_than_the_judging(
+    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen and judged on the same texts, the best of many would win by luck."""
+    seeds: list[int] = []
+    sample = letter_steerer.sample_each
+    monkeypatch.setattr(
+        letter_steerer, "sample_each", lambda *a, seed, **o: (seeds.append(seed), sample(*a, seed=seed, **o))[1]
+    )
+    steer_concepts(letter_steerer, [SteeredFeature("a", 0)], task=task)
+    judged = set(seeds)
+    choose_features(letter_steerer, [[SteeredFeature("a", 0)]], task=task)
+    assert len(seeds) == 4
+    assert not judged & set(seeds[2:])
+
+
+def test_fluency_and_score_are_worked_by_hand(task: SteeringTask) -> None:
+    """Fluency stands against the mean baseline of a prompt, 2 nats for both here; the score is a harmonic mean."""
+    task = replace(task, config=structs.replace(task.config, n_samples=2))
+    prompts, tokens = ("x", "x", "y", "y"), np.arange(12).reshape(4, 3)
+    baseline = _Texts(prompts, ("b", "b", "b", "b"), tokens, np.array([1.0, 3.0, 2.5, 1.5]))
+    steered = _Texts(prompts, ("ab", "aa", "ab", "bb"), tokens, np.array([2 + np.log(2), 2 + np.log(4), 1.0, 2.0]))
+    search = StrengthSearch(1.0, 0.5, reached=True, feature=0, target=0.5)
+    effect = _compare(SteeredFeature("a", 0), search, steered, baseline, task)
+    assert effect.fluency == pytest.approx((1 / 2 + 1 / 4 + 1 + 1) / 4)
+    # shares 1/2, 1, 1/2, 0
+    assert effect.steered_share == pytest.approx(0.5)
+    assert effect.score == pytest.approx((1 / 2 + 2 * 1 / 4 / (5 / 4) + 2 * 1 / 2 / (3 / 2) + 0) / 4)
+    overflowing = replace(steered, nll=np.array([np.nan, np.inf, np.nan, 2.0]))
+    assert _compare(SteeredFeature("a", 0), search, overflowing, baseline, task).fluency == pytest.approx(1 / 4)
+
+
+def test_an_effect_that_is_never_finite_is_written_as_not_reached(
+    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.steering.search.kl_divergence", lambda p, q: torch.full(p.shape[:-1], torch.nan))
+    effect = steer_concept(letter_steerer, 0, concept="a", task=task)
+    assert (effect.strength, effect.kl, effect.reached) == (0, 0, False)
+    assert effect.texts == effect.baseline_texts
+    assert from_json(to_json(effect), SteeringEffect, "the effect") == effect
+
+
 def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:
     with pytest.raises(InputError, match="no concept 'comment' in what the judge knows"):
         steer_concept(letter_steerer, 0, concept="comment", task=task)
@@ -509,15 +426,77 @@ def test_the_suite_writes_what_it_found_and_where(
     assert len(metrics.steering.null) == 2
     assert {len(e.texts) for e in metrics.steering.effects} == {4}
 
-    table = metrics_table([run]).splitlines()
-    assert table[0].split()[:5] == ["run", "kind", "site", "FVU", "L0"]
-    assert table[0].endswith("steering  null steering  held out  trained on")
-    assert f"{metrics.reconstruction.fvu:.4f}" in table[1]
-    assert table[1].split()[-2:] == ["yes", "0"]
+    assert metrics.complete
+    assert metrics.done == ("reconstruction", "spliced", "concepts", "ablation", "steering")
+    assert {e.by for f in read_evidence(run).features for e in f.tests} >= {"steering"}
+    assert len(read_evidence(run).features) == run.n_features
+
+    row = metrics_rows([run])[0]
+    assert row["fvu"] == metrics.reconstruction.fvu
+    assert row["null_concepts"] == metrics.concepts.null_f1
+    assert row["is_held_out"] is True
 
     on_its_own = evaluate_run(run, model=model, store=stores[0], config=CONFIG)
     assert on_its_own.steering is None
     assert "pca: not held out, 10 of 10 documents were trained on." in metrics_table([run]).splitlines()
+
+
+def test_an_interrupted_evaluation_goes_on_after_the_last_suite_it_finished(
+    run: Run,
+    model: LanguageModel,
+    stores: tuple[ActivationStore, ActivationStore],
+    task: SteeringTask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
+    whole = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "ablate_features", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    kept = read_metrics(run)
+    assert (kept.done, kept.complete) == (("reconstruction", "spliced", "concepts"), False)
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "evaluate_concepts", interrupted)  # it is not carried out again
+        assert evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task) == whole
+    assert read_metrics(run) == whole
+
+
+def test_steerings_null_is_chosen_among_as_many_random_directions_in_the_same_way(
+    run: Run,
+    model: LanguageModel,
+    stores: tuple[ActivationStore, ActivationStore],
+    task: SteeringTask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each concept's candidates, own or random, the one that a trial prefers is steered; here it prefers the last."""
+    trials: list[tuple[Steerer, list[list[SteeredFeature]]]] = []
+    steered: list[tuple[Steerer, list[SteeredFeature]]] = []
+
+    def choose(steerer: Steerer, candidates: Any, *, task: SteeringTask) -> list[SteeredFeature]:
+        trials.append((steerer, candidates))
+        return [group[-1] for group in candidates]
+
+    def steer(steerer: Steerer, choices: Any, *, task: SteeringTask) -> list[SteeringEffect]:
+        steered.append((steerer, choices))
+        return steer_concepts(steerer, choices, task=task)
+
+    monkeypatch.setattr(suite, "choose_features", choose)
+    monkeypatch.setattr(suite, "steer_concepts", steer)
+    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
+    metrics = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
+    (own, groups), (random, null_groups) = trials
+    assert [len(group) for group in groups] == [task.config.n_candidates] * 2
+    assert [[c.concept for c in group] for group in null_groups] == [[c.concept for c in group] for group in groups]
+    tried = [choice.feature for group in null_groups for choice in group]
+    assert len(set(tried)) == len(tried) == random.n_features
+    assert not (random.directions @ own.directions.T > 0.999).any()
+    assert steered == [(own, [g[-1] for g in groups]), (random, [g[-1] for g in null_groups])]
+    assert [e.feature for e in metrics.steering.null] == [group[-1].feature for group in null_groups]
 
 
 def captured_again(
@@ -555,6 +534,40 @@ def test_other_text_is_held_out_whatever_it_is_called(run: Run, model: LanguageM
     assert held_out(run, some) == HeldOut(is_held_out=False, n_documents=6, n_trained_on=2)
 
 
+def test_snippets_of_a_document_that_was_trained_on_whole_are_found(
+    run: Run, model: LanguageModel, tmp_path: Path
+) -> None:
+    some = {"tokens": "all", "snippet_tokens": 20, "snippets": 2}
+    same = captured_again(model, tmp_path / "same", texts("fit", 0)[:8], **some)
+    assert held_out(run, same) == HeldOut(is_held_out=False, n_documents=8, n_trained_on=8)
+    other = captured_again(model, tmp_path / "other", texts("fit", seed=5)[:8], **some)
+    assert held_out(run, other) == HeldOut(is_held_out=True, n_documents=8, n_trained_on=0)
+
+
+def test_snippets_are_compared_where_they_overlap_and_elsewhere_by_the_name_of_their_text(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    documents = texts("fit", 0)
+
+    def captured(folder: str, text: str, seed: int, documents: list[Document] = documents) -> ActivationStore:
+        config = CaptureConfig(sites=(SITE,), tokens="all", snippet_tokens=90, snippet_seed=seed)
+        return capture(model, Corpus(text, documents), config, tmp_path / folder)
+
+    def n_overlaps(store: ActivationStore) -> int:
+        pairs = zip(trained.document_tokens(), store.document_tokens(), strict=True)
+        return sum(bool(set(one.offsets.tolist()) & set(other.offsets.tolist())) for one, other in pairs)
+
+    trained = captured("trained", "mine", seed=0)
+    run: Any = SimpleNamespace(store=lambda: trained)
+    moved = captured("moved", "mine", seed=1)
+    assert 2 < n_overlaps(moved) < 10
+    assert held_out(run, moved).n_trained_on == 12
+    elsewhere = captured("elsewhere", "theirs", seed=1)
+    assert held_out(run, elsewhere).n_trained_on == n_overlaps(moved)
+    changed = captured("changed", "mine", seed=1, documents=texts("fit", seed=5))
+    assert held_out(run, changed).n_trained_on == 12 - n_overlaps(changed), "other text where they overlap"
+
+
 def test_whether_text_is_held_out_may_be_unknown(run: Run, stores: tuple[ActivationStore, ActivationStore]) -> None:
     def changed() -> ActivationStore:
         raise InputError("the store has changed")
@@ -567,9 +580,7 @@ def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> Non
     other: Any = SimpleNamespace(path=tmp_path, name="new", kind="sae", site=SITE)
     (row,) = metrics_rows([other])
     assert row["fvu"] is None
-    head, line, remark = metrics_table([other]).splitlines()
-    assert (head.split(), line.split()) == (["run", "kind", "site"], ["new", "sae", SITE])
-    assert remark == f"new: not evaluated by this version; run: interp evaluate {tmp_path}."
+    assert f"not evaluated by this version; run: interp evaluate {tmp_path}." in metrics_table([other])
     with pytest.raises(InputError, match="run 'new' has no metrics yet; run: interp evaluate"):
         read_metrics(other)
     with pytest.raises(InputError, match="no run to compare"):
@@ -577,10 +588,10 @@ def test_a_run_without_metrics_has_an_empty_row(run: Run, tmp_path: Path) -> Non
 
 
 def test_the_wrong_store_is_refused(
-    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore]
+    run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore], tmp_path: Path
 ) -> None:
-    store: Any = SimpleNamespace(sites={"blocks.0.hook_resid_post": 32}, path="there")
-    with pytest.raises(InputError, match=r"no hook point 'blocks\.1\.hook_resid_post' in the store 'there'"):
+    store = captured_again(model, tmp_path / "there", texts("fit", 0), site="blocks.0.hook_resid_post", tokens=100)
+    with pytest.raises(InputError, match=r"no hook point 'blocks\.1\.hook_resid_post' in the store '.*there'"):
         evaluate_run(run, model=model, store=store, config=CONFIG)
     other: Any = SimpleNamespace(fingerprint="0", id="another")
     with pytest.raises(InputError, match="with other weights than 'another'"):

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from dashboard_workspace import make_workspace
+from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
 
-from interp.browse.features import TableFilter, counts_text, feature_payload, percent, select_features, table_payload
+from interp.browse.evidence import RunEvidence
+from interp.browse.features import (
+    Order,
+    TableFilter,
+    counts_text,
+    escaped,
+    feature_payload,
+    filters_text,
+    percent,
+    select_features,
+    table_payload,
+)
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureIndex]:
-    with FeatureIndex(make_workspace(tmp_path_factory.mktemp("table")).run.index_path) as opened:
+def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
+    return make_workspace(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="module")
+def index(made: DashboardWorkspace) -> Iterator[FeatureIndex]:
+    with FeatureIndex(made.run.index_path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def evidence(made: DashboardWorkspace) -> RunEvidence:
+    return RunEvidence(evidence_by_hand(made.run).features)
 
 
 def test_importance_order_lists_every_feature_once_largest_first(index: FeatureIndex) -> None:
@@ -40,10 +62,10 @@ def test_search_finds_numbers_labels_and_tokens(index: FeatureIndex) -> None:
     assert select_features(index, TableFilter(query="tok: ")) == []
 
 
-def test_an_unknown_feature_is_named_with_the_range_there_is(index: FeatureIndex) -> None:
+def test_an_unknown_feature_is_named_with_the_range_there_is(index: FeatureIndex, made: DashboardWorkspace) -> None:
     for number in ("99999", "-1", "one"):
         with pytest.raises(InputError, match=re.escape(f"no feature {number}; this run has 0-47")):
-            feature_payload(index, number)
+            feature_payload(index, number, made.run, RunEvidence())
     with pytest.raises(InputError, match="no feature 48; this run has 0-47"):
         select_features(index, TableFilter(query="48"))
 
@@ -63,7 +85,8 @@ def test_filters_narrow_together(index: FeatureIndex) -> None:
 
 
 def test_the_columns_are_those_of_the_index_by_feature_number(index: FeatureIndex) -> None:
-    columns = table_payload(index)
+    columns = table_payload(index, RunEvidence())
+    assert columns.pop("evidence") is None
     for feature in (0, 7, 47):
         about = index.feature(feature)
         assert columns["density"][feature] == pytest.approx(about["density"], rel=1e-3)
@@ -74,8 +97,68 @@ def test_the_columns_are_those_of_the_index_by_feature_number(index: FeatureInde
 
 def test_the_counts_name_what_is_left_out(index: FeatureIndex) -> None:
     n_dead = len(select_features(index, TableFilter(shown=("dead",))))
-    assert counts_text(index, 48) == f"48 features · {n_dead} dead · 3,000 tokens · L0 4.0"
-    assert counts_text(index, 5).startswith("5 of 48 features · ")
+    assert counts_text(index, 48, RunEvidence()) == f"48 features · {n_dead} dead · 3,000 tokens · L0 4.0"
+    assert counts_text(index, 5, RunEvidence()).startswith("5 of 48 features · ")
+
+
+def test_evidence_orders_the_table_best_first_and_what_was_not_measured_last(
+    index: FeatureIndex, evidence: RunEvidence
+) -> None:
+    def order(by: Order) -> list[int]:
+        found = select_features(index, TableFilter(order=by, evidence=evidence))
+        assert sorted(found) == list(range(48))
+        return found
+
+    kinds = [list(range(kind, 48, 4)) for kind in range(4)]
+    assert order("grade") == [f for kind in kinds for f in kind]
+    number, comment, keyword, none = kinds[1], kinds[0], kinds[2], kinds[3]
+    assert order("concept") == number + comment + keyword + none
+    assert order("excess") == list(range(48))
+    assert order("simulability") == list(range(48))[::-1]
+    assert order("stability") == list(range(48)), "those without counterparts are last, in order of number"
+    assert order("label") == number + comment + keyword + none
+
+
+def test_evidence_filters_the_table(index: FeatureIndex, evidence: RunEvidence) -> None:
+    def found(**wanted: Any) -> list[int]:
+        return select_features(index, TableFilter(evidence=evidence, order="excess", **wanted))
+
+    assert found(grades=("contradicted",)) == list(range(2, 48, 4))
+    assert found(concept="keyword") == list(range(2, 48, 4)), "not those whose nearest concept is not detected"
+    assert found(ranges={"excess": (0.455, 1.0)}) == [0, 1, 2, 3, 4]
+    assert found(ranges={"simulability": (0.0, 0.525)}) == [0, 1, 2]
+    assert found(ranges={"stability": (-1.0, 1.0)}) == list(range(8)), "features without counterparts do not pass"
+    assert found(grades=("detects",), ranges={"excess": (0.455, 1.0)}) == [1]
+    wanted = TableFilter(grades=("detects", "none"), concept="keyword", ranges={"excess": (0.3, 1.0)})
+    assert filters_text(wanted) == "detects or none · keyword · excess F1 0.3 to 1"
+    assert filters_text(TableFilter()) == ""
+
+
+def test_a_strangers_text_is_no_markdown() -> None:
+    assert escaped("![x](http://a.b) <b> 0.3 · ok") == r"\!\[x\]\(http\:\/\/a\.b\) \<b\> 0\.3 · ok"
+
+
+def test_a_search_finds_the_label_that_is_shown(index: FeatureIndex, evidence: RunEvidence) -> None:
+    wanted = TableFilter(query="COMMENT", labels={0: "mine", 1: "a comment"}, evidence=evidence, order="excess")
+    assert select_features(index, wanted) == [1, *range(4, 48, 4)]
+    by_label = select_features(index, TableFilter(order="label", labels={7: "zebra"}, evidence=evidence))
+    assert by_label[:2] == [7, 1], "a person's label comes before automatic ones"
+    own = TableFilter(shown=("labelled",), labels={7: "zebra"}, evidence=evidence)
+    assert select_features(index, own) == [7], "an automatic label does not make a feature labelled"
+
+
+def test_columns_and_counts_hold_the_evidence(index: FeatureIndex, evidence: RunEvidence) -> None:
+    columns = table_payload(index, evidence)["evidence"]
+    assert columns is not None
+    assert [columns["grades"][i] for i in columns["grade"][:4]] == [
+        "detects and acts",
+        "detects",
+        "contradicted",
+        "none",
+    ]
+    assert columns["labels"] == ["<b>number", "comment", "keyword"]
+    assert columns["label"][:4] == [1, 0, 2, -1]
+    assert counts_text(index, 48, evidence).endswith("36 detect a concept, of these 12 act, 12 contradicted")
 
 
 def test_shares_are_shown_with_no_more_digits_than_they_take() -> None:

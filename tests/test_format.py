@@ -24,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from interp.cli.main import main
+from interp.corpora.snippets import Snippets
 from interp.decomposers import kinds
 from interp.decomposers.sae.variants import VARIANTS
 from interp.runs.feature_labels import FeatureLabels
@@ -120,8 +121,10 @@ def record(tiny_store: ActivationStore) -> dict[str, Any]:
 def test_the_manifest_has_the_keys_and_types_of_the_table(record: dict[str, Any]) -> None:
     check_keys(record, "`store.json`")
     assert (record["schema"], record["version"]) == head("`store.json`")
-    [keys] = re.findall(r"`\{(.*?)\}`", section("`store.json`"))
-    assert {key for shard in record["shards"] for key in shard} == set(re.findall(r"\w+", keys))
+    snippets, shards = (re.findall(r"\w+", keys) for keys in re.findall(r"`\{(.*?)\}`", section("`store.json`")))
+    assert {key for shard in record["shards"] for key in shard} == set(shards)
+    assert record["snippets"] is None
+    assert Snippets.__struct_fields__ == tuple(snippets)
 
 
 def test_sizes_hashes_and_the_identity_are_as_specified(tiny_store: ActivationStore, record: dict[str, Any]) -> None:
@@ -181,9 +184,16 @@ SPARSE = {
 RUNS = {
     "bilinear": f"bilinear --site {RESIDUAL} --n-features 8 --structure combined --biased {STEPS}",
     "pca": f"pca --site {RESIDUAL} --n-features 8",
+    "independent": f"ica --site {RESIDUAL} --n-features 4 --iterations 5",
+    "parts": f"nmf --site {NEURONS} --n-features 6 --passes 5",
+    "clusters": f"kmeans --site {RESIDUAL} --n-features 8 --rows 1000",
+    "neurons": f"neurons --site {NEURONS} --n-features 20",
+    "random": f"random --site {RESIDUAL} --n-features 24 --shape isotropic",
+    "supervised": f"diff-means --site {RESIDUAL} --n-features 5 --label-set python",
     "nmf": f"semi-nmf --site {NEURONS} --n-features 6 --levels 3 2 --passes 12 --stability 1",
     **{name: f"sae --site {NEURONS} {options}" for name, options in SPARSE.items()},
     **{f"subspace-{name}": f"subspace-sae --site {RESIDUAL} {options}" for name, options in SPARSE.items()},
+    **{f"frozen-{name}": f"frozen-sae --site {NEURONS} {SPARSE[name]}" for name in ("gated", "jumprelu")},
 }
 """Name of a run to its ``interp train``; together they write every tensor and every key there is."""
 EVALUATED = "topk"
@@ -234,7 +244,7 @@ def test_a_run_folder_holds_the_files_of_the_table(runs: Path) -> None:
     assert {f"runs/{name}" for name in beside} <= set(names(section("Runs")))
 
 
-@pytest.mark.parametrize("file", ["run.json", "metrics.json", "stability.json", "NAME-stability.json"])
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "evidence.json", "stability.json", "NAME-stability.json"])
 def test_records_say_what_they_are_and_have_the_keys_of_the_table(runs: Path, file: str) -> None:
     paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
     assert paths
@@ -252,7 +262,7 @@ def parts_of(record: Any, path: str) -> Iterator[Any]:
         yield from parts_of(each, rest) if rest else [each]
 
 
-@pytest.mark.parametrize("file", ["metrics.json", "NAME-stability.json"])
+@pytest.mark.parametrize("file", ["metrics.json", "evidence.json", "NAME-stability.json"])
 def test_the_parts_of_records_have_the_keys_of_their_tables(runs: Path, file: str) -> None:
     paths = [path for path in runs.glob("**/*.json") if path.name == file.replace("NAME", "nmf")]
     columns = re.findall(r"^\| (key of .+?) \|", section(f"`{file}`"), flags=re.M)

@@ -72,20 +72,21 @@ class Planted:
         w = torch.nn.functional.normalize(torch.randn(N_FEATURES, D_IN, generator=generator), dim=1)
         w[1] = torch.nn.functional.normalize(w[0] + 0.2 * w[1], dim=0)
         w[DEAD] = 0
-        self.W_dec, self.n_features, self.d_in = w, N_FEATURES, D_IN
+        self.directions, self.n_features, self.d_in = w, N_FEATURES, D_IN
+        self.W_dec = torch.linspace(0.5, 3, N_FEATURES)[:, None] * w  # what a code adds has a length of its own
         self.threshold = torch.tensor([1.5, 1.5, 1.0, 1.6, 2.0, 1.2, 1.4, 0.0, -2.0])
 
     def encode(self, x):
-        return torch.relu(x @ self.W_dec.T - self.threshold)
+        return torch.relu(x @ self.directions.T - self.threshold)
 
     def decode(self, z):
         return z @ self.W_dec
 
     def read_directions(self):
-        return self.W_dec
+        return self.directions
 
     def write_directions(self):
-        return self.W_dec
+        return self.directions
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def test_a_feature_page_is_json_with_neighbours_tokens_and_neurons(run, index):
     assert page["id"] == 0
     assert page["neighbours"]["cosine"][0][0] == 1
     assert page["neighbours"]["coactivation"][0][0] == 1
-    directions, model = run.decomposer().W_dec, PlantedModel()
+    directions, model = run.decomposer().write_directions(), PlantedModel()
     effects = (directions @ model.w_out @ model.w_u)[0]
     order = effects.argsort(descending=True).tolist()
     assert [token for token, _ in page["promoted"]] == [WORDS[i] for i in order[:3]]

@@ -16,6 +16,7 @@ from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.corpora.labels.characters import CharacterLabels
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.labels.registry import LABEL_SETS, judge_of, label_sets_for
+from interp.corpora.labels.text import TEXT
 from interp.corpora.sources import load_corpus
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.errors import InputError
@@ -75,7 +76,7 @@ def captured(model_folder: Path, out: Path, texts: list[str], *options: str) -> 
 
 
 def evaluated(store: ActivationStore, model: LanguageModel, **options: Any) -> dict[str, Any]:
-    config = EvaluationConfig(n_sequences=2, concepts=ConceptConfig(min_positives=5, **options))
+    config = EvaluationConfig(n_sequences=2, concepts=ConceptConfig(min_positives=5, min_documents=2, **options))
     if not (store.path / "runs/pca").exists():
         train_run(store, SITE, PCAConfig(n_features=8), "pca")
     evaluate_run(Run.load(store.path / "runs/pca"), model=model, store=store, config=config)
@@ -155,11 +156,11 @@ def test_documents_keep_their_own_labels_beside_a_set_that_is_named(tiny_model: 
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "a = {i}", "label": "x{i % 2}"}}\n' for i in range(40)))
     corpus = load_corpus([path], ["python"])
-    assert [label_set.name for label_set in corpus.label_sets] == ["python", "label"]
+    assert [label_set.name for label_set in corpus.label_sets] == ["label", "python"]
     store = capture(tiny_model, corpus, CaptureConfig(sites=(SITE,), tokens=100), tmp_path / "store")
     assert (store.labels("label").sum(1) == 1).all()
     assert store.labels("python")[:, PYTHON.labels.index("number")].any()
-    assert corpus.label_sets[1].meanings["x1"] == "a text labelled 'x1' as a whole"
+    assert corpus.label_sets[0].meanings["x1"] == "what the documents themselves label 'x1'"
 
 
 def test_what_labels_a_text_has_by_default(tmp_path: Path, toy: LabelSet) -> None:
@@ -170,10 +171,15 @@ def test_what_labels_a_text_has_by_default(tmp_path: Path, toy: LabelSet) -> Non
 
     assert names("code.py") == ["python"]
     assert names("code.py", "more.py") == ["python"]
-    assert names("notes.txt") == names("code.py", "notes.txt") == names("code.py", "b.toy") == []
+    assert names("notes.txt") == names("code.py", "notes.txt") == names("code.py", "b.toy") == ["text"]
     assert names("b.toy") == ["toy"]
     assert load_corpus(["stdlib:held-out"]).label_sets == (PYTHON,)
-    assert label_sets_for(["wiki.txt"]) == ()
+    assert label_sets_for(["wiki.txt"]) == label_sets_for([]) == (TEXT,)
+    (tmp_path / "source").mkdir()
+    assert names("source/a.py", "source/b.py") == ["python"]
+    assert load_corpus([tmp_path / "source"]).label_sets == (PYTHON,)
+    assert load_corpus([tmp_path]).label_sets == (TEXT,)
+    assert load_corpus([tmp_path], []).label_sets == ()
 
 
 def test_names_that_are_no_label_set_are_refused(
@@ -242,3 +248,21 @@ def test_labels_of_a_set_stand_in_its_own_columns(tiny_tokenizer: Any, toy: Labe
     assert line[0] == 0
     assert (np.diff(line.astype(int)) >= 0).all()
     assert line[-1] > 5
+
+
+def test_text_of_any_kind_is_evaluated_and_steered_by_without_labels_given(
+    tiny_model_folder: Path, tiny_model: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "story.jsonl"
+    lines = ["The dog ran (fast) to Mary, and she said: go!", "Why not? It was 1984 & I didn't see a cat."]
+    path.write_text("".join(json.dumps({"text": f"{lines[i % 2]} {lines[1 - i % 2]}\n" * 2}) + "\n" for i in range(12)))
+    store = captured(tiny_model_folder, tmp_path / "any", [str(path)])
+    assert store.label_sets == {"text": TEXT.labels}
+    metrics = evaluated(store, tiny_model)
+    assert metrics["config"]["concepts"]["label_set"] == "text"
+    found = {concept["concept"] for concept in metrics["concepts"]["concepts"]}
+    assert {"full_stop", "article", "capitalised_word", "inside_brackets", "year", "induction"} <= found
+    assert [depth["label"] for depth in metrics["concepts"]["depths"]] == ["word_in_sentence_depth"]
+    task = steering_task(Run.load(store.path / "runs/pca"), TEXT)
+    assert {"article", "question"} <= set(task.concepts or ())
+    assert judge_of("article", ["label", "text"]) == TEXT.judge

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
 from interp.errors import InputError
+from interp.manifolds import planes as planes_module
 from interp.manifolds.label_curve import LabelCurve
-from interp.manifolds.planes import lay_out
+from interp.manifolds.planes import lay_out, of_the_same_rank
 from interp.manifolds.shape import points_of, score_manifolds, shape_scores, strongest
 from interp.store.source import ArraySource
 
@@ -228,5 +229,40 @@ def test_a_label_around_a_circle_is_found_in_the_latent_of_that_plane(x: Tensor)
     assert own.nearest_r2 > max(fit.nearest_r2 for fit in others) + 0.1
     assert layout.view.label_r2["depth"]["the latent's plane"] == own.r2
     np.testing.assert_array_equal(layout.view.ordinals["depth"], label.numpy())
+    assert others[-1].plane == "the best of 3 random planes", "as many as there are latents"
     with pytest.raises(InputError, match="800 tokens to fit and 0 to judge are too few; give over 20 each"):
         lay_out(planes([(0, 1)]), rows, label.numpy(), name="d", is_fit=is_fit | True, components=moments.spectrum[1])
+
+
+def test_latents_and_random_planes_are_chosen_on_the_half_that_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinates 2 and 3 show the label perfectly, but on the judged half alone; 0 and 1 show it with noise on both."""
+    random = generator(4)
+    label = torch.randint(0, 9, (600,), generator=random)
+    is_fit = np.arange(600) % 2 == 0
+    circle = torch.stack([(0.6 * label).cos(), (0.6 * label).sin()], 1)
+    rows = 0.02 * torch.randn(600, 8, generator=random)
+    rows[:, :2] = circle + 0.15 * torch.randn(600, 2, generator=random)
+    rows[:, 2:4] = circle
+    rows[is_fit, 2:4] = circle[is_fit][torch.randperm(300, generator=random)]
+    both = [torch.eye(8)[[2, 3]], torch.eye(8)[[0, 1]]]
+    monkeypatch.setattr(planes_module, "random_planes", lambda d_in, n, *, seed: both[:n])
+    components = ArraySource(rows).moments().spectrum[1]
+    layout = lay_out(planes([(2, 3), (0, 1)]), rows, label.numpy(), name="depth", is_fit=is_fit, components=components)
+    own, *_, null = layout.fits
+    assert own.plane == "latent 1"
+    assert own.r2 > 0.5
+    assert null.r2 == pytest.approx(own.r2, abs=0.05), "the same plane is the best of the random ones"
+    swapped = lay_out(
+        planes([(2, 3), (0, 1)]), rows, label.numpy(), name="depth", is_fit=~is_fit, components=components
+    )
+    assert swapped.fits[0].plane == "latent 0"
+    assert swapped.fits[0].r2 < own.r2 - 0.3
+
+
+def test_beside_each_latent_stands_the_random_plane_of_the_same_rank() -> None:
+    nan = np.nan
+    fit_r2 = np.array([[0.1, 0.5], [0.9, nan], [nan, 0.7], [0.4, 0.6]])
+    null_fit_r2 = np.array([[0.3, nan], [0.2, nan], [0.8, 0.1], [nan, 0.2]])
+    null_r2 = np.array([[3.0, nan], [2.0, nan], [8.0, 1.0], [nan, 2.0]])
+    found = of_the_same_rank(fit_r2, null_fit_r2, null_r2)
+    np.testing.assert_array_equal(found, [[2, nan], [8, nan], [nan, 2], [3, 1]])

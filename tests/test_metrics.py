@@ -205,7 +205,12 @@ def test_ce_recovered_is_one_for_the_clean_model_and_zero_for_ablation():
     assert ce_recovered(2.0, 6.0, 6.0) == 0
     assert ce_recovered(2.0, 6.0, 3.0) == 0.75
     assert ce_recovered(2.0, 6.0, 8.0) == -0.5
-    assert math.isnan(ce_recovered(2.0, 2.0, 2.0))
+    for clean, ablated, spliced in ((2.0, 2.0, 2.0), (2.0, 2.0 + 1e-9, 2.5), (0, 1e-8, 1e-8), (math.nan, 6, 2)):
+        assert math.isnan(ce_recovered(clean, ablated, spliced))
+    for wrong in (math.nan, math.inf):
+        assert math.isnan(ce_recovered(2.0, wrong, 3.0))
+        assert math.isnan(ce_recovered(2.0, 6.0, wrong))
+    assert ce_recovered(0, 1e-3, 5e-4) == pytest.approx(0.5)
 
 
 # --------------------------------------------------------------------------------------------------- what models write

@@ -9,6 +9,7 @@ import pytest
 import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
+from interp.browse.evidence import ShownLabel
 from interp.browse.prompt import PromptCodes, encode_prompt, rank_features, ranking_rows
 from interp.browse.steering import steer_text
 from interp.errors import InputError
@@ -63,9 +64,10 @@ def test_positions_outside_the_text_are_refused() -> None:
 
 
 def test_rows_hold_the_codes_for_people_and_no_share_without_an_index() -> None:
-    [row] = ranking_rows(rank_features(PROMPT, n=1), {2: "opens"}, None)
+    [row] = ranking_rows(rank_features(PROMPT, n=1), {2: ShownLabel("opens", True)}, None)
     assert row == {
-        "feature": 2, "value": -3.0, "n_active": 2, "codes": [9.0, -3.0, 2.0, 0.0], "label": "opens", "share": None
+        "feature": 2, "value": -3.0, "n_active": 2, "codes": [9.0, -3.0, 2.0, 0.0], "label": "opens", "is_automatic": True,
+        "share": None,
     }  # fmt: skip
 
 

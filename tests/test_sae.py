@@ -16,8 +16,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp.decomposers import load
-from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SubspaceSAE, SubspaceSAEConfig, VariantOptions
-from interp.decomposers.sae.config import Arithmetic, VariantName
+from interp.decomposers.sae.autoencoder import (
+    SAE,
+    FrozenSAE,
+    FrozenSAEConfig,
+    SAEConfig,
+    SubspaceSAE,
+    SubspaceSAEConfig,
+    VariantOptions,
+)
+from interp.decomposers.sae.config import Arithmetic, SparseConfig, VariantName
 from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import (
     Initialisation,
@@ -32,6 +40,7 @@ from interp.metrics import matched_cosine
 from interp.store.moments import moments_of
 from interp.store.source import ArraySource
 from interp.training.config import Schedule
+from interp.training.loop import held_out_rows
 from interp.training.protocol import Silent
 
 Planted = tuple[Tensor, np.ndarray]
@@ -58,6 +67,7 @@ def planted(
 
 
 SMALL = SAEConfig(n_features=96, k=3, tokens=60_000, batch=256, lr=1e-2)
+FROZEN = FrozenSAEConfig(n_features=96, k=3, tokens=60_000, batch=256, lr=1e-2)
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -139,7 +149,8 @@ def test_a_fixed_coefficient_has_the_l0_it_has(rows_and_truth: Planted) -> None:
 def test_what_is_logged_is_measured_on_held_out_rows_of_the_finished_autoencoder(rows_and_truth: Planted) -> None:
     x, recorder = rows_and_truth[0], Memory()
     sae = SAE.fit(ArraySource(x), replace(SMALL, tokens=50_000), recorder)
-    held_out = x[-800:]  # a tenth
+    held_out = x[held_out_rows(len(x), 2048)]
+    assert len(held_out) == 800
     z, last = sae.encode(held_out), recorder.records[-1]
     assert last["fvu"] == pytest.approx(sae.fvu(held_out), rel=1e-3)
     assert last["l0"] == pytest.approx(float((z > 0).sum(1).double().mean()), rel=1e-3)
@@ -348,6 +359,72 @@ def test_the_rank_the_spectrum_and_the_reason_are_kept(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.tensors["spectrum"], expected)
 
 
+# ------------------------------------------------------------------------------------------- a frozen decoder, no training
+
+
+@pytest.mark.parametrize(
+    ("variant", "adam"), [("topk", "dense"), ("topk", "row-sparse"), ("batchtopk", "dense"), ("gated", "dense")]
+)
+def test_a_frozen_decoder_stays_to_the_bit_while_the_encoder_learns(
+    rows_and_truth: Planted, variant: VariantName, adam: Any
+) -> None:
+    source = ArraySource(rows_and_truth[0])
+    config = replace(FROZEN, tokens=20_000, variant=variant, arithmetic=Arithmetic(adam=adam))
+    start, trained = FrozenSAE.untrained(source, config), FrozenSAE.fit(source, config)
+    expected = initial_directions(source, 96, "random", torch.Generator().manual_seed(0))
+    assert torch.equal(trained.W_dec, expected)
+    assert torch.equal(start.W_dec, expected)
+    moved = (trained.tensors["W_enc"] - start.tensors["W_enc"]).norm(dim=0)
+    assert (moved > 0.05).float().mean() > 0.8
+    # measured: topk .682 -> .623, batchtopk .800 -> .604, gated .800 -> .591
+    assert trained.fvu(rows_and_truth[0]) < 0.95 * start.fvu(rows_and_truth[0])
+
+
+def test_a_learned_decoder_does_better_than_a_frozen_one(trained: dict[str, SAE], rows_and_truth: Planted) -> None:
+    x, directions = rows_and_truth
+    frozen = FrozenSAE.fit(ArraySource(x), FROZEN)
+    assert frozen.fvu(x) > 3 * trained["topk"].fvu(x)
+    assert matched_cosine(frozen.write_directions().numpy(), directions)[0] < 0.6
+
+
+def test_dead_features_of_a_frozen_decoder_can_be_helped_by_the_auxiliary_loss_alone(rows_and_truth: Planted) -> None:
+    source = ArraySource(rows_and_truth[0])
+    config = replace(FROZEN, tokens=5120, dead_features=DeadFeatures(dead_after=512, aux_k=4))
+    assert torch.equal(FrozenSAE.fit(source, config).W_dec, FrozenSAE.untrained(source, config).W_dec)
+    with pytest.raises(InputError, match=r"but a frozen decoder keeps its own; leave --resample-every out"):
+        replace(FROZEN, dead_features=DeadFeatures(resample_every=2048))
+
+
+@every_variant
+def test_an_untrained_autoencoder_fires_as_often_as_asked_for(rows_and_truth: Planted, variant: VariantName) -> None:
+    x, config = rows_and_truth[0], replace(SMALL, variant=variant)
+    untrained = SAE.untrained(ArraySource(x), config)
+    assert torch.equal(
+        untrained.W_dec, initial_directions(ArraySource(x), 96, "random", torch.Generator().manual_seed(0))
+    )
+    active = (untrained.encode(x) > 0).sum(1)
+    assert float(active.double().mean()) == pytest.approx(3, rel=0.05)
+    if variant == "topk":
+        assert (active == 3).all()
+
+
+def test_an_untrained_autoencoder_has_the_target_l0_where_there_is_one(rows_and_truth: Planted) -> None:
+    x = rows_and_truth[0]
+    config = replace(SMALL, variant="relu", variant_options=VariantOptions(target_l0=8))
+    assert float((SAE.untrained(ArraySource(x), config).encode(x) > 0).sum(1).double().mean()) == pytest.approx(
+        8, rel=0.05
+    )
+
+
+def test_an_untrained_subspace_autoencoder_has_its_directions_in_the_subspace() -> None:
+    x, _ = planted(4000, rank=12)
+    config = SubspaceSAEConfig(n_features=64, k=3, initialisation=SubspaceInitialisation(rank=12, full_space=0.0))
+    untrained = SubspaceSAE.untrained(ArraySource(x), config)
+    leading = torch.from_numpy(moments_of([x]).spectrum[1][:12]).float()
+    torch.testing.assert_close((untrained.W_dec @ leading.T).norm(dim=1), torch.ones(64))
+    assert untrained.notes["rank"] == 12
+
+
 # -------------------------------------------------------------------------------------------------------- going on, sharing
 
 
@@ -363,15 +440,30 @@ def test_the_rank_the_spectrum_and_the_reason_are_kept(tmp_path: Path) -> None:
 def test_a_killed_training_goes_on_to_the_same_bits(
     tmp_path: Path, rows_and_truth: Planted, options: dict[str, Any]
 ) -> None:
-    source, short = ArraySource(rows_and_truth[0]), replace(SMALL, tokens=12_800, **options)
+    short = replace(SMALL, tokens=12_800, **options)
     killed_at = int(np.random.default_rng(sum(map(ord, str(options)))).integers(2, 50))
-    whole = SAE.fit(source, short, Silent())
+    assert_goes_on_to_the_same_bits(SAE, short, rows_and_truth[0], tmp_path, killed_at)
+
+
+@pytest.mark.parametrize("adam", ["dense", "row-sparse"])
+def test_a_killed_training_with_a_frozen_decoder_goes_on_to_the_same_bits(
+    tmp_path: Path, rows_and_truth: Planted, adam: Any
+) -> None:
+    short = replace(FROZEN, tokens=12_800, arithmetic=Arithmetic(adam=adam))
+    assert_goes_on_to_the_same_bits(FrozenSAE, short, rows_and_truth[0], tmp_path, 21)
+
+
+def assert_goes_on_to_the_same_bits(
+    method: type[SAE | FrozenSAE], short: SparseConfig, x: Tensor, folder: Path, killed_at: int
+) -> None:
+    source = ArraySource(x)
+    whole = method.fit(source, short, Silent())
     with pytest.raises(KeyboardInterrupt):
-        SAE.fit(source, short, Memory(tmp_path, killed_at=killed_at))
-    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
+        method.fit(source, short, Memory(folder, killed_at=killed_at))
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
         assert int(file.get_tensor("progress")[0]) == killed_at - 1
-    rest = Memory(tmp_path)
-    resumed = SAE.fit(source, short, rest)
+    rest = Memory(folder)
+    resumed = method.fit(source, short, rest)
     assert rest.records[0]["step"] == killed_at
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, resumed.tensors[name]), name

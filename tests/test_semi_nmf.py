@@ -71,6 +71,21 @@ def test_planted_features_are_found_again(fitted, planted):
     assert fitted.fvu(planted[0]) < 0.05
 
 
+def test_untrained_features_are_random_with_as_many_entries_and_the_same_l1(planted, fitted):
+    config = replace(CONFIG, l1=0.05, levels=(4,))
+    untrained, trained = (make(ArraySource(planted[0]), config) for make in (SemiNMF.untrained, SemiNMF.fit))
+    assert ((untrained.W_dec != 0).sum(1) == 6).all()
+    torch.testing.assert_close(untrained.W_dec.norm(dim=1), torch.ones(K))
+    torch.testing.assert_close(untrained.tensors["l1"], trained.tensors["l1"])
+    assert untrained.hierarchy is None
+    places = (untrained.W_dec != 0).sum(0)
+    assert (places > 0).sum() > 50  # of the 96 entries of 16 features, hardly two in a place
+    assert mean_max_cosine(planted[1], untrained.write_directions().numpy()) < 0.5
+    assert untrained.fvu(planted[0]) > 0.5
+    with pytest.raises(InputError, match="16 features cannot be learned from 10 rows; capture more or ask for fewer"):
+        SemiNMF.untrained(ArraySource(planted[0][:10]), CONFIG)
+
+
 @pytest.mark.parametrize("l1", [0.0, 0.05])
 def test_features_have_unit_norm_and_few_entries(planted, l1):
     features = SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=l1)).W_dec

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from interp.cli.main import main
-from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.baselines.pca import PCA, PCAConfig
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
 from interp.evaluation.stability import (
@@ -21,6 +23,7 @@ from interp.evaluation.stability import (
     Stability,
     curve_table,
     feature_stability,
+    is_signless,
     recommended_rank,
     refitted_directions,
     stability_of,
@@ -38,13 +41,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def slow_silhouettes(members: list[np.ndarray]) -> np.ndarray:
+def slow_silhouettes(members: list[np.ndarray], similarity: Callable = np.dot) -> np.ndarray:
     """By the definition: ``members[r][k]`` is the r-th member of cluster k."""
     n, n_features = len(members), len(members[0])
     found = np.zeros((n, n_features))
     for r in range(n):
         for k in range(n_features):
-            distance = [[1 - members[r][k] @ members[q][j] for q in range(n)] for j in range(n_features)]
+            distance = [[1 - similarity(members[r][k], members[q][j]) for q in range(n)] for j in range(n_features)]
             own = np.mean([distance[k][q] for q in range(n) if q != r])
             other = min(np.mean(distance[j]) for j in range(n_features) if j != k)
             found[r, k] = (other - own) / max(own, other)
@@ -58,6 +61,42 @@ def test_the_silhouette_is_its_definition_however_refits_are_ordered():
     expected = slow_silhouettes([first, *refits])
     shuffled = [refit[rng.permutation(7)] for refit in refits]
     np.testing.assert_allclose(feature_stability(first, shuffled), expected, rtol=1e-5)
+
+
+def test_features_without_a_sign_are_matched_and_judged_without_it():
+    rng = np.random.default_rng(3)
+    first = unit(rng.normal(size=(7, 30)))
+    refits = [unit(first + 0.1 * rng.normal(size=first.shape)) for _ in range(4)]
+    expected = slow_silhouettes([first, *refits], similarity=lambda v, w: abs(v @ w))
+    turned = [(rng.choice([-1, 1], (7, 1)) * refit)[rng.permutation(7)] for refit in refits]
+    np.testing.assert_allclose(feature_stability(first, turned, has_sign=False), expected, rtol=1e-5)
+    assert feature_stability(first, turned).mean() < 0.6 < expected.mean()
+
+
+def test_signs_are_left_out_by_hand():
+    """Two axes in the plane; the refit turns the first round and tilts the second: cosines 1 and .8 to its own, 0 and .6."""
+    first, refit = np.eye(2), np.array([[0.6, 0.8], [-1.0, 0.0]])
+    # Distances of e0 and -e0 to their own cluster are 0, to the other the mean of 1 and .4; those of e1 are .2 and 1, of
+    # (.6, .8) .2 and .4.
+    expected = [(0.7 - 0) / 0.7, ((1 - 0.2) / 1 + (0.4 - 0.2) / 0.4) / 2]
+    np.testing.assert_allclose(feature_stability(first, [refit], has_sign=False), expected)
+    signed = [(1.1 / 1.5 + 0.5 / 0.9) / 2, (-0.4 / 1 + 0.8 / 1.8) / 2]  # with signs the pairs are crossed
+    np.testing.assert_allclose(feature_stability(first, [refit]), signed)
+
+
+def test_methods_whose_axes_have_no_sign_are_known_by_what_they_can_do():
+    class Rectified(PCA):
+        signed_codes = False
+
+    class NonNegative(Bilinear):
+        signed_codes = False
+
+    linear, quadratic = PCAConfig(n_features=1), BilinearConfig(n_features=1)
+    assert is_signless(PCA(linear, {}))
+    assert not is_signless(Rectified(linear, {}))
+    forms = {"L": torch.ones(1, 2), "R": torch.ones(1, 2)}
+    assert is_signless(Bilinear(quadratic, forms))
+    assert is_signless(NonNegative(quadratic, forms))
 
 
 def test_features_found_again_score_one_and_those_that_are_not_score_low():
@@ -138,6 +177,18 @@ def test_stability_is_kept_in_the_run_and_read_back(store: ActivationStore, monk
 def test_a_method_without_chance_is_stable_on_other_rows(store: ActivationStore):
     run = train_run(store, SITE, PCAConfig(n_features=2), "pca")
     assert stability_of(run, 3).mean > 0.8
+
+
+def test_an_axis_that_a_refit_turns_round_is_stable_and_what_an_earlier_version_said_is_made_again(
+    store: ActivationStore, monkeypatch: pytest.MonkeyPatch
+):
+    run = train_run(store, SITE, PCAConfig(n_features=2), "pca")
+    axes = run.decomposer().read_directions().numpy()
+    monkeypatch.setattr("interp.evaluation.stability.refitted_directions", lambda *args, **options: [-axes, axes])
+    assert stability_of(run, 2).features == [1, 1]
+    kept = json.loads((run.path / "stability.json").read_text())
+    (run.path / "stability.json").write_text(json.dumps(kept | {"version": 1, "features": [0.1, 0.1]}))
+    assert stability_of(run, 2).features == [1, 1]
 
 
 def test_the_curve_is_written_as_numbers_and_as_a_page(tmp_path: Path):

@@ -43,7 +43,7 @@ def steerer(model: LanguageModel) -> Steerer:
 @pytest.fixture
 def tokens(model: LanguageModel) -> torch.Tensor:
     drawn = torch.randint(1, model.d_vocab, (3, 12), generator=torch.Generator().manual_seed(2))
-    drawn[:, 0] = model.bos_id
+    drawn[:, 0] = drawn[1, 5] = model.bos_id  # a separator
     return drawn
 
 
@@ -69,15 +69,17 @@ def test_zero_strength_leaves_logits_bit_identical(
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_add_writes_strength_times_scale_times_direction_at_all_positions_but_bos(
+def test_add_writes_strength_times_scale_times_direction_at_text_and_leaves_bos_and_separators(
     model: LanguageModel, site: str, tokens: torch.Tensor
 ) -> None:
     steerer = steerer_at(model, site)
     before = captured(model, site, steerer, tokens, strengths={})
     after = captured(model, site, steerer, tokens, strengths={1: 0.5, 3: -2.0})
     added = 0.5 * steerer.scales[1] * steerer.directions[1] - 2.0 * steerer.scales[3] * steerer.directions[3]
-    assert torch.equal(after[:, 0], before[:, 0])
-    torch.testing.assert_close(after[:, 1:], before[:, 1:] + added)
+    is_text = tokens != model.bos_id
+    assert int((~is_text).sum()) == 4
+    assert torch.equal(after[~is_text], before[~is_text])
+    torch.testing.assert_close(after[is_text], before[is_text] + added)
     assert not torch.allclose(steerer.logits(tokens, {1: 0.5, 3: -2.0})[:, 1:], model.logits(tokens)[:, 1:])
 
 
@@ -90,18 +92,21 @@ def test_clamp_sets_the_coefficients_of_several_oblique_directions(
     after = captured(model, site, steerer, tokens, strengths={0: 1.5, 2: -0.5}, mode="clamp")
     rows = steerer.directions[[0, 2]]
     wanted = torch.tensor([1.5, -0.5]) * steerer.scales[[0, 2]]
-    torch.testing.assert_close(after[:, 1:] @ rows.T, wanted.expand(*after[:, 1:].shape[:2], 2), atol=1e-4, rtol=1e-4)
+    is_text = tokens != model.bos_id
+    torch.testing.assert_close(after[is_text] @ rows.T, wanted.expand(32, 2), atol=1e-4, rtol=1e-4)
     # Nothing outside the plane of the two directions has changed.
-    change = after[:, 1:] - before[:, 1:]
+    change = after - before
     in_plane = change @ torch.linalg.pinv(rows) @ rows
     torch.testing.assert_close(change, in_plane, atol=1e-4, rtol=1e-4)
 
 
 def test_ablate_removes_the_component_and_half_removes_half(model: LanguageModel, tokens: torch.Tensor) -> None:
     steerer = steerer_at(model, SITES[0])
-    before = captured(model, SITES[0], steerer, tokens, strengths={})[:, 1:] @ steerer.directions[5]
-    whole = captured(model, SITES[0], steerer, tokens, strengths={5: 1.0}, mode="ablate")[:, 1:] @ steerer.directions[5]
-    half = captured(model, SITES[0], steerer, tokens, strengths={5: 0.5}, mode="ablate")[:, 1:] @ steerer.directions[5]
+    is_text = tokens != model.bos_id
+    before, whole, half = (
+        captured(model, SITES[0], steerer, tokens, strengths={5: share}, mode="ablate")[is_text] @ steerer.directions[5]
+        for share in (0.0, 1.0, 0.5)
+    )
     torch.testing.assert_close(whole, torch.zeros_like(whole), atol=1e-4, rtol=0)
     torch.testing.assert_close(half, before / 2, atol=1e-4, rtol=1e-4)
 
@@ -146,8 +151,20 @@ def test_strength_zero_writes_exactly_the_baseline_text(steerer: Steerer) -> Non
     assert len(set(baseline)) == 5
 
 
+def test_separators_are_left_alone_in_every_family(any_model: LanguageModel) -> None:
+    site, seen = "blocks.1.hook_resid_post", []
+    tokens = torch.tensor([[any_model.bos_id, 7, 9, any_model.bos_id, 11], [any_model.bos_id, 5, 6, 7, 8]])
+    look = [(site, lambda x, hook: seen.append(x.clone()))]
+    with any_model.bridge.hooks(fwd_hooks=look):
+        any_model.logits(tokens)
+    with edit_activations(any_model, site, lambda x: x + 1), any_model.bridge.hooks(fwd_hooks=look):
+        any_model.logits(tokens)
+    torch.testing.assert_close((seen[1] - seen[0]).mean(-1), (tokens != any_model.bos_id).float(), atol=1e-4, rtol=0)
+
+
 def test_cached_sampling_writes_what_sampling_without_a_cache_writes(model: LanguageModel, steerer: Steerer) -> None:
     start = model.encode("x = ").repeat(3, 1)
+    start[:, 2] = model.bos_id
     fast = steerer.sample(start, {0: 2.0, 1: -1.0}, n_tokens=15, seed=7)
     generator, sequence = torch.Generator().manual_seed(7), start
     for _ in range(15):
@@ -193,12 +210,12 @@ def test_log_probs_are_those_of_the_unsteered_model(
 
 
 def slow_kl(model: LanguageModel, steerer: Steerer, tokens: torch.Tensor, strengths: dict[int, float]) -> float:
-    """Mean over sequences and positions but BOS, one sequence at a time, in float64."""
+    """Mean over tokens of text, one sequence at a time, in float64."""
     values = []
     for row in tokens:
-        clean = model.logits(row[None])[0, 1:].double().log_softmax(-1)
-        steered = steerer.logits(row[None], strengths)[0, 1:].double().log_softmax(-1)
-        values.append((clean.exp() * (clean - steered)).sum(-1))
+        clean = model.logits(row[None])[0].double().log_softmax(-1)
+        steered = steerer.logits(row[None], strengths)[0].double().log_softmax(-1)
+        values.append((clean.exp() * (clean - steered)).sum(-1)[row != model.bos_id])
     return float(torch.cat(values).mean())
 
 
@@ -211,8 +228,8 @@ def test_kl_is_the_slow_formula_and_zero_without_steering(
 
 def test_perplexity_ratio_is_the_slow_formula(model: LanguageModel, steerer: Steerer, tokens: torch.Tensor) -> None:
     def nll(logits: torch.Tensor) -> float:
-        losses = [-logits[s, p].double().log_softmax(-1)[tokens[s, p + 1]] for s in range(3) for p in range(1, 11)]
-        return float(torch.stack(losses).mean())
+        places = [(s, p) for s in range(3) for p in range(1, 11) if tokens[s, p] != model.bos_id]
+        return float(np.mean([-logits[s, p].double().log_softmax(-1)[tokens[s, p + 1]] for s, p in places]))
 
     slow = np.exp(nll(steerer.logits(tokens, {0: 3.0})) - nll(model.logits(tokens)))
     assert steerer.perplexity_ratio(tokens, {0: 3.0}) == pytest.approx(slow, rel=1e-4)
@@ -253,8 +270,28 @@ def test_the_search_takes_the_first_crossing_and_halves_the_bracket() -> None:
     assert strengths == pytest.approx([0.5**0.5, 0.5, 0.5], rel=0.01)
     assert effects == pytest.approx(0.5, rel=0.01)
     assert search_strengths(lambda rows, s: 0 * s + 0.1, 1, 0.5)[1] == 0.1
+    assert search_strengths(lambda rows, s: 0 * s + 1.5, 1, 0.5) == (0, 0), "none at all is nearer"
     assert STRENGTH_GRID[0] == pytest.approx(0.02)
     assert len(STRENGTH_GRID) == 12
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_effects_that_are_not_finite_are_above_the_target(wrong: float) -> None:
+    strengths, effects = search_strengths(lambda rows, s: np.where(s > 1, wrong, s), 1, 0.5)
+    assert effects == pytest.approx([0.5], rel=0.01)
+    assert strengths == pytest.approx([0.5], rel=0.01)
+    strengths, effects = search_strengths(lambda rows, s: np.where(s > 0.3, wrong, s), 1, 0.5)
+    assert effects == pytest.approx([0.3], rel=0.01)
+    assert search_strengths(lambda rows, s: 0 * s + wrong, 1, 0.5) == (0, 0)
+
+
+def test_a_model_that_predicts_nothing_finite_is_refused(
+    steerer: Steerer, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = steerer.model.logits
+    monkeypatch.setattr(steerer.model, "logits", lambda tokens: torch.nan * logits(tokens))
+    with pytest.raises(InputError, match="predicts nothing finite on the neutral text, so no effect can be measured"):
+        steerer.strengths_for_kl([0], 0.1, tokens=tokens)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +305,8 @@ def test_the_search_takes_the_first_crossing_and_halves_the_bracket() -> None:
         ),
         (lambda s, t: s.logits(t, {0: float("nan")}), "strength is not finite"),
         (lambda s, t: s.kl(t[:, 1:], {0: 1.0}), "every sequence must begin with the BOS token 0"),
+        (lambda s, t: s.kl(0 * t, {0: 1.0}), "the sequences hold nothing but BOS and separators; give text"),
+        (lambda s, t: s.strengths_for_kl([0], 0.1, tokens=0 * t), "nothing but BOS and separators; give text"),
         (lambda s, t: s.kl(t[:0], {0: 1.0}), "give at least one sequence of 3 to 48 tokens"),
         (lambda s, t: s.strength_for_kl(0, 0.0, tokens=t), "give a target > 0"),
         (lambda s, t: s.generate("a", {}, n_samples=0), "give at least one text"),

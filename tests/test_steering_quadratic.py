@@ -142,12 +142,17 @@ def test_the_flow_meets_a_kl_on_text(byte_model: LanguageModel) -> None:
     form = QuadraticForm(torch.tensor([1.0, -0.8]), axes.contiguous(), torch.zeros(d_in), 0.0)
     random = torch.Generator().manual_seed(2)
     tokens = torch.randint(1, model.d_vocab, (4, 12), generator=random)
-    tokens[:, 0] = model.bos_id
+    tokens[:, 0] = tokens[2, 4] = model.bos_id
     reachable = kl_of_edit(model, site, lambda x: value_flow(x, form, 1.0), tokens)
     found = flow_for_kl(model, site, form, reachable, tokens=tokens)
     assert found.reached
     assert kl_of_edit(model, site, lambda x: value_flow(x, form, found.t), tokens) == pytest.approx(found.kl, rel=1e-4)
     assert kl_of_edit(model, site, lambda x: value_flow(x, form, 0.0), tokens) == pytest.approx(0, abs=1e-6)
+    with edit_activations(model, site, lambda x: value_flow(x, form, 1.0)):
+        moved = model.logits(tokens)
+    clean, moved = (logits.double().log_softmax(-1) for logits in (model.logits(tokens), moved))
+    slow = (clean.exp() * (clean - moved)).sum(-1)[tokens != model.bos_id].mean()
+    assert reachable == pytest.approx(float(slow), rel=1e-4)
     assert flow_for_kl(model, site, form, reachable, tokens=tokens, sign=-1).t < 0
     with pytest.raises(InputError, match=r"a target of 0 nats with sign 1 cannot be met"):
         flow_for_kl(model, site, form, 0, tokens=tokens)

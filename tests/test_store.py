@@ -246,10 +246,16 @@ def test_batches_go_on_exactly_where_they_were_left(source: Any, start: int) -> 
 
 
 def test_processes_share_each_batch_and_rows_held_out_are_in_none(source: Any, written: Written) -> None:
-    n, steps = written.n_rows - 10, range(5)
-    batches = list(shuffled_batches(source, 9, steps, seed=1, n_rows=n))
-    assert max(i for batch in batches for i in row_numbers(batch, written)) < n
-    shares = [list(shuffled_batches(source, 9, steps, seed=1, n_rows=n, share=slice(i, None, 2))) for i in range(2)]
+    held_out = np.asarray([0, 3, 4, 5, 30, 31, 40, written.n_rows - 1])
+    n = written.n_rows - len(held_out)
+    ones = shuffled_batches(source, 1, range(n), seed=1, held_out=held_out)
+    epoch = [i for batch in ones for i in row_numbers(batch, written)]
+    assert sorted(epoch) == sorted(set(range(written.n_rows)) - set(held_out.tolist()))
+    steps = range(5)
+    batches = list(shuffled_batches(source, 9, steps, seed=1, held_out=held_out))
+    shares = [
+        list(shuffled_batches(source, 9, steps, seed=1, held_out=held_out, share=slice(i, None, 2))) for i in range(2)
+    ]
     for batch, even, odd in zip(batches, *shares, strict=True):
         assert torch.equal(batch[::2], even)
         assert torch.equal(batch[1::2], odd)

@@ -12,6 +12,8 @@ import pytest
 
 from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
+from interp.corpora.labels.python import PYTHON
+from interp.corpora.labels.text import TEXT
 from interp.corpora.packing import pack
 from interp.corpora.sources import HELD_OUT_MODULES, load_corpus, make_corpus, standard_library
 from interp.errors import InputError
@@ -99,7 +101,7 @@ def test_json_lines_are_one_document_a_line(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
     expected = [Document(f"{path}:1", "one"), Document(f"{path}:3", "two\nlines"), Document(f"{path}:4", "")]
     assert documents(path) == expected
-    assert load_corpus([path]).label_sets == ()
+    assert load_corpus([path]).label_sets == (TEXT,)
 
 
 def test_parquet_is_one_document_a_row(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_parquet_is_one_document_a_row(tmp_path: Path) -> None:
     assert documents(path) == [Document(f"{path}:{i}", text) for i, text in enumerate(texts)]
     labelled_path = parquet(tmp_path / "b.parquet", text=[t for t, _ in LABELLED], label=[name for _, name in LABELLED])
     assert [(d.text, d.label) for d in documents(labelled_path)] == LABELLED
-    [label_set] = load_corpus([labelled_path]).label_sets
+    [label_set] = load_corpus([labelled_path], []).label_sets
     assert label_set.labels == ("animal", "weekday")
 
 
@@ -168,7 +170,7 @@ def test_parquet_without_the_column_or_with_numbers_in_it_is_refused(tmp_path: P
 def test_labels_stand_beside_every_token_of_their_document(
     tiny_model: LanguageModel, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    corpus = load_corpus([labelled(tmp_path / "concepts.jsonl")])
+    corpus = load_corpus([labelled(tmp_path / "concepts.jsonl")], [])
     config = CaptureConfig(sites=("blocks.0.hook_resid_post",), tokens=20)
     store = capture(tiny_model, corpus, config, tmp_path / "store")
     assert store.label_sets == {"label": ("animal", "weekday")}
@@ -209,7 +211,10 @@ def test_strings_documents_and_records_given_in_python() -> None:
     expected = [Document("notes:0", "one"), Document("mine", "two"), Document("notes:2", "three")]
     assert list(corpus.documents) == expected
     assert list(corpus.documents) == expected
-    assert make_corpus([{"text": "a", "label": "b"}]).label_sets
+    assert [label_set.name for label_set in make_corpus([{"text": "a", "label": "b"}]).label_sets] == ["label", "text"]
+    assert make_corpus(["a"]).label_sets == (TEXT,)
+    assert make_corpus(["a"], labels=["python"]).label_sets == (PYTHON,)
+    assert make_corpus(["a"], labels=[]).label_sets == ()
 
 
 def test_a_generator_function_is_read_anew_each_time_and_an_iterator_is_refused(
@@ -272,8 +277,8 @@ def test_a_named_dataset_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     corpus = load_corpus(["hf:owner/name:test"])
     assert corpus.name == "hf:owner/name:test"
-    [label_set] = corpus.label_sets
-    assert label_set.labels == ("animal", "weekday")
+    assert [label_set.name for label_set in corpus.label_sets] == ["label", "text"]
+    assert corpus.label_sets[0].labels == ("animal", "weekday")
     assert next(iter(corpus.documents)).name == "owner/name:0"
 
 
@@ -283,7 +288,7 @@ def test_labels_of_a_streamed_dataset_that_are_not_known_in_advance_are_left_out
         UserWarning, match=r"the labels of 'hf:.*' have no names that are known in advance; they are left"
     ):
         corpus = load_corpus([f"hf:{tmp_path}"])
-    assert corpus.label_sets == ()
+    assert corpus.label_sets == (TEXT,)
     assert list(corpus.documents) == [Document(f"{tmp_path}:0", "some words")]
 
 
@@ -295,8 +300,7 @@ def test_a_saved_dataset_is_read_with_its_labels(tmp_path: Path) -> None:
     class_dataset().cast_column("label", datasets.Value("string")).save_to_disk(tmp_path / "one")
     assert [(d.text, d.label) for d in documents(tmp_path / "both")] == LABELLED
     assert [(d.text, d.label) for d in documents(f"hf:{tmp_path / 'both'}:test")] == LABELLED[1:2]
-    one = load_corpus([tmp_path / "one"])
-    [label_set] = one.label_sets
+    [label_set] = load_corpus([tmp_path / "one"], []).label_sets
     assert label_set.labels == ("0", "1")
     with pytest.raises(InputError, match=r"no split 'tset' in '.*both'; did you mean 'test'?"):
         load_corpus([f"hf:{tmp_path / 'both'}:tset"])
@@ -313,7 +317,7 @@ def test_documents_without_a_class_are_unlabelled(tmp_path: Path) -> None:
     unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=classes)
     unlabelled.save_to_disk(tmp_path / "saved")
     corpus = load_corpus([tmp_path / "saved"])
-    assert corpus.label_sets == ()
+    assert corpus.label_sets == (TEXT,)
     assert [document.label for document in corpus.documents] == [None, None]
 
 

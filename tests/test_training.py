@@ -8,15 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
 from interp.training.config import GradientConfig, Schedule
-from interp.training.loop import Training, lr_factor, train, train_together
+from interp.training.loop import Training, held_out_rows, lr_factor, train, train_together
 from interp.training.protocol import CHECKPOINT, Silent
 
 CONFIG = GradientConfig(
@@ -262,7 +264,38 @@ def test_parameters_that_a_step_has_broken_are_not_kept(source: ArraySource, tmp
     assert Training(Centre(), CONFIG, Records(tmp_path)).step == 3
 
 
-def test_what_is_logged_is_measured_on_rows_that_are_never_trained_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n_rows", "n_asked", "n_blocks"), [(1500, 100, 3), (1500, 999, 4), (333, 40, 1), (9, 5, 1)])
+def test_held_out_rows_are_blocks_spread_evenly_over_the_source(
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, n_asked: int, n_blocks: int
+) -> None:
+    monkeypatch.setattr("interp.training.loop.HELD_OUT_BLOCK", 40)
+    rows = held_out_rows(n_rows, n_asked)
+    n = min(n_asked, n_rows // 10)
+    assert len(rows) == n
+    blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    assert len(blocks) == n_blocks
+    for number, block in enumerate(blocks, start=1):
+        assert len(block) in (n // n_blocks, -(-n // n_blocks))
+        if n:
+            assert block[-1] == number * n_rows // n_blocks - 1, "the end of its stretch"
+
+
+def test_the_held_out_rows_of_a_store_come_from_many_documents(tiny_store: ActivationStore) -> None:
+    """Of 13 documents of 120 tokens in 1500 rows; the last rows would be of 2."""
+    names, of_token = tiny_store.documents()
+    sequence, position = tiny_store.positions().T
+    document = of_token[sequence, position]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.training.loop.HELD_OUT_BLOCK", 16)
+        assert len(set(document[held_out_rows(len(document), 150)])) >= 10
+    assert len(set(document[-150:])) <= 2
+    assert len(names) >= 12
+
+
+def test_what_is_logged_is_measured_on_rows_that_are_never_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.training.loop.HELD_OUT_BLOCK", 3)
     seen: list[Tensor] = []
 
     class Watching(Centre):
@@ -271,13 +304,14 @@ def test_what_is_logged_is_measured_on_rows_that_are_never_trained_on(tmp_path: 
             return super().loss(x)
 
         def measure(self, x: Tensor) -> dict[str, float]:
-            assert torch.equal(x, rows[93:])
+            assert torch.equal(x, rows[held_out])
             return super().measure(x)
 
     rows = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    held_out = [31, 32, 64, 65, 97, 98, 99]
     train(Watching(), ArraySource(rows), replace(CONFIG, schedule=Schedule(held_out=7)), Records(tmp_path))
     trained_on = {tuple(row.tolist()) for row in torch.cat(seen)}
-    assert trained_on <= {tuple(row.tolist()) for row in rows[:93]}
+    assert trained_on <= {tuple(row.tolist()) for i, row in enumerate(rows) if i not in held_out}
     assert len(trained_on) > 80
 
 

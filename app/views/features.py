@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import streamlit as st
 
 from app.card import feature_card
 from app.indexing import require_index
 from app.state import go_to, pick_run, restore, view, write_address
-from app.workspace import find_run, index_version, open_labels, run_name
-from interp.browse.features import KINDS_SHOWN, ORDERS, TableFilter, counts_text, percent, select_features
+from app.workspace import evidence_version, find_run, index_version, open_evidence, open_labels, run_name
+from interp.browse.evidence import BEST_FIRST, MEASURES, RunEvidence
+from interp.browse.features import (
+    KINDS_SHOWN,
+    ORDERS,
+    ORDERS_OF_EVIDENCE,
+    TableFilter,
+    counts_text,
+    escaped,
+    filters_text,
+    percent,
+    select_features,
+)
 from interp.errors import InputError
 from interp.runs.record import Run
 
 PAGE = "features"
 DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Ends of the density range, as shares of tokens: densities spread over five powers of ten."""
+ENDS = {"excess": (-1.0, 1.0), "simulability": (0.0, 1.0), "stability": (-1.0, 1.0)}
+"""Lowest and highest value of each measure of the evidence."""
+STEP = 0.05
 
 
 def show() -> None:
     """Lay out the page."""
     run = _controls()
     index = require_index(run)
+    evidence = open_evidence(run)
     said = open_labels(run).all()
     wanted = TableFilter(
         order=st.session_state[view("sort")],
@@ -29,6 +47,7 @@ def show() -> None:
         shown=tuple(st.session_state[view("show")]),
         labels={feature: one.label for feature, one in said.items() if one.label},
         bookmarks=frozenset(feature for feature, one in said.items() if one.bookmarked),
+        **_evidence_wanted(evidence),
     )
     try:
         order = select_features(index, wanted)
@@ -36,7 +55,7 @@ def show() -> None:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
         order = []
         st.session_state[view("f")] = wanted.query.strip()
-    st.caption(counts_text(index, len(order)))
+    st.caption(" · ".join(filter(None, [counts_text(index, len(order), evidence), escaped(filters_text(wanted))])))
     _card(run, wanted, order)
 
 
@@ -48,13 +67,20 @@ def _controls() -> Run:
         "show": _kinds,
         "density": _density,
         "f": lambda text: text,
+        "grade": _grades,
+        "concept": lambda text: text or "",
     }
-    restore(PAGE, parsers, with_default=("density",))
-    columns = st.columns([2.9, 2.4, 1.6, 1.9, 2.6], gap="medium")
+    parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
+    restore(PAGE, parsers, with_default=("density", *ENDS))
+    columns = st.columns([2.9, 1.4, 1.6, 1.9, 2.6, 1.2], gap="medium", vertical_alignment="bottom")
     with columns[0]:
         run = pick_run()
+    evidence = open_evidence(run)
     with columns[1]:
-        st.segmented_control("Order", ORDERS, key=view("sort"), required=True)
+        orders = ORDERS if evidence.features else [order for order in ORDERS if order not in ORDERS_OF_EVIDENCE]
+        if st.session_state[view("sort")] not in orders:
+            st.session_state[view("sort")] = ORDERS[0]
+        st.selectbox("Order", orders, key=view("sort"), format_func=lambda order: MEASURES.get(order, order))
     with columns[2]:
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
         ends = (DENSITIES[0], DENSITIES[-1])
@@ -63,7 +89,39 @@ def _controls() -> Run:
         st.text_input("Search", key=view("q"), placeholder="812, a label, or tok: def", on_change=_forget_feature)
     with columns[4]:
         st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
+    with columns[5]:
+        _evidence_controls(evidence)
     return run
+
+
+def _evidence_controls(evidence: RunEvidence) -> None:
+    """The filters by evidence; nothing to choose where there is none."""
+    with st.popover(
+        "Evidence", disabled=not evidence.features, help=escaped(evidence.missing) or None, width="stretch"
+    ):
+        st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi")
+        concepts = ["", *evidence.concepts]
+        if st.session_state[view("concept")] not in concepts:
+            st.session_state[view("concept")] = ""
+        st.selectbox("Detects", concepts, key=view("concept"), format_func=lambda concept: concept or "any concept")
+        for name, ends in ENDS.items():
+            st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f")
+
+
+def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
+    """The fields of the filter that are about evidence. A range that is left at its ends lets also those through that were not
+    measured."""
+    ranges = {name: st.session_state[view(name)] for name in ENDS}
+    return (
+        {
+            "evidence": evidence,
+            "grades": tuple(st.session_state[view("grade")]),
+            "concept": st.session_state[view("concept")],
+            "ranges": {name: chosen for name, chosen in ranges.items() if chosen != ENDS[name]},
+        }
+        if evidence.features
+        else {}
+    )
 
 
 def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
@@ -75,18 +133,21 @@ def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
         "sort": "" if wanted.order == ORDERS[0] else wanted.order,
         "q": wanted.query,
         "show": ",".join(wanted.shown),
-        "density": "" if wanted.density == (0.0, 1.0) else "..".join(f"{share:g}" for share in wanted.density),
+        "density": "" if wanted.density == (0.0, 1.0) else _range_text(wanted.density),
+        "grade": ",".join(wanted.grades),
+        "concept": wanted.concept,
+        **{name: _range_text(ends) for name, ends in wanted.ranges.items()},
     }
-    write_address(
-        PAGE, address, {name: st.session_state.get(view(name)) for name in ("sort", "q", "show", "density", "f")}
-    )
+    kept = ("sort", "q", "show", "density", "f", "grade", "concept", *ENDS)
+    write_address(PAGE, address, {name: st.session_state.get(view(name)) for name in kept})
     result = feature_card()(
         key="card",
         data={
             "api": f"/api/runs/{run_name(run)}/features",
-            "version": run_name(run) + index_version(run),
+            "version": run_name(run) + index_version(run) + evidence_version(run),
             "feature": int(feature) if feature.isdigit() else feature,
             "order": order,
+            "measure": wanted.order,
             "labels": [[number, text] for number, text in wanted.labels.items()],
             "bookmarks": sorted(wanted.bookmarks),
             "link": {name: value for name, value in address.items() if value and name != "f"},
@@ -96,7 +157,10 @@ def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
         on_label_change=_label,
         on_bookmark_change=_bookmark,
         on_steer_change=lambda: None,
+        on_other_change=lambda: None,
     )
+    if result.other is not None:
+        go_to("features", run=str(result.other[0]), f=str(int(result.other[1])))
     if result.steer is not None:
         go_to("steer", run=run_name(run), f=str(int(result.steer)))
 
@@ -127,6 +191,23 @@ def _order(text: str | None) -> str:
 
 def _kinds(text: str | None) -> list[str]:
     return [kind for kind in (text or "").split(",") if kind in KINDS_SHOWN]
+
+
+def _grades(text: str | None) -> list[str]:
+    return [grade for grade in (text or "").split(",") if grade in BEST_FIRST]
+
+
+def _range(ends: tuple[float, float], text: str | None) -> tuple[float, float]:
+    """The range "LOW..HIGH" of the address, if it is one within ``ends``."""
+    try:
+        low, high = map(float, (text or "").split(".."))
+    except ValueError:
+        return ends
+    return (low, high) if ends[0] <= low <= high <= ends[1] else ends
+
+
+def _range_text(ends: tuple[float, float]) -> str:
+    return "..".join(f"{end:g}" for end in ends)
 
 
 def _density(text: str | None) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.indexing import require_manifolds
 from app.state import pick_run, restore, view, write_address
-from app.workspace import label_texts, run_name
+from app.workspace import labels_of, run_name
 from interp.browse.features import plain_number
 from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
@@ -85,8 +85,10 @@ def _ranking(rows: list[dict[str, Any]], by: str) -> None:
         column_config={
             "score": st.column_config.NumberColumn(format="%.3f"),
             "R²": st.column_config.NumberColumn(format="%.3f"),
-            "PCA": st.column_config.NumberColumn(format="%.2f", help=f"The same in the plane of {PLANES[1]}"),
-            "random": st.column_config.NumberColumn(format="%.2f", help="The best of a few random planes"),
+            "PCA": st.column_config.NumberColumn(format="%.2f", help=f"The same tokens in the plane of {PLANES[1]}"),
+            "random": st.column_config.NumberColumn(
+                format="%.2f", help="The random plane of the same rank, of as many as there are latents"
+            ),
             "rank": st.column_config.NumberColumn(format="%.2f", help="(Σ|λ|)² / Σλ²: how many axes matter"),
         },
     )
@@ -99,9 +101,11 @@ def _score_explained(by: str) -> str:
             f"**{by}**: {SHAPES[by]}. No label is used, and nothing is cut off: look at the picture and its contexts."
         )
     return (
-        f"**R²** of {by}, read off along the curve drawn in the latent's plane: on its strongest tenth of tokens, the curve "
-        "fitted on every other document and measured on the rest; beside it the same in other planes on the same tokens. Below "
-        "0 is worse than the mean. A latent on whose tokens the label hardly varies has none."
+        f"**R²** of {by}, read off along the curve drawn in the latent's plane, on its strongest tenth of tokens. The curve is "
+        "fitted on every other document. Latents are ranked by its R² there; what you see is its R² on the rest. Beside it "
+        "stand PCA's plane on the same tokens, and the random plane that has the same rank among as many random planes as "
+        "latents, each on its own strongest tokens. Below 0 is worse than the mean. A latent on whose tokens the label hardly "
+        "varies has none."
     )
 
 
@@ -113,10 +117,10 @@ def _select(key: str, ids: list[int]) -> None:
 
 def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
     title = f"Latent {latent.feature}"
-    label = label_texts(run).get(latent.feature)
+    label = labels_of(run).get(latent.feature)
     st.subheader(title)
     if label:
-        st.text(label)  # plain text, never markdown: a label is a stranger's
+        st.text(label.marked)  # plain text, never markdown: a label is a stranger's
     st.caption(latent_text(latent))
     plane, space = st.columns(2, gap="small")
     plane.plotly_chart(manifold_plane(latent, colour), config=_PLAIN, key="plane")

@@ -9,7 +9,7 @@ import streamlit as st
 from app.card import prompt_tokens
 from app.models import require_model
 from app.state import go_to, pick_run, restore, view, write_address
-from app.workspace import index_version, label_texts, open_index, run_name
+from app.workspace import index_version, labels_of, open_index, run_name
 from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
 from interp.errors import InputError
 from interp.runs.record import Run
@@ -63,7 +63,7 @@ def _choose() -> None:
 
 def _mount(run: Run, prompt: PromptCodes, ranked: list[RankedFeature], chosen: list[int]) -> None:
     index = open_index(run) if index_version(run) else None
-    labels = label_texts(run)
+    labels = labels_of(run)
     result = prompt_tokens()(
         key="tokens",
         data={

@@ -11,7 +11,7 @@ import streamlit as st
 from app.indexing import require_index
 from app.models import require_model
 from app.state import pick_run, restore, view, write_address
-from app.workspace import label_texts, run_name
+from app.workspace import labels_of, run_name
 from interp.browse.features import check_feature
 from interp.browse.steering import steer_text
 from interp.errors import InputError
@@ -95,7 +95,7 @@ def _mode(run: Run, how: str) -> str:
 
 def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[int, float]:
     """One box for each feature, with its strength, or its target in nats per token."""
-    labels, wanted = label_texts(run), {}
+    labels, wanted = labels_of(run), {}
     for feature in list(st.session_state[view("steered")]):
         with st.container(border=True, gap="xsmall"):
             try:
@@ -104,7 +104,7 @@ def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[i
                 st.error(str(error))
             line, remove = st.columns([6, 1], vertical_alignment="center")
             # Plain text, never markdown: a label is a stranger's.
-            line.text(f"Feature {feature}" + (f" · {labels[feature]}" if feature in labels else ""))
+            line.text(f"Feature {feature}" + (f" · {labels[feature].marked}" if feature in labels else ""))
             remove.button(
                 "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(feature,)
             )

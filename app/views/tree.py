@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.indexing import require_index
 from app.state import go_to, pick_run
-from app.workspace import index_version, open_index, run_name
+from app.workspace import index_version, labels_of, open_index, run_name
 from interp.browse.tree import ConceptTree, TreeNode, branch_rows
 from interp.errors import InputError
 from interp.figures import contexts_html, show_blanks
@@ -59,6 +59,9 @@ _COLUMNS = {
 def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:
     """What the feature fires on, and the way to its card."""
     st.markdown(f"###### Feature {node.feature} of level {node.level}")
+    label = labels_of(run).get(node.feature) if node.level == 0 else None
+    if label:
+        st.text(label.marked)  # plain text, never markdown: a label is a stranger's
     st.text(" · ".join(f"{show_blanks(token)} {count}" for token, count in node.tokens))
     st.html(contexts_html(tree.contexts(node.level, node.feature, n=N_SHOWN, context=12)))
     if node.level == 0 and st.button("Open its card"):

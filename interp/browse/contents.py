@@ -83,7 +83,7 @@ def store_contents(path: Path, *, spectra: bool) -> StoreContents:
         store=str(path),
         state="complete" if manifest.complete else f"unfinished, {store.n_rows:,} of {manifest.asked} tokens",
         model=f"{manifest.model_id} ({manifest.model_fingerprint})",
-        text=manifest.corpus,
+        text=manifest.corpus + (f" (snippets, {manifest.snippets})" if manifest.snippets else ""),
         tokens=store.n_rows,
         sequences=f"{store.n_sequences} of {store.n_ctx} tokens",
         sites=dict(store.sites),

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import pandas as pd
 
+from interp.browse.evidence import (
+    BEST_FIRST,
+    MEASURES,
+    EvidenceCard,
+    EvidenceColumns,
+    RunEvidence,
+    counts_of_grades,
+    evidence_card,
+    evidence_columns,
+    shown_labels,
+)
 from interp.errors import unknown_feature, unknown_name
+from interp.evaluation.evidence import Grade
 from interp.index.reader import Example, FeatureIndex, FeaturePage
+from interp.runs.record import Run
 
-Order = Literal["importance", "density", "max", "label"]
+Order = Literal["importance", "density", "max", "label", "grade", "concept", "excess", "simulability", "stability"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+ORDERS_OF_EVIDENCE: tuple[Order, ...] = ("grade", "concept", "excess", "simulability", "stability")
+"""Orders of runs that have evidence."""
 
 Which = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
 EXAMPLE_KINDS: tuple[Which, ...] = get_args(Which)
@@ -29,10 +45,11 @@ class TableFilter:
     """Which features the table shows, and in which order."""
 
     order: Order = "importance"
-    """Largest first for numbers; alphabetical for labels, unlabelled ones last."""
+    """Largest first for numbers, those not measured last; the best grade first, and within a grade or a concept the largest
+    excess; alphabetical for labels, a person's before automatic ones, unlabelled ones last."""
 
     query: str = ""
-    """A feature number, ``tok: TEXT`` for features that fire on this token, or a part of a label."""
+    """A feature number, ``tok: TEXT`` for features that fire on this token, or a part of the label shown."""
 
     density: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest share of tokens on which a feature fires, both included."""
@@ -41,10 +58,39 @@ class TableFilter:
     """Names from KINDS_SHOWN."""
 
     labels: Mapping[int, str] = field(default_factory=dict)
-    """Label of each labelled feature."""
+    """A person's label of each labelled feature."""
 
     bookmarks: frozenset[int] = frozenset()
     """Bookmarked features."""
+
+    evidence: RunEvidence = field(default_factory=RunEvidence)
+    """What was measured of the features; the rest is about it."""
+
+    grades: tuple[Grade, ...] = ()
+    """Grades shown; none given means all."""
+
+    concept: str = ""
+    """The concept that a feature must detect, if one is given."""
+
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest value of some of MEASURES, both included; features of which it was not measured do not pass."""
+
+
+class FeatureTable(TypedDict):
+    """The table's columns over all features, by feature number."""
+
+    density: list[float]
+    """Share of tokens on which it fires."""
+    max: list[float]
+    """Largest activation."""
+    dead: list[bool]
+    evidence: EvidenceColumns | None
+
+
+class FeatureCard(FeaturePage):
+    """All about one feature except its examples."""
+
+    evidence: EvidenceCard
 
 
 def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
@@ -52,11 +98,17 @@ def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
 
     A ``tok:`` search keeps the order of the search, best first: the person asked for the token, not for the ranking.
     """
-    rows = index.summary.set_index("id", drop=False)
+    rows = index.summary.set_index("id", drop=False).join(wanted.evidence.columns)
     low, high = wanted.density
     rows = rows[(rows["density"] >= low) & (rows["density"] <= high)]
     for kind in wanted.shown:
         rows = rows[_is_kind(rows, kind, wanted)]
+    if wanted.grades:
+        rows = rows[rows["grade"].isin(wanted.grades)]
+    if wanted.concept:
+        rows = rows[rows["concept"] == wanted.concept]
+    for measure, ends in wanted.ranges.items():
+        rows = rows[rows[measure].between(*ends)]
     query = wanted.query.strip()
     if query.lower().startswith("tok:"):
         text = query[4:].removeprefix(" ")
@@ -65,24 +117,27 @@ def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
     if query.isdigit():
         rows = rows[rows["id"] == check_feature(index, query)]
     elif query:
-        found = {feature for feature, label in wanted.labels.items() if query.lower() in label.lower()}
+        labels = shown_labels(wanted.labels, wanted.evidence)
+        found = {feature for feature, label in labels.items() if query.lower() in label.text.lower()}
         rows = rows[rows["id"].isin(found)]
     return _ordered(rows, wanted)
 
 
-def table_payload(index: FeatureIndex) -> dict[str, list[float] | list[bool]]:
-    """The table's columns over all features, by feature number: share of tokens, largest activation, dead or not."""
+def table_payload(index: FeatureIndex, evidence: RunEvidence) -> FeatureTable:
+    """The table's columns over all features."""
     rows = index.summary.sort_values("id")
-    return {
-        "density": [_rounded(value) for value in rows["density"]],
-        "max": [_rounded(value) for value in rows["max"]],
-        "dead": [bool(value) for value in rows["dead"]],
-    }
+    return FeatureTable(
+        density=[_rounded(value) for value in rows["density"]],
+        max=[_rounded(value) for value in rows["max"]],
+        dead=[bool(value) for value in rows["dead"]],
+        evidence=evidence_columns(evidence),
+    )
 
 
-def feature_payload(index: FeatureIndex, feature: str) -> FeaturePage:
+def feature_payload(index: FeatureIndex, feature: str, run: Run, evidence: RunEvidence) -> FeatureCard:
     """All about one feature except its examples. Raises InputError for a number the run does not have."""
-    return index.feature(check_feature(index, feature))
+    number = check_feature(index, feature)
+    return FeatureCard(**index.feature(number), evidence=evidence_card(run, evidence, number))
 
 
 def example_payload(index: FeatureIndex, feature: str, which: str, context: str) -> list[Example]:
@@ -99,11 +154,24 @@ def example_payload(index: FeatureIndex, feature: str, which: str, context: str)
     return [{**example, "activations": [_rounded(a) for a in example["activations"]]} for example in examples]
 
 
-def counts_text(index: FeatureIndex, n_shown: int) -> str:
+def counts_text(index: FeatureIndex, n_shown: int, evidence: RunEvidence) -> str:
     """The line above a table of ``n_shown`` of the run's features."""
     n_dead = int(index.summary["dead"].sum())
     shown = f"{n_shown:,} of " if n_shown < index.n_features else ""
-    return f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
+    counts = f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
+    return " · ".join(filter(None, [counts, counts_of_grades(evidence)]))
+
+
+def filters_text(wanted: TableFilter) -> str:
+    """The filters by evidence in words; empty where there are none."""
+    ranges = [f"{MEASURES[name]} {low:g} to {high:g}" for name, (low, high) in wanted.ranges.items()]
+    parts = [" or ".join(wanted.grades), wanted.concept, *ranges]
+    return " · ".join(filter(None, parts))
+
+
+def escaped(text: str) -> str:
+    """A stranger's text for where Markdown is read: every sign of punctuation stands for itself."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def percent(share: float) -> str:
@@ -139,10 +207,18 @@ def _is_kind(rows: pd.DataFrame, kind: str, wanted: TableFilter) -> pd.Series:
 def _ordered(rows: pd.DataFrame, wanted: TableFilter) -> list[int]:
     """Ties, such as all dead features, are in order of number, so that the table never shuffles."""
     if wanted.order == "label":
-        labels = wanted.labels
-        return sorted((int(f) for f in rows["id"]), key=lambda f: (f not in labels, labels.get(f, "").lower(), f))
-    rows = rows.reset_index(drop=True).sort_values([wanted.order, "id"], ascending=[False, True])
-    return [int(feature) for feature in rows["id"]]
+        labels = shown_labels(wanted.labels, wanted.evidence)
+        has = {f: (labels[f].is_automatic, labels[f].text.lower(), f) for f in labels}
+        return sorted((int(f) for f in rows["id"]), key=lambda f: has.get(f, (2, "", f)))
+    if wanted.order == "grade":
+        best = {grade: place for place, grade in enumerate(BEST_FIRST)}
+        keys, largest_first = {"best": rows["grade"].map(best), "excess": rows["excess"]}, [True, False]
+    elif wanted.order == "concept":
+        keys, largest_first = {"concept": rows["concept"].replace("", None), "excess": rows["excess"]}, [True, False]
+    else:
+        keys, largest_first = {wanted.order: rows[wanted.order]}, [False]
+    table = pd.DataFrame({**keys, "id": rows["id"]}).reset_index(drop=True)
+    return [int(f) for f in table.sort_values(list(table), ascending=[*largest_first, True])["id"]]
 
 
 def _rounded(value: float) -> float:

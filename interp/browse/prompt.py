@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from interp.browse.evidence import ShownLabel
 from interp.capture.forward import forward
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
@@ -104,7 +105,7 @@ def rank_features(
 
 
 def ranking_rows(
-    ranked: Sequence[RankedFeature], labels: Mapping[int, str], index: FeatureIndex | None
+    ranked: Sequence[RankedFeature], labels: Mapping[int, ShownLabel], index: FeatureIndex | None
 ) -> list[dict[str, Any]]:
     """The ranking for JSON, one row for each feature.
 
@@ -112,7 +113,9 @@ def ranking_rows(
     feature never fires there.
     """
     rows = []
+    unlabelled = ShownLabel("", False)
     for item in ranked:
+        label = labels.get(item.feature, unlabelled)
         most = 0.0 if index is None else float(index.summary["max"].iloc[item.feature])
         rows.append(
             {
@@ -120,7 +123,8 @@ def ranking_rows(
                 "value": item.value,
                 "n_active": item.n_active,
                 "codes": [float(f"{code:.3g}") for code in item.codes],
-                "label": labels.get(item.feature, ""),
+                "label": label.text,
+                "is_automatic": label.is_automatic,
                 "share": max(abs(code) for code in item.codes) / most if most > 0 else None,
             }
         )

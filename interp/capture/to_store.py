@@ -16,6 +16,7 @@ from interp.capture.forward import FastestForward, forward
 from interp.capture.self_check import self_check
 from interp.corpora.documents import Corpus
 from interp.corpora.packing import Sequences, pack
+from interp.corpora.snippets import Snippets
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
 from interp.model.sites import HookPoint, resolve_names
@@ -43,6 +44,15 @@ class CaptureConfig:
     """Hook points by name or glob pattern, such as blocks.2.mlp.hook_post or 'blocks.*.hook_resid_post'."""
     tokens: int | Literal["all"] = 120_000
     """Tokens of text to capture, or "all"; separators between documents are not counted."""
+    snippet_tokens: int | None = None
+    """Take snippets of at most this many tokens in place of whole documents, so that the text comes from more documents. A
+    snippet begins with a line where one is near, and its labels are those of the whole document, which is read all the
+    same."""
+    snippets: int = 1
+    """With --snippet-tokens, the most snippets of a document, in different parts of it; a document that is not longer than
+    they may be together is taken whole."""
+    snippet_seed: int = 0
+    """Seed of the places of the snippets."""
     n_ctx: int | None = None
     """Length of a sequence; the model's own context by default."""
     dtype: Literal["float16", "float32"] = "float16"
@@ -57,9 +67,18 @@ class CaptureConfig:
     def __post_init__(self) -> None:
         check_options(self)
         tokens = None if self.tokens == "all" else self.tokens
-        counts = (tokens, self.batch, self.sequences_per_shard)
+        counts = (tokens, self.snippet_tokens, self.snippets, self.batch, self.sequences_per_shard)
         if any(count is not None and count < 1 for count in counts):
-            raise InputError("tokens, batch and sequences per shard are counts; give numbers from 1 up")
+            raise InputError(
+                "tokens, snippet tokens, snippets, batch and sequences per shard are counts; give numbers from 1 up"
+            )
+        if self.snippet_seed < 0:
+            raise InputError(f"the snippet seed is {self.snippet_seed}; it must be 0 or more")
+        if self.snippet_tokens is None and (self.snippets, self.snippet_seed) != (1, 0):
+            raise InputError(
+                f"{self.snippets} snippets with seed {self.snippet_seed} were asked for, but not how long they are; give "
+                "--snippet-tokens too, or neither for whole documents"
+            )
 
 
 def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
@@ -90,6 +109,7 @@ def _blocks(model: LanguageModel, corpus: Corpus, request: Manifest) -> Iterator
         n_ctx=request.n_ctx,
         n_tokens=request.n_tokens,
         block=request.sequences_per_shard,
+        snippets=request.snippets,
     )
 
 
@@ -138,6 +158,9 @@ def _activations(
 def _request(
     model: LanguageModel, corpus: Corpus, config: CaptureConfig, sites: list[HookPoint], n_ctx: int
 ) -> Manifest:
+    snippets = None
+    if config.snippet_tokens is not None:
+        snippets = Snippets(per_document=config.snippets, tokens=config.snippet_tokens, seed=config.snippet_seed)
     row_bytes = sum(site.d_in for site in sites) * np.dtype(config.dtype).itemsize
     return Manifest(
         model_id=model.id,
@@ -157,4 +180,5 @@ def _request(
         checks={},
         shards=(),
         complete=False,
+        snippets=snippets,
     )

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
+from msgspec import structs
 
 from interp.browse.index_parts import build_index_parts
+from interp.corpora.documents import LabelSet
 from interp.corpora.labels.registry import LABEL_SETS
 from interp.errors import InputError
-from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.controls import judge_controls
+from interp.evaluation.results import EvaluationConfig, read_metrics
+from interp.evaluation.seeds import report_seeds
 from interp.evaluation.steering_effect import steering_task
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
@@ -20,6 +24,7 @@ from interp.index.build import IndexConfig
 from interp.model.language_model import load_model
 from interp.progress import progress
 from interp.runs.record import Run, resolve_run
+from interp.runs.seeds import runs_of_seeds
 from interp.store.reader import ActivationStore
 
 
@@ -42,8 +47,9 @@ class Index:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure runs: reconstruction, the model's loss with it, concept detection, steering. Prints a table and writes
-    metrics.json into each run."""
+    """Measure runs: reconstruction, the model's loss with it, which concepts their features find and how many can be read, what
+    they do in the model, steering; beside nulls and simple methods. Prints a table and writes metrics.json and evidence.json
+    into each run."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or names of runs in the workspace."""
@@ -51,6 +57,11 @@ class Evaluate:
     store: Path | None = None
     """Store to evaluate on, of text that the runs were not trained on; by default, for runs of the store NAME, the store
     NAME-held-out beside it."""
+    seeds: int = 1
+    """Train and judge each run again with other seeds, this many runs in all, and report the spread and which features come
+    back."""
+    controls: bool = False
+    """Also fit and judge the method with a frozen decoder (autoencoders) and in a copy of the model with shuffled weights."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
     all: bool = False
@@ -60,13 +71,33 @@ class Evaluate:
 
     def run(self) -> None:
         runs, load = _runs(self.runs, self.workspace), functools.cache(load_model)
-        for run in progress(runs, total=len(runs), what="evaluate", unit="run"):
-            store = _held_out_store(run, self.store)
-            name = store.label_set(self.config.concepts.label_set) if store.label_sets else None
-            label_set = LABEL_SETS.get(name) if name else None
+        if self.seeds < 1:
+            raise InputError(f"--seeds is a number of runs, 1 or more, not {self.seeds}")
+        stores = [_held_out_store(run, self.store) for run in runs]  # before the first is measured: refuse early
+        label_sets = [_label_set(store, self.config) for store in stores]
+        for run, store, label_set in zip(
+            progress(runs, total=len(runs), what="evaluate", unit="run"), stores, label_sets, strict=True
+        ):
+            model, judged = load(run.model_id), runs_of_seeds(run, self.seeds)
             task = steering_task(run, label_set) if label_set and label_set.judge else None
-            evaluate_run(run, model=load(run.model_id), store=store, config=self.config, steering=task)
+            for each in judged:
+                # the others show how figures spread; what steering costs is spent once
+                config = self.config if each is judged[0] else structs.replace(self.config, n_steered=0)
+                evaluate_run(
+                    each, model=model, store=store, config=config, steering=task if each is judged[0] else None
+                )
+            if self.controls:
+                judge_controls(run, read_metrics(run), model=model, store=store)
+            if len(judged) > 1:
+                report_seeds(judged)
         print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs, everything=self.all))
+
+
+def _label_set(store: ActivationStore, config: EvaluationConfig) -> LabelSet | None:
+    """The label set that the runs are judged by; None where the store has none, or it is a person's own."""
+    if not store.label_sets and config.concepts.label_set is None:
+        return None
+    return LABEL_SETS.get(store.label_set(config.concepts.label_set))
 
 
 def _runs(given: tuple[str, ...], workspace: Path) -> list[Run]:

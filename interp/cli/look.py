@@ -11,6 +11,7 @@ import tyro
 from msgspec import structs
 
 from interp.browse.contents import RunContents, StoreContents, contents_text, run_contents, store_contents
+from interp.browse.evidence import evidence_text
 from interp.browse.reading import directions_of_level, read_feature, reading_text
 from interp.browse.tree import ConceptTree, tree_rows, tree_text
 from interp.errors import InputError
@@ -46,7 +47,8 @@ class Info:
 
 @dataclass(frozen=True)
 class Read:
-    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons."""
+    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons;
+    and its label and evidence, if the run was evaluated."""
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
@@ -63,6 +65,8 @@ class Read:
         run = resolve_run(self.run_name, self.workspace)
         directions = directions_of_level(run, self.level)
         print(reading_text(read_feature(load_model(run.model_id), run.site.write, directions, self.feature, n=self.n)))
+        if self.level == 0:
+            print(evidence_text(run, self.feature))
 
 
 @dataclass(frozen=True)

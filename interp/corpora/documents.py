@@ -1,26 +1,36 @@
 """Documents, corpora of documents, and label sets, which label every token of a document.
 
-A document may carry one label of its own, such as the concept a sentence is an example of. Such labels become a label
-set named ``label``: one 0-or-1 column for each label, the same for every token of the document. Label sets computed
-from the text itself, such as that of Python source, are in ``interp.corpora.labels``.
+A document may carry labels of its own: one for the whole text, such as the concept a sentence is an example of, and some for
+spans of it. They become a label set named ``label`` (``interp.corpora.labels.own``). Label sets computed from the text itself,
+such as that of Python source, lie beside it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ParamSpec, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from interp.errors import InputError
 
-MAX_LABELS = 255
-"""Distinct labels a corpus may have; each takes a byte per token. More would be identifiers rather than classes."""
-
 Options = ParamSpec("Options")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a text and what it is."""
+
+    start: int
+    """Its first character, counted in characters (Unicode code points, not bytes) from 0."""
+    end: int
+    """The character after its last."""
+    label: str
+    """What it is an example of."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,18 @@ class Document:
     text: str
     label: str | None = None
     """What the whole text is an example of, if known."""
+    spans: tuple[Span, ...] | None = None
+    """What parts of it are, in any order; they may overlap. Empty if there is nothing in it, None if nobody has looked. Raises
+    InputError for a span that is empty or not in the text."""
+
+    def __post_init__(self) -> None:
+        for number, span in enumerate(self.spans or ()):
+            if not 0 <= span.start < span.end <= len(self.text):
+                raise InputError(
+                    f"span {number} of '{self.name}' goes from {span.start} to {span.end}, but its text has {len(self.text)} "
+                    "characters; give the first character, counted from 0 in characters and not in bytes, and the one after "
+                    "the last"
+                )
 
 
 @runtime_checkable
@@ -82,7 +104,8 @@ class Corpus:
     """Read from the beginning by every capture, also by one that resumes after an interruption. Raises InputError for an
     iterator, which can be read only once."""
     label_sets: tuple[LabelSet, ...] = ()
-    """None, one or several. A run is evaluated by the first unless another is named."""
+    """None, one or several, that of the documents' own labels first. A run is evaluated by the first unless another is
+    named."""
 
     def __post_init__(self) -> None:
         refuse_iterator(self.documents, self.name)
@@ -121,9 +144,9 @@ def rereadable(generator: Callable[Options, Iterator[Document]]) -> Callable[Opt
 
 
 def document_of(record: object, name: str) -> Document:
-    """The document in a record ``{"text": ..., "label": ...}``; the label may be missing or null.
+    """The document in a record ``{"text": ..., "label": ..., "spans": [{"start": ..., "end": ..., "label": ...}]}``.
 
-    Raises InputError, with ``name``, for a record of another form.
+    Label and spans may be missing or null. Raises InputError, with ``name``, for a record of another form.
     """
     if not isinstance(record, Mapping):
         raise InputError(f'\'{name}\' is no record; give objects such as {{"text": ..., "label": ...}}')
@@ -134,52 +157,28 @@ def document_of(record: object, name: str) -> Document:
     for field, value in (("text", text), ("label", label)):
         if not isinstance(value, str | None):
             raise InputError(f"the {field} of '{name}' is {str(value)[:40]}, which is no string; write it as one")
-    return Document(name, text, label)
+    return Document(name, text, label, _spans_of(record.get("spans"), name))
 
 
-def labelled_corpus(name: str, documents: Iterable[Document], labels: Iterable[str] | None = None) -> Corpus:
-    """A corpus whose one label set is the labels of its documents; without labels if the first document has none.
-
-    Without ``labels``, the labels are collected by reading ``documents`` once. Raises InputError where labelled and
-    unlabelled documents are mixed: at once in a labelled corpus, otherwise when the first labelled one is read.
-    """
-    alike = _all_labelled_or_none(name, documents)
-    first = next(iter(alike), None)
-    if first is None or first.label is None:
-        return Corpus(name, alike)
-    return Corpus(name, alike, (_document_labels(name, labels or (document.label or "" for document in alike)),))
+_SPAN_FORM = '{"start": 0, "end": 4, "label": "name"}'
 
 
-@rereadable
-def _all_labelled_or_none(name: str, documents: Iterable[Document]) -> Iterator[Document]:
-    """The documents; InputError at the first that has a label where the others have none, or the reverse."""
-    first: Document | None = None
-    for document in documents:
-        first = first or document
-        if (document.label is None) != (first.label is None):
-            odd, has, others = (document.name, "no", "a") if document.label is None else (document.name, "a", "no")
-            raise InputError(
-                f"'{odd}' has {has} label, but what comes before it in '{name}' has {others} label; label all or none"
-            )
-        yield document
+def _spans_of(spans: object, name: str) -> tuple[Span, ...] | None:
+    if spans is None:
+        return None
+    if not isinstance(spans, Sequence) or isinstance(spans, str):
+        raise InputError(f"the spans of '{name}' are {str(spans)[:40]}, which is no list; give [{_SPAN_FORM}, ...]")
+    return tuple(_span_of(span, f"span {number} of '{name}'") for number, span in enumerate(spans))
 
 
-def _document_labels(name: str, labels: Iterable[str]) -> LabelSet:
-    """One column for every distinct label, in alphabetical order."""
-    distinct: set[str] = set()
-    for label in labels:
-        distinct.add(label)
-        if len(distinct) > MAX_LABELS:
-            raise InputError(f"the text '{name}' has more than {MAX_LABELS} different labels; rename or group them")
-        if label.endswith("_depth"):
-            raise InputError(f"the label '{label}' of '{name}' ends in _depth, which is kept for numbers; rename it")
-    names = tuple(sorted(distinct))
-
-    def label_tokens(document: Document, spans: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n n_labels"]:
-        if document.label not in distinct:  # the file has changed, or a class number has no name
-            raise InputError(f"the label '{document.label}' of '{document.name}' is not among those of '{name}'")
-        rows = np.zeros((len(spans), len(names)), dtype=np.uint8)
-        rows[:, names.index(document.label)] = 1
-        return rows
-
-    return LabelSet("label", {name: f"a text labelled '{name}' as a whole" for name in names}, label_tokens)
+def _span_of(span: object, name: str) -> Span:
+    fields = {key: span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")}
+    if missing := [key for key, value in fields.items() if value is None]:
+        raise InputError(f"{name} is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}")
+    start, end, label = fields.values()
+    for key, value in (("start", start), ("end", end)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f"the {key} of {name} is {str(value)[:40]!r}, no whole number; count characters from 0")
+    if not isinstance(label, str) or not label:
+        raise InputError(f"the label of {name} is {str(label)[:40]!r}, which names nothing; write what it is, in words")
+    return Span(operator.index(start), operator.index(end), label)

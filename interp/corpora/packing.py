@@ -4,6 +4,8 @@ Every sequence is one beginning-of-sequence token followed by ``n_ctx - 1`` toke
 end with one separator token between them and cut into sequences, so that no position is padding and each token
 can be traced back to its document and character offset.
 
+Of each document all is taken, or a few snippets, each followed by a separator as a document is.
+
 Text is tokenised in batches, by as many threads as the tokenizers package uses, and long documents in pieces, so that memory
 stays bounded. On one thread the tokenizer itself takes more than 4/5 of the time.
 """
@@ -13,13 +15,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from interp.corpora.documents import Corpus, Document, LabelSet
+from interp.corpora.snippets import Snippets
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,19 +53,27 @@ class Sequences:
 
 
 def pack(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, bos_id: int, n_ctx: int, n_tokens: int | None, block: int
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    bos_id: int,
+    n_ctx: int,
+    n_tokens: int | None,
+    block: int,
+    snippets: Snippets | None = None,
 ) -> Iterator[Sequences]:
     """Exactly ``n_tokens`` tokens of text, in blocks of ``block`` sequences of ``n_ctx`` (the last may be smaller).
 
-    ``n_tokens`` of None is all of the text. Documents are laid end to end with one separator (``bos_id``) after each; every
-    sequence begins with ``bos_id``. A separator that occurs in the text, such as ``<|endoftext|>``, counts as a separator. The
-    same corpus gives the same blocks. Raises InputError when the corpus holds less text than asked for, or none.
+    ``n_tokens`` of None is all of the text. Documents, or their ``snippets``, are laid end to end with one separator
+    (``bos_id``) after each; every sequence begins with ``bos_id``. A separator that occurs in the text, such as
+    ``<|endoftext|>``, counts as a separator. The same corpus gives the same blocks. Raises InputError when the corpus holds
+    less text than asked for, or none.
     """
     most = sys.maxsize if n_tokens is None else n_tokens
     size = block * (n_ctx - 1)
     rest = _Stream.empty(sum(len(label_set.labels) for label_set in corpus.label_sets))
     n_left = most
-    for stream in _tokenised(corpus, tokenizer, bos_id):
+    for stream in _tokenised(corpus, tokenizer, bos_id, snippets):
         rest = rest.followed_by(stream)
         while len(rest.tokens) >= size:
             packed = _cut(rest[:size], n_ctx, bos_id, n_left)
@@ -77,9 +88,10 @@ def pack(
         raise InputError(f"the text '{corpus.name}' is empty; give other text")
     if n_tokens is not None and n_held < n_tokens:
         short = f" (less than one sequence of {n_ctx})" if n_held < n_ctx - 1 else ""
+        taken, more = ("", "text") if snippets is None else (f" in snippets, {snippets}", "text or longer snippets")
         raise InputError(
-            f"the text '{corpus.name}' holds {n_held:,} tokens{short}, but {n_tokens:,} were asked for; "
-            f"ask for all of it with --tokens all, for {n_held} or fewer, or give more text and another --out"
+            f"the text '{corpus.name}' holds {n_held:,} tokens{short}{taken}, but {n_tokens:,} were asked for; "
+            f"ask for all of it with --tokens all, for {n_held} or fewer, or give more {more} and another --out"
         )
     if n_rest:
         yield _cut(rest, n_ctx, bos_id, min(n_left, n_rest))
@@ -101,7 +113,7 @@ class _Stream:
         none = np.zeros(0, dtype=np.int32)
         return _Stream(none, none, none, np.zeros((0, n_labels), dtype=np.uint8))
 
-    def __getitem__(self, part: slice) -> _Stream:
+    def __getitem__(self, part: slice | np.ndarray) -> _Stream:
         return _Stream(self.tokens[part], self.document[part], self.offset[part], self.labels[part], self.names)
 
     def followed_by(self, other: _Stream) -> _Stream:
@@ -125,27 +137,33 @@ class _Piece:
     text: str
     start: int
     """Where the text begins in the document."""
-    is_last: bool
+    has_separator: bool
+    """Whether a separator follows: after the last piece of a document, and after every one that gives snippets."""
+    n_snippets: int = 0
+    """How many it gives, where snippets are taken."""
 
 
-def _tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int) -> Iterator[_Stream]:
-    """The tokens of the non-empty documents in order, with a separator after each document."""
+def _tokenised(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, bos_id: int, snippets: Snippets | None
+) -> Iterator[_Stream]:
+    """The tokens of the non-empty documents in order, with a separator after each document, or each snippet."""
     exact = _with_exact_spans(tokenizer)
-    for batch in _batches(corpus.documents):
+    for batch in _batches(corpus.documents, snippets):
         texts = [piece.text for piece in batch]
         try:
             encoded = exact.encode_batch(texts, add_special_tokens=False)
         except TypeError:  # half of a surrogate pair, which broken JSON can hold, is no character
             texts = [text.encode(errors="replace").decode() for text in texts]
             encoded = exact.encode_batch(texts, add_special_tokens=False)
-        yield _stream(batch, encoded, corpus.label_sets, bos_id)
+        stream, spans = _stream(batch, encoded, corpus.label_sets, bos_id)
+        yield stream if snippets is None else stream[_kept(batch, spans, snippets)]
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[_Piece]]:
+def _batches(documents: Iterable[Document], snippets: Snippets | None) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
     n_characters = 0
     for number, document in enumerate(document for document in documents if document.text):
-        for piece in _pieces(number, document):
+        for piece in _pieces(number, document, snippets):
             batch.append(piece)
             n_characters += len(piece.text)
             if n_characters >= BATCH_CHARACTERS:
@@ -155,21 +173,43 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[_Piece]]:
         yield batch
 
 
-def _pieces(number: int, document: Document) -> Iterator[_Piece]:
-    text, start = document.text, 0
-    while start < len(text):
-        end = start + BATCH_CHARACTERS
+def _pieces(number: int, document: Document, snippets: Snippets | None) -> Iterator[_Piece]:
+    """A document in pieces; those that give no snippet, where snippets are taken, are left out."""
+    text, bounds = document.text, [0]
+    while bounds[-1] < len(text):
+        start, end = bounds[-1], bounds[-1] + BATCH_CHARACTERS
         if end < len(text):
             before_line_break = text[start : max(text.rfind("\n", start, end), start)].rstrip()
             end = start + len(before_line_break) if before_line_break else end
-        yield _Piece(number, document, text[start:end], start, is_last=end >= len(text))
-        start = end
+        bounds.append(min(end, len(text)))
+    n_snippets = snippets.per_piece(document, len(bounds) - 1) if snippets else [0] * (len(bounds) - 1)
+    for n, (start, end) in zip(n_snippets, pairwise(bounds), strict=True):
+        if n or snippets is None:
+            has_separator = snippets is not None or end == len(text)
+            yield _Piece(number, document, text[start:end], start, has_separator, n)
 
 
-def _stream(batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet, ...], bos_id: int) -> _Stream:
-    """The encodings of a batch as arrays. On nested lists ``fromiter`` is twice as fast as ``asarray``."""
+def _kept(batch: list[_Piece], spans: list[np.ndarray], snippets: Snippets) -> Int[np.ndarray, " n_kept"]:
+    """Which tokens of the batch's stream the snippets hold, the piece's separator after each."""
+    kept: list[np.ndarray] = []
+    first = 0
+    for piece, part in zip(batch, spans, strict=True):
+        separator = first + len(part)
+        for start, stop in snippets.ranges(piece.document, part, piece.n_snippets):
+            kept += [np.arange(first + start, first + stop), np.asarray([separator])]
+        first = separator + 1
+    return np.concatenate(kept)
+
+
+def _stream(
+    batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet, ...], bos_id: int
+) -> tuple[_Stream, list[np.ndarray]]:
+    """The encodings of a batch as arrays, and the spans of each piece's tokens in the document.
+
+    On nested lists ``fromiter`` is twice as fast as ``asarray``.
+    """
     n_text = np.asarray([len(encoding) for encoding in encoded])
-    length = n_text + np.asarray([piece.is_last for piece in batch])
+    length = n_text + np.asarray([piece.has_separator for piece in batch])
     is_text = np.ones(length.sum(), dtype=bool)
     is_text[np.cumsum(length)[length > n_text] - 1] = False
     tokens = np.full(len(is_text), bos_id, dtype=np.int32)
@@ -191,7 +231,7 @@ def _stream(batch: list[_Piece], encoded: list[Any], label_sets: tuple[LabelSet,
         at += len(label_set.labels)
     numbers = np.asarray([piece.number for piece in batch], dtype=np.int32)
     names = {piece.number: piece.document.name for piece in batch}
-    return _Stream(tokens, np.repeat(numbers, length), offset, labels, names)
+    return _Stream(tokens, np.repeat(numbers, length), offset, labels, names), parts
 
 
 def _with_exact_spans(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

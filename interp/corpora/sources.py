@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from interp.corpora.documents import Corpus, Document, document_of, labelled_corpus, refuse_iterator, rereadable
+from interp.corpora.documents import Corpus, Document, document_of, refuse_iterator, rereadable
 from interp.corpora.hugging_face import dataset_corpus, is_saved_dataset
+from interp.corpora.labels.own import labelled_corpus
 from interp.corpora.labels.registry import label_set_named, label_sets_for
 from interp.errors import InputError
 
@@ -35,12 +36,13 @@ def load_corpus(sources: Sequence[str | Path], labels: Sequence[str] | None = No
     """The text in files and folders, the standard library, or one Hugging Face dataset, with its label sets.
 
     ``sources`` are text files (one document each), ``.jsonl``, ``.jsonl.gz`` and ``.parquet`` files (one document a record,
-    with the field ``text`` and optionally ``label``), and folders: every such file in them that is not hidden, in a fixed
-    order. Or only one of these: ``stdlib`` or ``stdlib:SPLIT`` (see ``standard_library``), ``hf:NAME`` or
+    with the field ``text`` and optionally ``label`` and ``spans``), and folders: every such file in them that is not hidden, in
+    a fixed order. Or only one of these: ``stdlib`` or ``stdlib:SPLIT`` (see ``standard_library``), ``hf:NAME`` or
     ``hf:NAME:SPLIT``, or a folder that the datasets package has saved.
 
-    ``labels`` names label sets of ``interp.corpora.labels.registry``, by default those made for files of this kind. If the
-    documents have labels, these are one more set, ``label``, after the others.
+    ``labels`` names label sets of ``interp.corpora.labels.registry``, by default those made for files of this kind: ``python``
+    for Python files, ``text`` for any other text. If the documents carry labels, these are one more set, ``label``, before the
+    others: runs are evaluated by the first, and what a person has marked is what that person asks about.
 
     Raises InputError for a source that is missing or is not what its name says, and for unknown label sets.
     """
@@ -48,29 +50,37 @@ def load_corpus(sources: Sequence[str | Path], labels: Sequence[str] | None = No
     if not words:
         raise InputError("no text was named; give files or folders of text, or stdlib")
     is_standard_library = words[0].split(":")[0] == "stdlib"
-    if labels is None:
-        label_sets = label_sets_for([".py"] if is_standard_library else words)
-    else:
-        label_sets = tuple(map(label_set_named, labels))
     if is_standard_library:
         split = words[0].partition(":")[2] or "train"
         if len(words) > 1 or split not in ("train", "held-out", "tests"):
             raise InputError(f"'{' '.join(words)}' names no text; use stdlib, stdlib:held-out or stdlib:tests, alone")
-        corpus = Corpus(words[0], standard_library(split))
+        corpus, names = Corpus(words[0], standard_library(split)), [".py"]
     elif any(word.startswith("hf:") or is_saved_dataset(Path(word)) for word in words):
         if len(words) > 1:
             raise InputError(f"'{' '.join(words)}' mixes a Hugging Face dataset with other text; name it alone")
-        corpus = dataset_corpus(words[0])
+        corpus, names = dataset_corpus(words[0]), []
     else:
-        corpus = labelled_corpus(" ".join(words), _documents(_files(map(Path, words))))
-    return replace(corpus, label_sets=(*label_sets, *corpus.label_sets))
+        files = _files(map(Path, words))
+        corpus = labelled_corpus(" ".join(words), _documents(files))
+        names = [file.name for file in files]
+    return _with_label_sets(corpus, labels, names)
+
+
+def _with_label_sets(corpus: Corpus, labels: Sequence[str] | None, files: Sequence[str]) -> Corpus:
+    """With the sets that are named, by default those for these files, after that of the documents' own labels."""
+    label_sets = label_sets_for(files) if labels is None else tuple(map(label_set_named, labels))
+    return replace(corpus, label_sets=(*corpus.label_sets, *label_sets))
 
 
 Text = str | Document | dict[str, Any]
 
 
-def make_corpus(texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str = "texts") -> Corpus:
-    """The corpus of texts given in Python: strings, documents, or ``{"text": ..., "label": ...}``.
+def make_corpus(
+    texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str = "texts", *, labels: Sequence[str] | None = None
+) -> Corpus:
+    """The corpus of texts given in Python: strings, documents, or ``{"text": ..., "label": ..., "spans": [...]}``.
+
+    ``labels`` names label sets, by default ``text``; the documents' own labels come first, as in ``load_corpus``.
 
     A capture that resumes after an interruption reads its text again, so ``texts`` must be readable again, or a function
     (such as a generator function) that starts from the beginning. Raises InputError for an iterator or a single string.
@@ -89,7 +99,7 @@ def make_corpus(texts: Iterable[Text] | Callable[[], Iterable[Text]], name: str 
             else:
                 yield document_of({"text": text} if isinstance(text, str) else text, f"{name}:{number}")
 
-    return labelled_corpus(name, documents())
+    return _with_label_sets(labelled_corpus(name, documents()), labels, [])
 
 
 @rereadable
@@ -203,7 +213,7 @@ def _parquet_rows(file: _File) -> Iterator[Document]:
                 raise InputError(
                     f"'{file.path}' has no column 'text' (it has {', '.join(known)}); rename the one to read"
                 )
-            columns = [name for name in ("text", "label") if name in known]
+            columns = [name for name in ("text", "label", "spans") if name in known]
             rows = (row for batch in table.iter_batches(batch_size=256, columns=columns) for row in batch.to_pylist())
             for number, row in enumerate(rows):
                 yield document_of(row, f"{file.name}:{number}")

@@ -68,6 +68,15 @@ class Decomposer(ABC):
         Raises InputError when the config does not suit the source.
         """
 
+    @classmethod
+    def untrained(cls, source: ActivationSource, config: Any) -> Decomposer | None:
+        """The method with features that it has not learned, a null for what it learns; None where there is no such thing.
+
+        Of ``source`` it knows the scale, the mean and what sets the rate of firing that ``config`` asks for, and whatever its
+        features begin as. The same source, config and machine give the same result. Raises InputError as ``fit`` does.
+        """
+        return None
+
     @abstractmethod
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Codes of rows. A row's codes do not depend on the rows beside it."""
@@ -189,6 +198,14 @@ def checked_moments(source: ActivationSource) -> Moments:
     if moments.total_variance <= 1e-12 * moments.mean_norm**2:
         raise InputError(f"all {len(source)} rows are the same; capture more text, or choose another hook point")
     return moments
+
+
+def check_enough_rows(source: ActivationSource, n_features: int) -> None:
+    """Raises InputError where there are fewer rows than features."""
+    if len(source) < n_features:
+        raise InputError(
+            f"{n_features} features cannot be learned from {len(source)} rows; capture more or ask for fewer"
+        )
 
 
 registry: dict[str, type[Decomposer]] = {}

@@ -44,6 +44,12 @@ class GradientDecomposer(Decomposer):
         return cls.fit_together(source, [config], [recorder or Silent()])[0]
 
     @classmethod
+    def untrained(cls: type[G], source: ActivationSource, config: Any) -> G:
+        """What is trained, as it is before the first step."""
+        trainable = cls.trainable(source, config)
+        return cls(config, trainable.finished(), trainable.notes)
+
+    @classmethod
     def fit_together(
         cls: type[G], source: ActivationSource, configs: Sequence[GradientConfig], recorders: Sequence[Recorder]
     ) -> list[G]:

@@ -366,7 +366,8 @@ def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, *, steps_done
     if begin_from is not None:
         card = (begin_from / "README.md").read_text()
         trained_on = f"{_row(card, 'trained on')}; then {trained_on}"
-        made_by = f"{_row(card, 'made by')}, then `--from` its result `--tokens {plan.tokens} --seed {plan.seed}`"
+        options = f"--tokens {plan.tokens} --seed {plan.seed} --library-share {plan.library_share:g} --bf16"
+        made_by = f"{_row(card, 'made by')}, then `--from` its result `{options}`"
     model = model.half()
     model.save_pretrained(work / "model")
     rounded = GPT2LMHeadModel.from_pretrained(work / "model", torch_dtype=torch.float32).eval()

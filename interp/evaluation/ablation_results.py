@@ -18,8 +18,8 @@ class AblationConfig(Record, frozen=True):
     """Options of the ablation of features."""
 
     n_sequences: int = 16
-    """Sequences at most in which a feature is taken out. On the bundled model a feature of 16 sequences of 256 tokens takes
-    one to two seconds with its controls."""
+    """Sequences at most in which a feature is taken out. On the bundled model, 16 sequences of 256 tokens take about two
+    seconds of CPU time a feature, controls included."""
     n_draws: int = 5
     """Control directions of each kind."""
     min_predictions: int = 10

@@ -54,6 +54,15 @@ class FeatureFindings:
     excess_interval: Float[np.ndarray, "n_candidates 2"]
     detects: Bool[np.ndarray, " n_candidates"]
     readings: Readings
+    n_fire_select: Int[np.ndarray, " n_candidates"]
+    """Tokens of select on which each fires."""
+    f1: Float[np.ndarray, " n_candidates"]
+    """Of ``own``; so are the next three."""
+    precision: Float[np.ndarray, " n_candidates"]
+    recall: Float[np.ndarray, " n_candidates"]
+    n_documents: Int[np.ndarray, " n_candidates"]
+    is_readable: Bool[np.ndarray, " n_candidates"]
+    """Of ``readings``."""
 
 
 @torch.no_grad()
@@ -83,7 +92,9 @@ def evaluate_concepts(
         ]
     readable = {name: [draw.readings.is_readable for draw in nulls[name]] for name in RANDOM_DIRECTIONS}
     best_readable = max(readable, key=lambda name: float(np.mean(readable[name])))
-    reports = tuple(_null_report(name, draws, rows, resamples, config.seed) for name, draws in nulls.items())
+    reports = tuple(
+        null_report(name, NULLS[name], draws, rows, resamples, config.seed) for name, draws in nulls.items()
+    )
     report = ConceptReport(
         f1=means.f1,
         average_precision=_mean(trial.average_precision),
@@ -179,8 +190,9 @@ def _concepts(
 
 def _one_draw_each(resampled: Sequence[Float[np.ndarray, "n n_draws"]], seed: int) -> Float[np.ndarray, "n n_draws"]:
     """One draw of the null for each resample of the documents, so that intervals know that draws differ too."""
-    which = np.random.default_rng([seed, 4]).integers(0, len(resampled), resampled[0].shape[1])
-    return np.stack(resampled)[which, :, np.arange(len(which))].T
+    n_draws = resampled[0].shape[1]
+    which = np.random.default_rng([seed, 4]).integers(0, len(resampled), size=(n_draws,))
+    return np.stack([resampled[draw][:, column] for column, draw in enumerate(which)], axis=1)
 
 
 def _findings(
@@ -204,6 +216,12 @@ def _findings(
         excess_interval=interval,
         detects=_detects(own, interval, rows),
         readings=trial.readings,
+        n_fire_select=codes.n_fire_select(rows),
+        f1=own.f1,
+        precision=own.precision,
+        recall=own.recall,
+        n_documents=own.n_documents,
+        is_readable=trial.readings.is_readable,
     )
 
 
@@ -233,13 +251,16 @@ def _null_detecting(draws: Sequence[Trial], rows: JudgedRows, resamples: Resampl
     return _mean(shares)
 
 
-def _null_report(name: str, draws: Sequence[Trial], rows: JudgedRows, resamples: Resamples, seed: int) -> NullReport:
+def null_report(
+    name: str, what: str, draws: Sequence[Trial], rows: JudgedRows, resamples: Resamples, seed: int
+) -> NullReport:
+    """What the draws of a null achieve."""
     has_concepts, n_test = len(draws[0].of_concepts.label) > 0, int(rows.is_test.sum())
     readable = [float(draw.readings.is_readable.mean()) for draw in draws]
     information = [normalised_mutual_information(draw.of_concepts, n_test) for draw in draws]
     return NullReport(
         name=name,
-        what=NULLS[name],
+        what=what,
         n_draws=len(draws),
         f1=mean_f1(draws) if has_concepts else None,
         f1_spread=float(np.std([draw.of_concepts.f1.mean() for draw in draws])) if has_concepts else None,

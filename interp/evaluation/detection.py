@@ -68,7 +68,9 @@ class Association:
 
     def of_candidates(self, codes: FiringCodes, rows: JudgedRows) -> Detections:
         """The best label of each candidate, on test."""
-        label = np.where(self.f1.max(1, initial=0) > 0, self.columns[self.f1.argmax(1)], -1)
+        label = np.full(codes.n_candidates, -1)
+        if len(self.columns):
+            label = np.where(self.f1.max(1) > 0, self.columns[self.f1.argmax(1)], -1)
         return detections(codes, rows, candidate=np.arange(codes.n_candidates), label=label)
 
 

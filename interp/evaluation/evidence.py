@@ -81,6 +81,8 @@ class FeatureEvidence(Record, frozen=True):
     feature: int
     sign: int
     """The sign of its codes that the evidence is about: of signed methods, the one that detects more."""
+    threshold: float
+    """It fires where sign * code is greater: 0 but for methods without firing of their own."""
     n_fires: int
     """Tokens of the judged text on which it fires."""
     detected: Detected | None = None
@@ -115,7 +117,8 @@ class FeatureEvidence(Record, frozen=True):
             return self.detected.concept
         if reading is None or not reading.is_readable:
             return ""
-        return f"token {reading.value}" if reading.kind == "token" else f"after {reading.value}"
+        shown = reading.value.strip() or reading.value
+        return f"token {shown}" if reading.kind == "token" else f"after {shown}"
 
 
 class Evidence(FileRecord, frozen=True):

@@ -34,8 +34,20 @@ class FiringCodes:
     feature: Int[np.ndarray, " n_candidates"]
     sign: Int[np.ndarray, " n_candidates"]
     """1, or -1 where the candidate fires on low values of its feature."""
+    threshold: Float[np.ndarray, " n_candidates"]
+    """A candidate fires where sign * code is greater; 0 where codes were taken as they are."""
     cut: float | None = None
     """Share of select that every candidate was cut to fire on; None where codes were taken as they are."""
+
+    def of(self, candidates: Int[np.ndarray, " k"]) -> FiringCodes:
+        """Some of the candidates."""
+        return FiringCodes(
+            codes=self.codes[:, candidates],
+            feature=self.feature[candidates],
+            sign=self.sign[candidates],
+            threshold=self.threshold[candidates],
+            cut=self.cut,
+        )
 
     @property
     def n_candidates(self) -> int:
@@ -65,28 +77,36 @@ def firing_codes(
         nothing = torch.zeros(n_features)
         parts = [_sparse(score(part), nothing) for part in rows.x.split(_CHUNK)]
         codes = sparse.csc_array(sparse.vstack(parts, format="csc"))
-        return FiringCodes(codes, np.arange(n_features), np.ones(n_features, np.int64))
+        return FiringCodes(codes, np.arange(n_features), np.ones(n_features, np.int64), np.zeros(n_features))
     signs = (1, -1) if signed else (1,)
     n_fire = np.full(n_features, max(1, round(dense_rate * len(rows.x_select))))
-    columns: dict[int, list[sparse.csc_array]] = {sign: [] for sign in signs}
+    columns: dict[int, list[tuple[sparse.csc_array, np.ndarray]]] = {sign: [] for sign in signs}
     width = max(1, _VALUES_HELD // len(rows.x))
     for first in range(0, n_features, width):
         block = torch.cat([score(part)[:, first : first + width] for part in rows.x.split(_CHUNK)])
         for sign in signs:
             columns[sign].append(cut(sign * block, n_fire[first : first + width], rows))
-    codes = sparse.csc_array(sparse.hstack([part for sign in signs for part in columns[sign]], format="csc"))
-    return FiringCodes(codes, np.tile(np.arange(n_features), len(signs)), np.repeat(signs, n_features), cut=dense_rate)
+    blocks, thresholds = zip(*(part for sign in signs for part in columns[sign]), strict=True)
+    return FiringCodes(
+        codes=sparse.csc_array(sparse.hstack(blocks, format="csc")),
+        feature=np.tile(np.arange(n_features), len(signs)),
+        sign=np.repeat(signs, n_features),
+        threshold=np.concatenate(thresholds),
+        cut=dense_rate,
+    )
 
 
-def cut(scores: Float[Tensor, "n k"], n_fire: Int[np.ndarray, " k"], rows: JudgedRows) -> sparse.csc_array:
-    """max(score - t, 0) with t the score at which candidate j fires on ``n_fire[j]`` rows of select (fewer where scores
-    tie)."""
+def cut(
+    scores: Float[Tensor, "n k"], n_fire: Int[np.ndarray, " k"], rows: JudgedRows
+) -> tuple[sparse.csc_array, Float[np.ndarray, " k"]]:
+    """(max(score - t, 0), t), with t the score above which candidate j fires on ``n_fire[j]`` rows of select (fewer where
+    scores tie)."""
     select = scores[torch.from_numpy(rows.is_select)].T
     most = min(int(n_fire.max(initial=0)) + 1, select.shape[1])
     highest = select.topk(most, dim=1).values
     threshold = highest.gather(1, torch.from_numpy(np.minimum(n_fire, most - 1))[:, None])[:, 0]
     threshold[torch.from_numpy(n_fire == 0)] = torch.inf
-    return sparse.csc_array(_sparse(scores, threshold))
+    return sparse.csc_array(_sparse(scores, threshold)), threshold.numpy()
 
 
 def random_directions(n: int, moments: Moments, seed: int, *, shaped: bool) -> Float[Tensor, "n d_in"]:
@@ -113,8 +133,15 @@ def random_codes(own: FiringCodes, rows: JudgedRows, seed: int, *, shaped: bool)
     for first in range(0, len(order), width):
         block = order[first : first + width]
         parts.append(cut(rows.x @ directions[torch.from_numpy(block)].T, n_fire[block], rows))
-    codes = sparse.csc_array(sparse.hstack(parts, format="csc"))[:, np.argsort(order)]
-    return FiringCodes(codes, np.arange(own.n_candidates), np.ones(own.n_candidates, np.int64), cut=own.cut)
+    blocks, thresholds = zip(*parts, strict=True)
+    back = np.argsort(order)
+    return FiringCodes(
+        codes=sparse.csc_array(sparse.hstack(blocks, format="csc"))[:, back],
+        feature=np.arange(own.n_candidates),
+        sign=np.ones(own.n_candidates, np.int64),
+        threshold=np.concatenate(thresholds)[back],
+        cut=own.cut,
+    )
 
 
 def _sparse(scores: Float[Tensor, "n k"], threshold: Float[Tensor, " k"]) -> sparse.csr_array:

@@ -31,10 +31,14 @@ class JudgedRows:
 
     x: Float[Tensor, "n d_in"]
     """Activations, float32."""
+    numbers: Int[np.ndarray, " n"]
+    """The rows' numbers in the source, ascending."""
     labels: UInt8[np.ndarray, "n n_labels"]
     names: tuple[str, ...]
     document: Int[np.ndarray, " n"]
     """Number of each row's document, counted from 0 without gaps."""
+    document_numbers: Int[np.ndarray, " n_documents"]
+    """The numbers that the store gives them."""
     is_test: Bool[np.ndarray, " n"]
     windows: Int[np.ndarray, "n w"]
     """Token ids: column j is the token j before the row's own in its document, -1 where there is none."""
@@ -67,12 +71,14 @@ class JudgedRows:
         if len(rows) > max_rows:
             rows = np.sort(np.random.default_rng(seed).choice(rows, max_rows, replace=False))
         chosen = labels[rows]
-        _, document = np.unique(documents[rows], return_inverse=True)
+        numbers, document = np.unique(documents[rows], return_inverse=True)
         return cls(
             x=torch.cat([source.rows(rows[first : first + _CHUNK]) for first in range(0, len(rows), _CHUNK)]),
+            numbers=rows,
             labels=chosen,
             names=tuple(names),
             document=document,
+            document_numbers=numbers,
             is_test=split_documents(document, chosen != 0, seed=seed),
             windows=np.full((len(rows), 1), -1) if windows is None else windows[rows],
             moments=source.moments(),
@@ -80,7 +86,12 @@ class JudgedRows:
 
     @property
     def n_documents(self) -> int:
-        return int(self.document.max()) + 1
+        return len(self.document_numbers)
+
+    @property
+    def test_documents(self) -> Int[np.ndarray, " n"]:
+        """The store's numbers of the documents of test."""
+        return self.document_numbers[np.unique(self.document[self.is_test])]
 
     @property
     def is_select(self) -> Bool[np.ndarray, " n"]:

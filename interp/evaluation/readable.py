@@ -108,11 +108,12 @@ def label_purity(
     """(share - base rate) / (1 - base rate) of each label among the strongest tokens; minus infinity where there are none."""
     has = rows.labels[:, columns] != 0
     base = has[half].mean(0)
-    is_there = strongest >= 0
-    shares = np.stack([np.sum(has[strongest, c] & is_there, axis=1) for c in range(len(columns))], axis=-1)
-    shares = shares.reshape(len(strongest), len(columns)) / np.maximum(is_there.sum(1), 1)[:, None]
+    is_there = np.asarray(strongest >= 0)
+    shares = np.empty((len(strongest), len(columns)))
+    for c in range(len(columns)):
+        shares[:, c] = np.sum(has[strongest, c] & is_there, axis=1) / np.maximum(is_there.sum(1), 1)
     purity = (shares - base) / np.maximum(1 - base, 1e-12)
-    return np.where(is_there.any(1)[:, None], purity, -np.inf)
+    return np.where((is_there.sum(1) > 0)[:, None], purity, -np.inf)
 
 
 def most_common(tokens: Int[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:

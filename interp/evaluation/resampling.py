@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from interp.evaluation.results import Estimate
 
@@ -36,7 +36,7 @@ class Resamples:
         weights[:, marked] = random.multinomial(len(marked), np.full(len(marked), 1 / len(marked)), size=n)
         return cls(weights)
 
-    def sums(self, counts: Float[np.ndarray, "*shape n_documents"]) -> Float[np.ndarray, "*shape n_draws"]:
+    def sums(self, counts: Num[np.ndarray, "*shape n_documents"]) -> Float[np.ndarray, "*shape n_draws"]:
         """Sums over the documents of each draw."""
         return counts @ self.weights.T
 

@@ -155,7 +155,7 @@ class SplicedLoss(Record, frozen=True):
     kl_recovered_mean: float | None
     """1 - KL(clean || reconstructed) / KL(clean || mean)."""
     ce_recovered_interval: tuple[float, float] | None
-    """95 % bootstrap interval of ``ce_recovered_mean`` over documents."""
+    """95 % bootstrap interval of ``ce_recovered_mean`` over sequences."""
     n_tokens: int
     """Predictions the means are over."""
 
@@ -360,6 +360,8 @@ class SteeringEffect(Record, frozen=True):
     """Steered continuations, prompts in order, samples of a prompt side by side."""
     baseline_texts: tuple[str, ...]
     """Continuations without steering from the same noise."""
+    sign: int = 1
+    """-1 where it was steered towards low codes."""
 
 
 class SteeringReport(Record, frozen=True):
@@ -433,6 +435,8 @@ class Metrics(FileRecord, frozen=True):
     ablation: tuple[ConceptAblation, ...] = ()
     steering: SteeringReport | None = None
     """None where steering was not evaluated."""
+    controls: tuple[NullReport, ...] = ()
+    """Where they were asked for: the same method with a frozen decoder, and in a copy of the model with shuffled weights."""
     seeds: SeedReport | None = None
     """None where no other seed was asked for."""
 

@@ -40,7 +40,8 @@ def _baselines(
         yield name, what, association(codes, rows, columns).of_labels(codes, rows)
     n_with = ((rows.labels[:, columns] != 0) & rows.is_select[:, None]).sum(0)
     scores, each = rows.x @ difference_in_means(rows, columns).T, np.arange(len(columns))
-    codes = FiringCodes(cut(scores, n_with, rows), each, np.ones_like(each))
+    fires, threshold = cut(scores, n_with, rows)
+    codes = FiringCodes(fires, each, np.ones_like(each), threshold)
     what = "supervised: mean activation with the label less that without, on select; cut to fire as often as the label"
     yield "difference in means", what, detections(codes, rows, candidate=each, label=columns)
 

@@ -7,14 +7,15 @@ and its matches are a cluster, and its stability is the mean silhouette of the c
                             b: the smallest over other clusters of the mean distance of v to their members
 
 1 where the same direction is found every time and nothing else is near, about 0 where the match is no better than the next
-feature. The mean over features against their number is the stability curve: it holds up to the number of features that the
-rows have, then falls. Source: Nebgen et al. 2021 (NMFk); "Determination of Latent Dimensionality in International Trade
-Flow", Truong et al. 2020.
+feature. Where a direction and its opposite are one feature (``is_signless``), cos is |cos|. The mean over features against
+their number is the stability curve: it holds up to the number of features that the rows have, then falls.
+Source: Nebgen et al. 2021 (NMFk); "Determination of Latent Dimensionality in International Trade Flow", Truong et al. 2020.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from interp.decomposers import kind_of
+from interp.decomposers import Decomposer, kind_of
 from interp.distributed import world
 from interp.errors import InputError
 from interp.figures import stability_curve
@@ -68,7 +69,7 @@ class StabilityRecord(FileRecord, frozen=True):
     """stability.json in the folder of a run."""
 
     SCHEMA = "interp-stability"
-    VERSION = 1
+    VERSION = 2
 
     run_identity: str
     n_fits: int
@@ -144,18 +145,21 @@ def measure_stability(runs: Sequence[Run], path: Path, *, n_fits: int) -> list[S
 def stability_of(run: Run, n_fits: int) -> Stability:
     """Refit ``run`` ``n_fits`` times and keep the result in the run folder; a kept result of as many refits is read back.
 
+    A result of another version is made again.
+
     Raises InputError for fewer than one refit.
     """
     if n_fits < 1:
         raise InputError(f"stability takes one refit or more, not {n_fits}")
     path = run.path / FILE
-    if path.exists():
+    with suppress(InputError):
         record = read_record(path, StabilityRecord, "")
         if (record.run_identity, record.n_fits) == (run.identity, n_fits):
             return Stability(n_fits, record.features, record.fvu)
     decomposer, source = run.decomposer(), run.store().site(run.site.read)
     refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
-    features = feature_stability(decomposer.read_directions().numpy(), refits)
+    directions = decomposer.read_directions().numpy()
+    features = feature_stability(directions, refits, has_sign=not is_signless(decomposer))
     found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])
     if world().is_first:
         record = StabilityRecord(
@@ -178,16 +182,29 @@ def refitted_directions(
     return found
 
 
+def is_signless(decomposer: Decomposer) -> bool:
+    """Whether a direction and its opposite are one feature: if codes take both signs, and if latents are quadratic forms."""
+    return decomposer.signed_codes or "forms" in decomposer.capabilities
+
+
 def feature_stability(
-    directions: Float[np.ndarray, "K d_in"], refits: Sequence[Float[np.ndarray, "K d_in"]]
+    directions: Float[np.ndarray, "K d_in"], refits: Sequence[Float[np.ndarray, "K d_in"]], *, has_sign: bool = True
 ) -> Float[np.ndarray, " K"]:
-    """Mean silhouette of each feature with its matches. Rows have unit length or are zero; a zero row has stability 0."""
-    members = [directions, *(refit[_matches(directions, refit)] for refit in refits)]
+    """Mean silhouette of each feature with its matches. Rows have unit length or are zero; a zero row has stability 0.
+
+    Without ``has_sign``, opposite directions are the same.
+    """
+    members = [directions]
+    for refit in refits:
+        cosines = directions @ refit.T
+        pairs = linear_sum_assignment(cosines if has_sign else np.abs(cosines), maximize=True)
+        members.append(refit[pairs[1]])
     centres = np.mean(members, axis=0)
     n, silhouettes = len(members), []
     for member in members:
-        # The mean distance of a unit row to a cluster is 1 - its product with the cluster's mean.
-        near = member @ centres.T
+        # The mean distance of a unit row to a cluster is 1 - its mean cosine to the members, which with signs is its product
+        # with the cluster's mean.
+        near = member @ centres.T if has_sign else np.mean([np.abs(member @ other.T) for other in members], axis=0)
         own = (1 - np.diagonal(near)) * n / (n - 1)  # without the distance to itself, which is 0
         np.fill_diagonal(near, -np.inf)
         other = 1 - near.max(1, initial=0.0) if len(directions) == 1 else 1 - near.max(1)
@@ -225,8 +242,3 @@ def curve_table(curve: Sequence[Stability]) -> str:
         mark = "  <- recommended" if point.n_features == chosen else ""
         lines.append(f"{point.n_features:>8}{point.mean:>11.3f}{stable:>17.0%}{point.fvu:>10.3f}{mark}")
     return "\n".join(lines)
-
-
-def _matches(directions: Float[np.ndarray, "K d_in"], refit: Float[np.ndarray, "K d_in"]) -> Int[np.ndarray, " K"]:
-    """For each direction the row of ``refit`` that it is paired with where the pairs' cosines have the largest sum."""
-    return linear_sum_assignment(directions @ refit.T, maximize=True)[1]

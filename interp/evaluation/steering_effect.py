@@ -189,10 +189,12 @@ def _compare(
     before, after = (_shares(texts, choice.concept, task.judge) for texts in (baseline, steered))
     # Compared with the mean baseline of the prompt, since the likelihood of a single text is mostly luck.
     usual = baseline.nll.reshape(len(task.prompts), -1).mean(1).repeat(task.config.n_samples)
-    fluency = np.minimum(1.0, np.exp(usual - steered.nll))
+    # A text whose likelihood is no number, under a model whose activations overflow on it, has no fluency.
+    fluency = np.nan_to_num(np.exp(np.minimum(0.0, usual - steered.nll)), nan=0.0)
     return SteeringEffect(
         concept=choice.concept,
         feature=choice.feature,
+        sign=choice.sign,
         strength=search.strength,
         kl=search.kl,
         reached=search.reached,

@@ -1,15 +1,18 @@
 """Building ``manifolds.h5``: for every latent of a bilinear run its tokens, its shape scores, and the labels along it.
 
 A latent's strongest tokens are the tenth of a random sample that lies furthest out on its axes. On these tokens each ordinal
-label is read off along a curve (``label_curve``) fitted on every other document and scored on the rest. This is done in the
-plane of the latent's first two axes, in that of the site's first two principal components, and in random planes, of which the
-best counts. A label that is the same on more than nine tenths of the tokens is left out. All latents are kept.
+label is read off along a curve (``label_curve``) in the plane of the latent's first two axes. The curve is fitted on every
+other document; latents are ranked by its R^2 there, and judged by its R^2 on the rest. Beside it stand the plane of the site's
+first two principal components on the same tokens, and a null: as many random planes as there are latents, each with its own
+strongest tokens, are ranked and judged in the same way, and a latent is compared with the random plane of the same rank. A
+label that is the same on more than nine tenths of the tokens is left out. All latents are kept.
 
 If a latent has fewer than three axes, the others are the directions outside them along which its strongest tokens vary most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -26,9 +29,9 @@ from interp.errors import InputError
 from interp.files import whole
 from interp.index.layout import write_attributes, write_compressed
 from interp.manifolds.label_curve import N_KNOTS, LabelCurve
-from interp.manifolds.layout import FILE, PLANES, ManifoldRecord
-from interp.manifolds.ordinals import in_every_other_document, ordinals
-from interp.manifolds.planes import random_planes
+from interp.manifolds.layout import FILE, ManifoldRecord
+from interp.manifolds.ordinals import fitting_half, ordinals
+from interp.manifolds.planes import of_the_same_rank, random_planes
 from interp.manifolds.shape import LEAST_ROWS, N_AXES, best_scores, points_of, strongest
 from interp.progress import progress
 from interp.records import check_options
@@ -59,17 +62,15 @@ class ManifoldConfig:
     """Tokens drawn from the store; the smallest share scored is then 600 of them."""
     n_points: int = 1200
     """Tokens kept for each latent; two thirds are its strongest, the rest are drawn from the others."""
-    n_planes: int = 5
-    """Random planes that each label is tried in."""
     seed: int = 0
     """Seed of the sample and of the random planes."""
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.n_points < 4 or self.n_sample < max(LEAST_ROWS, self.n_points) or self.n_planes < 1:
+        if self.n_points < 4 or self.n_sample < max(LEAST_ROWS, self.n_points):
             raise InputError(
-                f"{self.n_points} points of a sample of {self.n_sample} tokens and {self.n_planes} random planes were asked "
-                f"for; give 4 points or more, {LEAST_ROWS} tokens or more, and a plane"
+                f"{self.n_points} points of a sample of {self.n_sample} tokens were asked for; give 4 points or more, and "
+                f"{LEAST_ROWS} tokens or more, as many as points at least"
             )
 
     @property
@@ -126,9 +127,9 @@ class _Sample:
     x: Float[Tensor, "n d_in"]
     ordinals: dict[str, Float[np.ndarray, " n"]]
     is_fit: Bool[np.ndarray, " n"]
-    """Whether curves are fitted on the token's document."""
-    planes: list[Float[Tensor, "n 2"]]
-    """Coordinates in PCA's plane, and in each of the random ones."""
+    """Whether curves are fitted, and latents ranked, on the token's document."""
+    pca: Float[Tensor, "n 2"]
+    """Coordinates in PCA's plane."""
     text: dict[str, list[str]] | None
 
     @staticmethod
@@ -141,10 +142,8 @@ class _Sample:
         sequence, place = store.positions()[rows].T
         numbers = {name: values[rows] for name, values in ordinals(store, vocabulary).items()}
         components = torch.from_numpy(source.moments().spectrum[1][:2]).float()
-        axes = random_planes(source.d_in, config.n_planes, seed=config.seed)
         text = None if vocabulary is None else _texts(store.tokens(), sequence, place, vocabulary)
-        planes = [unit_rows(x) @ pair.T for pair in (components, *axes)]
-        return _Sample(rows, x, numbers, in_every_other_document(store, rows), planes, text)
+        return _Sample(rows, x, numbers, fitting_half(store, rows), unit_rows(x) @ components.T, text)
 
 
 def _texts(
@@ -173,7 +172,22 @@ def _describe(decomposer: QuadraticDecomposer, sample: _Sample, config: Manifold
         _describe_latent(decomposer.form(f), u, sample, config, random)
         for f in progress(numbers, total=len(numbers), what="manifolds", unit="latent")
     ]
-    return {name: np.stack([page[name] for page in pages]) for name in pages[0]}
+    found = {name: np.stack([page[name] for page in pages]) for name in pages[0]}
+    random_r2 = _labels_along_random(u, sample, found["label_fit_r2"], seed=config.seed)
+    return found | {"label_r2": np.concatenate([found["label_r2"], random_r2[:, :, None]], 2)}
+
+
+def _labels_along_random(
+    u: Float[Tensor, "n d_in"], sample: _Sample, fit_r2: Float[np.ndarray, "n_features n_ordinals"], *, seed: int
+) -> Float[np.ndarray, "n_features n_ordinals"]:
+    """R^2 of each ordinal in the random plane that has the rank of each latent, by the latents' own ``fit_r2``."""
+    null_fit_r2, null_r2 = np.full((2, *fit_r2.shape), np.nan, np.float32)
+    planes = random_planes(u.shape[1], len(fit_r2), seed=seed)
+    for i, axes in enumerate(progress(planes, total=len(planes), what="random planes", unit="plane")):
+        points = u @ axes.T
+        null_fit_r2[i], r2, _ = _labels_along([points], strongest(points, STRONGEST).numpy(), sample)
+        null_r2[i] = r2[:, 0]
+    return of_the_same_rank(fit_r2, null_fit_r2, null_r2)
 
 
 def _describe_latent(
@@ -188,13 +202,14 @@ def _describe_latent(
     far, rest = order[: config.n_far], order[config.n_far :]
     chosen = np.concatenate([far, random.choice(rest, min(len(rest), config.n_points - config.n_far), replace=False)])
     score, share = best_scores(points)
-    r2, curve = _labels_along(points[:, :2], strongest(points, STRONGEST).numpy(), sample)
+    fit_r2, r2, curve = _labels_along([points[:, :2], sample.pca], strongest(points, STRONGEST).numpy(), sample)
     return {
         "eigenvalues": form.eigenvalues.numpy(),
         "n_axes": np.array(points.shape[1], np.int32),
         "effective_rank": np.array(form.effective_rank, np.float32),
         "score": score.astype(np.float32),
         "share": share.astype(np.float32),
+        "label_fit_r2": fit_r2,
         "label_r2": r2,
         "curve": curve,
         "point": chosen.astype(np.int32),
@@ -204,23 +219,32 @@ def _describe_latent(
 
 
 def _labels_along(
-    points: Float[Tensor, "n n_axes"], rows: Int[np.ndarray, " k"], sample: _Sample
-) -> tuple[Float[np.ndarray, "n_ordinals n_planes"], Float[np.ndarray, "n_ordinals n_knots 3"]]:
-    """(R^2 in each of ``PLANES``, knots of the latent's own curve) of every ordinal, on the tokens ``rows``."""
-    r2 = np.full((len(sample.ordinals), len(PLANES)), np.nan, np.float32)
+    planes: Sequence[Float[Tensor, "n n_axes"]], rows: Int[np.ndarray, " k"], sample: _Sample
+) -> tuple[
+    Float[np.ndarray, " n_ordinals"],
+    Float[np.ndarray, "n_ordinals n_planes"],
+    Float[np.ndarray, "n_ordinals n_knots 3"],
+]:
+    """(R^2 where the curve was fitted, R^2 on the other documents, knots) of every ordinal, on the tokens ``rows``.
+
+    The second is in each of ``planes``, by the coordinates of all tokens; the others are in the first.
+    """
+    fit_r2 = np.full(len(sample.ordinals), np.nan, np.float32)
+    r2 = np.full((len(sample.ordinals), len(planes)), np.nan, np.float32)
     knots = np.full((len(sample.ordinals), N_KNOTS, 3), np.nan, np.float32)
-    if points.shape[1] < 2:
-        return r2, knots
+    if planes[0].shape[1] < 2:
+        return fit_r2, r2, knots
     for i, values in enumerate(sample.ordinals.values()):
         known = rows[np.isfinite(values[rows])]
         label, is_fit = values[known], sample.is_fit[known]
         if _hardly_varies(label[is_fit]) or _hardly_varies(label[~is_fit]):
             continue
-        planes = (plane[known].numpy() for plane in (points, *sample.planes))
-        (curve, own), (_, pca), *random = (LabelCurve.fit_and_score(plane, label, is_fit) for plane in planes)
-        r2[i] = own, pca, max(each for _, each in random)
+        points = [plane[known].numpy() for plane in planes]
+        curves, r2[i] = zip(*(LabelCurve.fit_and_score(each, label, is_fit) for each in points), strict=True)
+        curve = curves[0]
+        fit_r2[i] = curve.r2(points[0][is_fit], label[is_fit])
         knots[i, : len(curve.labels)] = np.column_stack([curve.points, curve.labels])
-    return r2, knots
+    return fit_r2, r2, knots
 
 
 def _hardly_varies(label: Num[np.ndarray, " n"]) -> bool:

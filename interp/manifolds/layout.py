@@ -21,15 +21,15 @@ SHAPES: dict[str, str] = {
 }
 """Shapes scored between 0 and 1, and what the score means; the formulas are in ``shape``."""
 
-PLANES = ("the latent's plane", "PCA's first two components", "random planes, the best")
-"""Planes in which each label's R^2 is taken, on the same tokens: the latent's own strongest."""
+PLANES = ("the latent's plane", "PCA's first two components", "the random plane of the same rank")
+"""Planes in which each label's R^2 is taken: the first two on the latent's own strongest tokens, a random one on its own."""
 
 
 class ManifoldRecord(PrecomputedRecord, frozen=True):
     """The record of ``manifolds.h5``."""
 
     SCHEMA = "manifold index"
-    VERSION = 1
+    VERSION = 2
 
     n_far: int
     """Most points of a latent that are its strongest."""

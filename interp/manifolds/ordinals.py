@@ -50,8 +50,12 @@ def position_in_line(
     return np.concatenate([np.full((len(tokens), 1), np.nan), after[:, :-1]], axis=1).astype(np.float32)
 
 
-def in_every_other_document(store: ActivationStore, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Whether curves are fitted on each row's document: every other document that has one of ``rows``."""
+def fitting_half(store: ActivationStore, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether each of the ascending ``rows`` is in the half that chooses and fits; the other half judges.
+
+    It is every other document that has one of ``rows``; the first half of them if all are of one document.
+    """
     sequence, place = store.positions()[rows].T
     documents = store.documents()[1][sequence, place]
-    return np.isin(documents, np.unique(documents)[::2])
+    numbers = np.unique(documents)
+    return np.isin(documents, numbers[::2]) if len(numbers) > 1 else np.arange(len(rows)) < len(rows) // 2

@@ -1,7 +1,7 @@
 """Whether some latent shows a label along a curve, on tokens you choose, and whether other planes show it too.
 
-Half of the documents choose and fit; the others score. The latent, and likewise the random plane, whose curve reads the label
-best on the first half is scored on the second. Each plane has two scores:
+Half of the documents choose and fit; the others score. The latent whose curve reads the label best on the first half is scored
+on the second, and so is the best of as many random planes as there are latents. Each plane has two scores:
 
     r2          of the label read off along the curve (``label_curve``): whether the plane shows the label in order
     nearest_r2  of the label read off as the mean of the 20 nearest tokens of the first half: whether it shows it at all
@@ -22,7 +22,7 @@ from interp.decomposers.forms import unit_rows
 from interp.errors import InputError, unknown_name
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import PLANES, SHAPES
-from interp.manifolds.ordinals import in_every_other_document, ordinals
+from interp.manifolds.ordinals import fitting_half, ordinals
 from interp.manifolds.reader import ManifoldView
 from interp.manifolds.shape import points_of
 from interp.runs.record import Run
@@ -81,7 +81,7 @@ def lay_out_ordinal(
         store.site(run.site.read).rows(rows),
         numbers[ordinal][rows],
         name=ordinal,
-        is_fit=in_every_other_document(store, rows),
+        is_fit=fitting_half(store, rows),
         components=run.store().site(run.site.read).moments().spectrum[1],
     )
 
@@ -95,7 +95,6 @@ def lay_out(
     name: str,
     is_fit: Bool[np.ndarray, " n"],
     components: Float[np.ndarray, "k d_in"],
-    n_random: int = 20,
     seed: int = 0,
 ) -> LabelLayout:
     """The latent whose plane reads ``label`` best, compared with other planes.
@@ -115,11 +114,11 @@ def lay_out(
         raise InputError("no latent of this run has two axes; train it longer or with more features")
     best, chosen = _best(own, label, is_fit)
     local = torch.linalg.svd(u - u.mean(0), full_matrices=False)[2][:2]
-    axes = random_planes(x.shape[1], n_random, seed=seed)
+    null = dict(enumerate(u @ axes.T for axes in random_planes(x.shape[1], len(own), seed=seed)))
     others = {
         PLANES[1]: u @ torch.from_numpy(components[:2]).float().T,
         "PCA of these tokens alone": u @ local.T,
-        f"the best of {n_random} random planes": _best(dict(enumerate(u @ pair.T for pair in axes)), label, is_fit)[1],
+        f"the best of {len(null)} random planes": _best(null, label, is_fit)[1],
     }
     fits = [_fit(f"latent {best}", chosen, label, is_fit)]
     fits += [_fit(plane, points, label, is_fit) for plane, points in others.items()]
@@ -131,6 +130,22 @@ def random_planes(d_in: int, n: int, *, seed: int) -> list[Float[Tensor, "2 d_in
     """``n`` random planes, each by two orthonormal axes."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.linalg.qr(torch.randn(d_in, 2, generator=generator))[0].T for _ in range(n)]
+
+
+def of_the_same_rank(
+    fit_r2: Float[np.ndarray, "n n_ordinals"],
+    null_fit_r2: Float[np.ndarray, "n n_ordinals"],
+    null_r2: Float[np.ndarray, "n n_ordinals"],
+) -> Float[np.ndarray, "n n_ordinals"]:
+    """For each latent and label the R^2 of the random plane that stands in the latent's place.
+
+    Latents are ranked by ``fit_r2`` and random planes by ``null_fit_r2``, on the half that curves were fitted on. NaN for a
+    latent or a random plane without one; such planes stand last.
+    """
+    found = np.empty_like(null_r2)
+    best_first = np.take_along_axis(null_r2, np.argsort(-null_fit_r2, axis=0, kind="stable"), 0)
+    np.put_along_axis(found, np.argsort(-fit_r2, axis=0, kind="stable"), best_first, 0)
+    return np.where(np.isnan(fit_r2), np.nan, found)
 
 
 def _best(

@@ -86,21 +86,24 @@ class ManifoldIndex:
         return [*SHAPES, *self.ordinals]
 
     def table(self, by: str) -> pd.DataFrame:
-        """One row a latent, the highest first, those without a score last: id, score, effective_rank, first and second
-        eigenvalue, and for an ordinal the R^2 in the other planes on the same tokens. The score of an ordinal is its R^2."""
+        """One row a latent, the best first, those without a score last: id, score, effective_rank, first and second eigenvalue,
+        and for an ordinal the R^2 in the other planes.
+
+        The score of an ordinal is its R^2 on the documents that judge; latents are ranked by that on the others.
+        """
         if by not in self.rankings:
             raise unknown_name("ranking", by, self.rankings, "this run")
         columns: dict[str, np.ndarray] = {"id": np.arange(self.n_features)}
         if by in SHAPES:
-            columns["score"] = self._ranked_by["score"][:, list(SHAPES).index(by)]
+            key = columns["score"] = self._ranked_by["score"][:, list(SHAPES).index(by)]
             columns["share"] = self._ranked_by["share"][:, list(SHAPES).index(by)]
         else:
-            r2 = self._ranked_by["label_r2"][:, self.ordinals.index(by)]
+            key, r2 = (self._ranked_by[name][:, self.ordinals.index(by)] for name in ("label_fit_r2", "label_r2"))
             columns |= {"score": r2[:, 0]} | dict(zip(PLANES[1:], r2[:, 1:].T, strict=True))
         eigenvalues = self._ranked_by["eigenvalues"]
         columns |= {"effective_rank": self._ranked_by["effective_rank"]}
         columns |= {f"eigenvalue {i + 1}": eigenvalues[:, i] for i in range(min(2, eigenvalues.shape[1]))}
-        return pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        return pd.DataFrame(columns).iloc[np.argsort(-key, kind="stable")].reset_index(drop=True)
 
     def view(self, feature: int) -> ManifoldView:
         """Everything about one latent. Raises InputError for an unknown number."""
@@ -131,7 +134,7 @@ class ManifoldIndex:
     @functools.cached_property
     def _ranked_by(self) -> dict[str, np.ndarray]:
         """The arrays that ``table`` shows, by name; freed with this index, because many are opened."""
-        names = ("score", "share", "label_r2", "eigenvalues", "effective_rank")
+        names = ("score", "share", "label_fit_r2", "label_r2", "eigenvalues", "effective_rank")
         return {name: self._file["features"][name][:] for name in names}
 
     @functools.cached_property

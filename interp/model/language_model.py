@@ -199,6 +199,19 @@ def load_model(name: str, device: str | None = None) -> LanguageModel:
     return LanguageModel(bridge, tokenizer, name)
 
 
+def shuffled_copy(model: LanguageModel, *, seed: int) -> LanguageModel:
+    """The model with the entries of every weight tensor in random order: as large, and as they were never trained.
+
+    The same for the same seed. Loads the model once more.
+    """
+    copy = load_model(model.id, device=str(model.device))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in dict.fromkeys(copy.bridge.original_model.parameters()):  # tied tensors once
+        flat = parameter.data.flatten()
+        parameter.data.copy_(flat[torch.randperm(len(flat), generator=generator).to(flat.device)].view_as(parameter))
+    return copy
+
+
 def _boot(source: str, name: str, device: str) -> Any:
     # Deferred: importing transformers and TransformerLens takes seconds, and most commands need neither.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -29,7 +29,7 @@ from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
 from interp.metrics import kl_divergence
-from interp.steering.edits import Edit, edit_activations
+from interp.steering.edits import Edit, edit_activations, text_positions
 from interp.steering.scales import feature_scales
 from interp.steering.search import KL_TOLERANCE, StrengthSearch, rows_per_pass, search_strengths
 from interp.steering.steerer import Steerer
@@ -226,13 +226,16 @@ def flow_for_kl(
 
 @torch.no_grad()
 def kl_of_edit(model: LanguageModel, site: str, edit: Edit, tokens: Int[Tensor, "n_seq n_pos"]) -> float:
-    """Effect of any edit on ``tokens``: mean of KL(p_0 || p_edited) over sequences and positions but BOS, nats per token."""
-    values = []
+    """Effect of any edit on ``tokens``: mean of KL(p_0 || p_edited) over the tokens of text, nats per token.
+
+    Raises InputError where there is no text.
+    """
+    is_text, values = text_positions(model, tokens), []
     for batch in tokens.split(rows_per_pass(model, tokens.shape[1])):
         clean = model.logits(batch)
         with edit_activations(model, site, edit):
-            values.append(kl_divergence(clean[:, 1:], model.logits(batch)[:, 1:]))
-    return float(torch.cat(values).double().mean())
+            values.append(kl_divergence(clean, model.logits(batch)))
+    return float(torch.cat(values)[is_text].double().mean())
 
 
 def _check(form: QuadraticForm, x: Tensor) -> None:

@@ -1,4 +1,7 @@
-"""Find the strength at which a feature has a given effect on neutral text: a log grid, then bisection, many at once."""
+"""Find the strength at which a feature has a given effect on neutral text: a log grid, then bisection, many at once.
+
+An effect that is not finite, such as of activations that overflow, counts as above every target.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import InputError
 from interp.metrics import kl_divergence
-from interp.steering.edits import edit_activations
+from interp.steering.edits import edit_activations, text_positions
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
@@ -46,12 +50,16 @@ class StrengthSearch:
 def search_strengths(
     effect: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, target: float
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """(strengths, effects) nearest to ``target`` of ``n`` features; ``effect(rows, strengths)`` measures many at once."""
+    """(strengths, effects) nearest to ``target`` of ``n`` features; ``effect(rows, strengths)`` measures many at once.
+
+    Where no effect is nearer than none at all, both are 0.
+    """
     low, high, value = np.zeros(n), np.full(n, np.nan), np.zeros(n)
-    best, best_value = np.zeros(n), np.full(n, np.inf)
+    best, best_value = np.zeros(n), np.zeros(n)
 
     def measure(rows: np.ndarray, strengths: np.ndarray) -> None:
-        value[rows] = effect(rows, strengths)
+        found = effect(rows, strengths)
+        value[rows] = np.where(np.isfinite(found), found, np.inf)
         better = rows[np.abs(value[rows] - target) < np.abs(best_value[rows] - target)]
         best[better], best_value[better] = strengths[np.isin(rows, better)], value[better]
 
@@ -77,14 +85,20 @@ class EffectOfVectors:
     def __init__(self, model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq n_pos"]):
         self.model, self.site, self.tokens = model, site, tokens
         self.per_pass = rows_per_pass(model, tokens.shape[1])
+        self.is_text = text_positions(model, tokens)[:, 1:]
         self.clean = torch.cat([model.logits(batch)[:, 1:] for batch in tokens.split(self.per_pass)])
+        if not self.clean.logsumexp(-1).isfinite().all():
+            raise InputError(
+                f"'{model.id}' predicts nothing finite on the neutral text, so no effect can be measured; "
+                "give its weights in float32"
+            )
 
     def __call__(self, added: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
-        """Mean of KL(p_0 || p) over sequences and positions but BOS for each row of ``added``, nats per token."""
+        """Mean of KL(p_0 || p) over the tokens of text for each row of ``added``, nats per token."""
         n_seq, n_pos = self.tokens.shape
         pairs = torch.cartesian_prod(torch.arange(len(added)), torch.arange(n_seq)).to(added.device)
         values = torch.cat([self._pass(added, pair) for pair in pairs.split(self.per_pass)])
-        return values.view(len(added), n_seq, n_pos - 1).double().mean((1, 2)).cpu().numpy()
+        return values.view(len(added), n_seq, n_pos - 1)[:, self.is_text].double().mean(1).cpu().numpy()
 
     def _pass(self, added: Float[Tensor, "n d_in"], pairs: Int[Tensor, "m 2"]) -> Float[Tensor, "m pos"]:
         vectors, sequences = added[pairs[:, 0], None], pairs[:, 1]

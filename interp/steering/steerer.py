@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.metrics import kl_divergence
-from interp.steering.edits import Edit, Window, edit_activations, feature_edit
+from interp.steering.edits import Edit, edit_activations, feature_edit, text_positions
 from interp.steering.scales import feature_scales
 from interp.steering.search import KL_TOLERANCE, EffectOfVectors, StrengthSearch, rows_per_pass, search_strengths
 
@@ -143,12 +143,11 @@ class Steerer:
         self._check_sampling(prompts, n_tokens, temperature)
         generator = torch.Generator().manual_seed(seed)
         step, cache, written = prompts.to(self.model.device).repeat(len(variants), 1), None, []
-        with self._steered(variants, mode) as window:
+        with self._steered(variants, mode):
             for _ in range(n_tokens):
                 logits, cache = self.model.bridge(
                     step, return_type="logits_and_cache", past_key_values=cache, use_cache=True
                 )
-                window.start += step.shape[1]
                 each = logits[:, -1].float().unflatten(0, (len(variants), len(prompts)))
                 step = _draw(each, temperature, generator).flatten()[:, None]
                 written.append(step)
@@ -163,13 +162,12 @@ class Steerer:
 
     @torch.no_grad()
     def kl(self, tokens: Int[Tensor, "n_seq n_pos"], strengths: dict[int, float], *, mode: str = "add") -> float:
-        """Effect on ``tokens``: mean of KL(p_0 || p_steered) over sequences and all positions but BOS, nats per token."""
+        """Effect on ``tokens``: mean of KL(p_0 || p_steered) over the tokens of text, nats per token."""
         tokens = self._check_tokens(tokens)
         values = []
         for batch in tokens.split(rows_per_pass(self.model, tokens.shape[1])):
-            clean, steered = self.model.logits(batch), self.logits(batch, strengths, mode=mode)
-            values.append(kl_divergence(clean[:, 1:], steered[:, 1:]))
-        return float(torch.cat(values).mean())
+            values.append(kl_divergence(self.model.logits(batch), self.logits(batch, strengths, mode=mode)))
+        return float(torch.cat(values)[text_positions(self.model, tokens)].mean())
 
     @torch.no_grad()
     def perplexity_ratio(
@@ -177,14 +175,15 @@ class Steerer:
     ) -> float:
         """Perplexity of ``tokens`` under the steered model over that under the model itself (1 = no harm).
 
-        Predictions made at every position but BOS count, since nothing is written at BOS.
+        Predictions made at tokens of text count, since nothing is written at BOS and separators.
         """
         tokens = self._check_tokens(tokens)
-        loss = 0.0
+        losses = []
         for batch in tokens.split(rows_per_pass(self.model, tokens.shape[1])):
-            clean = _token_log_probs(self.model.logits(batch), batch)[:, 1:]
-            loss += float((clean - _token_log_probs(self.logits(batch, strengths, mode=mode), batch)[:, 1:]).sum())
-        return float(np.exp(loss / (len(tokens) * (tokens.shape[1] - 2))))
+            clean = _token_log_probs(self.model.logits(batch), batch)
+            losses.append(clean - _token_log_probs(self.logits(batch, strengths, mode=mode), batch))
+        is_text = text_positions(self.model, tokens)[:, 1:-1]
+        return float(np.exp(float(torch.cat(losses)[:, 1:][is_text].mean())))
 
     def strength_for_kl(
         self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
@@ -236,7 +235,7 @@ class Steerer:
         """A hook that edits an equal share of the batch's rows for each variant; no hook where nothing would be written."""
         edits = [self._edit(strengths, mode) for strengths in variants]
         if not any(edits):
-            return nullcontext(Window())
+            return nullcontext()
 
         def edit(x: Tensor) -> Tensor:
             parts = zip(edits, x.chunk(len(edits)), strict=True)

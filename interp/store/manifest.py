@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import structs
 
+from interp.corpora.snippets import Snippets
 from interp.records import FileRecord, Record, read_record, write_record
 
 FILE_NAME = "store.json"
@@ -76,6 +77,8 @@ class Manifest(FileRecord, frozen=True):
     shards: tuple[Shard, ...]
     """Whole shards, in order; while several processes write, there may be gaps."""
     complete: bool
+    snippets: Snippets | None = None
+    """What was taken of each document; None is all of it, as in stores from before there was a choice."""
 
     @property
     def n_rows(self) -> int:

@@ -107,21 +107,23 @@ class ActivationStore:
         listed = [names.get(number, "") for number in range(max(names) + 1)]
         return listed, self._whole("token_document")
 
-    def document_tokens(self) -> Iterator[tuple[str, Int[np.ndarray, " n"]]]:
-        """(name, token ids) of each document in order, without separators; the last ends where the capture ended."""
+    def document_tokens(self) -> Iterator[DocumentTokens]:
+        """What was captured of each document, in order; of the last one it ends where the capture ended."""
         for (_, name), parts in groupby(self._document_parts(), key=lambda part: part[0]):
-            yield name, np.concatenate([tokens for _, tokens in parts])
+            _, tokens, offsets = zip(*parts, strict=True)
+            yield DocumentTokens(name, np.concatenate(tokens), np.concatenate(offsets))
 
-    def _document_parts(self) -> Iterator[tuple[tuple[int, str], Int[np.ndarray, " n"]]]:
-        """((number, name), token ids) of each run of rows in a shard that come from one document."""
+    def _document_parts(self) -> Iterator[tuple[tuple[int, str], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
+        """((number, name), token ids, offsets) of each run of rows in a shard that come from one document."""
         for shard in self.manifest.shards:
             names = dict(zip(self._read(shard, "documents/number"), self._read(shard, "documents/name"), strict=True))
             rows = self._read(shard, "rows")
             at = (rows[:, 0] - shard.number * self.manifest.sequences_per_shard, rows[:, 1])
-            numbers, tokens = self._read(shard, "token_document")[at], self._read(shard, "tokens")[at]
+            numbers = self._read(shard, "token_document")[at]
             firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
-            for number, part in zip(numbers[firsts], np.split(tokens, firsts)[1:], strict=True):
-                yield (int(number), names[number].decode()), part
+            tokens, offsets = (np.split(self._read(shard, name)[at], firsts)[1:] for name in ("tokens", "token_offset"))
+            for number, its_tokens, its_offsets in zip(numbers[firsts], tokens, offsets, strict=True):
+                yield (int(number), names[number].decode()), its_tokens, its_offsets
 
     def label_set(self, name: str | None = None) -> str:
         """``name``, or the first label set of the store by default. Raises InputError if the store has no such label set."""
@@ -178,13 +180,23 @@ class ActivationStore:
         )
 
 
+class DocumentTokens(NamedTuple):
+    """The tokens of a document that are rows of a store, in the document's order, without separators."""
+
+    name: str
+    tokens: Int[np.ndarray, " n"]
+    """Token ids."""
+    offsets: Int[np.ndarray, " n"]
+    """First character of each token in the document."""
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SiteSource:
-    """One hook point of a store as an ActivationSource."""
+    """One hook point of a store as an ActivationSource, with the store's labels."""
 
     def __init__(self, store: ActivationStore, name: str):
         self.store = store
@@ -267,6 +279,11 @@ class SiteSource:
             self._unmap(shard)
             at = end
         return out
+
+    def labels(self, label_set: str | None = None) -> tuple[tuple[str, ...], UInt8[np.ndarray, "n_rows n_labels"]]:
+        """(names of the labels, labels of each row), by default of the store's first label set; InputError if there is none."""
+        name = self.store.label_set(label_set)
+        return self.store.label_sets[name], self.store.labels(name)
 
     def moments(self) -> Moments:
         """Moments of all rows, computed once for a store and kept in its ``moments/`` folder."""

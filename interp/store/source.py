@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
@@ -48,30 +48,45 @@ class ActivationSource(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelledSource(ActivationSource, Protocol):
+    """Rows of which is known what they are, for methods that learn from labels."""
+
+    def labels(self, label_set: str | None = None) -> tuple[tuple[str, ...], UInt8[np.ndarray, "n_rows n_labels"]]:
+        """(names of the labels, labels of each row), by default of the first label set.
+
+        Raises InputError when there are no labels, or none of that name.
+        """
+        ...
+
+
 def shuffled_batches(
     source: ActivationSource,
     size: int,
     steps: range,
     *,
     seed: int,
-    n_rows: int | None = None,
+    held_out: Int[np.ndarray, " n_held_out"] | None = None,
     share: slice = slice(None),
 ) -> Generator[Float[Tensor, "share d_in"], None, None]:
     """The ``share`` of one process in every batch of ``size`` rows; the next batch is read while this one is used.
 
-    Every epoch is a new permutation of the source, or of its first ``n_rows`` rows; the incomplete last batch is dropped.
-    Batches are drawn uniformly from all rows and depend on ``seed`` alone. Inside a batch rows keep the source's order, so
-    its first rows are not a random sample of it. ``steps`` numbers the batches to yield, counted from the first epoch, so
-    that training can resume where it stopped. Close the iterator when leaving it early. Raises InputError when a batch is
-    larger than the source.
+    Every epoch is a new permutation of the source without the rows ``held_out`` (ascending); the incomplete last batch is
+    dropped. Batches are drawn uniformly from all those rows and depend on ``seed`` alone. Inside a batch rows keep the
+    source's order, so its first rows are not a random sample of it. ``steps`` numbers the batches to yield, counted from the
+    first epoch, so that training can resume where it stopped. Close the iterator when leaving it early. Raises InputError
+    when a batch is larger than the source.
     """
-    n = len(source) if n_rows is None else n_rows
+    held_out = np.arange(0) if held_out is None else held_out
+    n = len(source) - len(held_out)
+    n_before = held_out - np.arange(len(held_out))  # rows not held out, before each one that is
     order = islice(_shuffled_indices(n, size, seed=seed, start=steps.start), len(steps))
-    return prefetched((source.rows(indices[share]) for indices in order), depth=1)
+    rows = (indices + np.searchsorted(n_before, indices, side="right") for indices in order)
+    return prefetched((source.rows(indices[share]) for indices in rows), depth=1)
 
 
 def _shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[Int[np.ndarray, " size"]]:
-    """Ascending row numbers of each batch of ``shuffled_batches``, without end; takes 4 bytes of memory per row."""
+    """Ascending numbers of the rows of each batch, of ``n`` rows, without end; takes 4 bytes of memory per row."""
     if size > n:
         raise InputError(f"a batch of {size} rows was asked for, but the source holds {n}; use a smaller --batch")
     per_epoch = n // size

@@ -153,8 +153,9 @@ class StoreWriter:
         present = Manifest.read(folder)
         usable = present if present.complete else present.with_n_tokens(request.n_tokens)
         if differs := usable.request_differences(request):
-            pairs = [(name, getattr(present, name), getattr(request, name)) for name in differs]
-            what = "; ".join(f"{name}: {_shown(there)} there, {_shown(asked)} asked" for name, there, asked in pairs)
+            what = "; ".join(
+                f"{name}: {_shown(present, name)} there, {_shown(request, name)} asked" for name in differs
+            )
             raise InputError(f"'{folder}' holds another capture ({what}); choose another --out or delete that folder")
         whole = tuple(shard for shard in usable.shards if shard.is_whole(folder))
         usable = structs.replace(usable, shards=whole, complete=present.complete and whole == present.shards)
@@ -206,8 +207,10 @@ class StoreWriter:
         return refused_writes(self.folder, f"the whole shards there are kept ({n})")
 
 
-def _shown(value: object) -> object:
-    return "all" if value is None else value  # n_tokens is None for all of the text
+def _shown(request: Manifest, name: str) -> object:
+    """A field as a person asks for it: n_tokens is None for all of the text, snippets for whole documents."""
+    value = getattr(request, name)
+    return {"n_tokens": "all", "snippets": "none"}[name] if value is None else value
 
 
 def write_virtual(folder: Path, manifest: Manifest) -> None:

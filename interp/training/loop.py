@@ -14,7 +14,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.distributed import World, world
@@ -27,6 +27,9 @@ from interp.training.protocol import Recorder, Trainable
 
 N_RECORDS = 50
 """Records and checkpoints per training, at most."""
+HELD_OUT_BLOCK = 128
+"""Most rows held out in one piece: long enough that most of them do not stand beside a row that is trained on, whose text is
+nearly theirs, and so short that 2048 rows come from 16 places, each another document where documents are not long."""
 
 
 class Training:
@@ -126,6 +129,18 @@ def lr_factor(step: int, last: int, *, warmup: float, cooldown: float) -> float:
     return min(1.0, (step + 1) / max(1.0, warmup), (last - step) / max(1.0, cooldown))
 
 
+def held_out_rows(n_rows: int, n_asked: int) -> Int[np.ndarray, " n_held_out"]:
+    """The rows of a source of ``n_rows`` that are not trained on, ascending: ``n_asked``, but at most a tenth of the source.
+
+    They are blocks of at most ``HELD_OUT_BLOCK`` rows. The source is cut into as many equal stretches as there are blocks, and
+    each block is the end of its stretch.
+    """
+    n = min(n_asked, n_rows // 10)
+    n_blocks = max(1, math.ceil(n / HELD_OUT_BLOCK))
+    counts, ends = (np.arange(n_blocks + 1) * total // n_blocks for total in (n, n_rows))
+    return np.arange(n) + np.repeat((ends - counts)[1:], np.diff(counts))
+
+
 def train(trainable: Trainable, source: ActivationSource, config: GradientConfig, recorder: Recorder) -> None:
     """Run ``config.steps`` steps of the trainable's optimisers, in place.
 
@@ -147,15 +162,14 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
         ):
             raise InputError("runs trained in one pass need the same batch, tokens, seed and held-out rows")
     processes = world()
-    n_held_out = min(first.schedule.held_out, len(source) // 10)
-    n = len(source) - n_held_out
-    _check_batch(first.batch, n, n_held_out, processes)
-    held_out = source.rows(np.arange(n, len(source)))
+    held_out = held_out_rows(len(source), first.schedule.held_out)
+    _check_batch(first.batch, len(source) - len(held_out), len(held_out), processes)
+    held_out_x = source.rows(held_out)
     steps = range(min(training.step for training in trainings), first.steps)
     # A batch's rows stand in the source's order, so a part of it in one piece would be a part of the source.
     share = slice(processes.rank, None, processes.size)
     bar = progress_bar(total=len(steps) * first.batch, what="train", unit="tok", silent=not processes.is_first)
-    batches = shuffled_batches(source, first.batch, steps, seed=first.seed, n_rows=n, share=share)
+    batches = shuffled_batches(source, first.batch, steps, seed=first.seed, held_out=held_out, share=share)
     with bar, closing(batches):
         for step, x in zip(steps, batches, strict=True):
             going = [training for training in trainings if step < training.last]
@@ -163,7 +177,7 @@ def train_together(trainings: Sequence[Training], source: ActivationSource) -> N
                 break
             for training in going:
                 if training.step == step:  # one that was killed a little later than the others waits for them
-                    training.advance(x, held_out, processes)
+                    training.advance(x, held_out_x, processes)
             bar.update(first.batch)
 
 

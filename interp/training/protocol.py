@@ -43,12 +43,13 @@ class Trainable(Protocol):
     """
 
     parameters: dict[str, Tensor]
-    """Leaf tensors that require gradients, by name."""
+    """Leaf tensors by name; they require gradients, but for those that are to stay as they are."""
     state: dict[str, Tensor]
     """Other tensors that training changes in place, such as counters; saved with checkpoints."""
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Fresh optimisers, each parameter in one of them; the loop multiplies their rates by the schedule's factor."""
+        """Fresh optimisers, each parameter that requires a gradient in one of them; the loop multiplies their rates by the
+        schedule's factor."""
         ...
 
     def loss(self, x: Float[Tensor, "batch d_in"]) -> tuple[Float[Tensor, ""], Any]:

@@ -28,7 +28,7 @@ from interp.runs.training import train_run
 from interp.training.config import DecomposerConfig, Schedule
 
 STARTS = ("random", "datapoint", "covariance", "subspace")
-FIGURES = {"dead": 1, "fvu": 4, "ce_recovered": 4, "auroc": 4, "null_auroc": 4}
+FIGURES = {"dead": 1, "fvu": 4, "ce_recovered": 4, "concepts": 4, "null_concepts": 4}
 """Keys of a run's figures, and the decimals they are shown with."""
 
 
@@ -87,12 +87,11 @@ def main(given: Comparison) -> None:
     model = load_model("demo")
     options = CaptureConfig(sites=(given.site,), tokens=given.rows)
     store = capture(model, load_corpus(["stdlib"]), options, given.workspace / "starts")
-    held_out = capture(
-        model, load_corpus(["stdlib:held-out"]), replace(options, tokens=30_000), given.workspace / "starts-held-out"
-    )
+    some_of_each = replace(options, tokens="all", snippet_tokens=300, snippets=4)
+    held_out = capture(model, load_corpus(["stdlib:held-out"]), some_of_each, given.workspace / "starts-held-out")
     config = EvaluationConfig(n_sequences=16, n_steered=0, concepts=ConceptConfig(max_rows=20_000))
     d_in = store.sites[given.site]
-    print("| features | start | dead % | FVU | CE recovered | concept AUROC | of random directions |")
+    print("| features | start | dead % | FVU | CE recovered | concepts F1 | of the best null |")
     print("|---|---|---|---|---|---|---|")
     for expansion in given.expansions:
         for start in given.starts:

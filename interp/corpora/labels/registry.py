@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from interp.corpora.documents import LabelSet, TextJudge
 from interp.corpora.labels.python import PYTHON
+from interp.corpora.labels.text import TEXT
 from interp.errors import unknown_name
 
-LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (PYTHON,)}
+LABEL_SETS: dict[str, LabelSet] = {label_set.name: label_set for label_set in (PYTHON, TEXT)}
 """By name. Add a set of your own here, and it can be captured, evaluated and steered by like any other."""
 
 
@@ -20,9 +21,10 @@ def label_set_named(name: str) -> LabelSet:
 
 
 def label_sets_for(names: Sequence[str]) -> tuple[LabelSet, ...]:
-    """The label sets made for these files: every name ends in one of the set's suffixes."""
+    """The label sets made for these files, every name ending in one of the set's suffixes; ``text`` where there are none."""
     sets = (label_set for label_set in LABEL_SETS.values() if label_set.suffixes)
-    return tuple(label_set for label_set in sets if all(name.endswith(label_set.suffixes) for name in names))
+    made = tuple(label_set for label_set in sets if names and all(name.endswith(label_set.suffixes) for name in names))
+    return made or (TEXT,)
 
 
 def judge_of(label: str, label_sets: Iterable[str]) -> TextJudge | None:

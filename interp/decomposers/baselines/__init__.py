@@ -1,1 +1,1 @@
-"""Methods that the others are held against."""
+"""Methods that the others are held against, a file each. ``sample`` has the rows that some of them learn from."""

@@ -1,4 +1,4 @@
-"""Baselines that every comparison needs: principal components."""
+"""Principal components."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.decomposers.base import LinearDecomposer, checked_moments, register
 from interp.errors import InputError
+from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
 from interp.training.protocol import Recorder
@@ -42,14 +43,7 @@ class PCA(LinearDecomposer):
 
         Raises InputError when there are more components than dimensions that the rows can differ in.
         """
-        rank = min(source.d_in, len(source) - 1)
-        if config.n_features > source.d_in:
-            raise InputError(f"{config.n_features} components were asked for, but the site is {source.d_in} wide")
-        moments = checked_moments(source)
-        if config.n_features > rank:
-            raise InputError(
-                f"{config.n_features} components were asked for, but {len(source)} rows differ in at most {rank} dimensions"
-            )
+        moments = check_components(source, config.n_features)
         values, vectors = moments.spectrum
         vectors = vectors[: config.n_features]
         largest = np.abs(vectors).argmax(1)
@@ -64,3 +58,15 @@ class PCA(LinearDecomposer):
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return (x - self.b_dec) @ self.W_dec.T
+
+
+def check_components(source: ActivationSource, n: int) -> Moments:
+    """The moments of a source whose rows may differ in ``n`` dimensions. Raises InputError for any other."""
+    if n > source.d_in:
+        raise InputError(f"{n} components were asked for, but the site is {source.d_in} wide")
+    moments = checked_moments(source)
+    if n > len(source) - 1:
+        raise InputError(
+            f"{n} components were asked for, but {len(source)} rows differ in at most {len(source) - 1} dimensions"
+        )
+    return moments

@@ -83,6 +83,21 @@ class SAEConfig(SparseConfig):
 
 
 @dataclass(frozen=True)
+class FrozenSAEConfig(SparseConfig):
+    """Options of the sparse autoencoder whose decoder is not trained."""
+
+    initialisation: Initialisation = field(default_factory=Initialisation)
+    """Where the directions begin, and stay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dead_features.resample_every:
+            raise InputError(
+                "resampling gives dead features new directions, but a frozen decoder keeps its own; leave --resample-every out"
+            )
+
+
+@dataclass(frozen=True)
 class SubspaceSAEConfig(SparseConfig):
     """Options of the subspace-initialised sparse autoencoder."""
 

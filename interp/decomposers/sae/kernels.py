@@ -207,7 +207,9 @@ class _DecodePairs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         grad = grad.contiguous()
         (grad_values,) = torch.autograd.grad(ctx.sums, ctx.leaf, grad)
-        return grad_values, ctx.pairs.sums_by_feature(ctx.pairs.bag, grad, ctx.leaf.detach()), None
+        learns_W_dec = ctx.needs_input_grad[1]
+        grad_W_dec = ctx.pairs.sums_by_feature(ctx.pairs.bag, grad, ctx.leaf.detach()) if learns_W_dec else None
+        return grad_values, grad_W_dec, None
 
 
 def _starts(keys: Int[Tensor, " n"], n_keys: int) -> Int[Tensor, " n_keys_and_1"]:

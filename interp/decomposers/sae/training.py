@@ -40,6 +40,12 @@ ROWS_TO_BEGIN = 2048
 """Rows that a variant's own parameters begin by."""
 
 
+def rows_to_begin(source: ActivationSource, seed: int) -> Float[Tensor, "n d_in"]:
+    """Some rows drawn at random, in the source's order."""
+    some = np.random.default_rng(seed).choice(len(source), min(len(source), ROWS_TO_BEGIN), replace=False)
+    return source.rows(np.sort(some))
+
+
 @dataclass(frozen=True)
 class SeenByStep:
     """What the loss of a batch saw, for the counters that are changed after the step."""
@@ -53,7 +59,10 @@ class SeenByStep:
 
 
 class TrainableSAE:
-    """The parameters in training, for activations scaled by ``scale``; on the GPU where there is one."""
+    """The parameters in training, for activations scaled by ``scale``; on the GPU where there is one.
+
+    A frozen decoder keeps ``directions``, unit rows, to the bit: it has no gradient and belongs to no optimiser.
+    """
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class TrainableSAE:
         directions: Float[Tensor, "n_features d_in"],
         *,
         encoder_scale: float,
+        is_decoder_frozen: bool = False,
         notes: Notes | None = None,
         kept: dict[str, Tensor] | None = None,
     ):
@@ -69,8 +79,7 @@ class TrainableSAE:
         n = config.n_features
         self.config, self.notes, self._kept = config, notes or {}, kept or {}
         self.scale = math.sqrt(source.d_in) / moments.mean_norm
-        some = np.random.default_rng(config.seed).choice(len(source), min(len(source), ROWS_TO_BEGIN), replace=False)
-        rows = source.rows(np.sort(some))
+        rows = rows_to_begin(source, config.seed)
         self.device = torch.device("cuda") if torch.cuda.is_available() else rows.device
         self._bfloat16 = config.arithmetic.encoder == "bfloat16" and has_fast_bfloat16(self.device)
         weights = {
@@ -80,6 +89,8 @@ class TrainableSAE:
             "b_dec": torch.from_numpy(moments.mean).float() * self.scale,
         }
         self.parameters = {name: tensor.to(self.device).requires_grad_() for name, tensor in weights.items()}
+        self._is_decoder_frozen = is_decoder_frozen
+        self.parameters["W_dec"].requires_grad_(not is_decoder_frozen)
         self._control: L0Control | None = None
         if VARIANTS[config.variant].has_penalty:
             fixed = config.variant_options.coefficient or 1.0
@@ -104,7 +115,8 @@ class TrainableSAE:
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam; the variant's own parameters at ``OWN_RATE`` times the rate."""
-        by_row = [self.parameters[name] for name in ("W_enc", "b_enc", "W_dec")]
+        learned_by_row = ("W_enc", "b_enc") if self._is_decoder_frozen else ("W_enc", "b_enc", "W_dec")
+        by_row = [self.parameters[name] for name in learned_by_row]
         others: list[dict[str, Any]] = [{"params": [self.parameters["b_dec"]]}]
         if self.variant.parameters:
             own = [self.parameters[name] for name in self.variant.parameters]
@@ -162,6 +174,8 @@ class TrainableSAE:
 
     def before_step(self) -> None:
         """Take the part of the decoder's gradient along each row off: it would only change the row's norm."""
+        if self._is_decoder_frozen:
+            return
         rows, gradient = self.parameters["W_dec"].detach(), self.parameters["W_dec"].grad
         assert gradient is not None
         gradient.addcmul_(torch.linalg.vecdot(gradient, rows)[:, None], rows, value=-1)
@@ -175,8 +189,9 @@ class TrainableSAE:
         self.state["tokens_since_fired"][seen.fired > 0] = 0
         if self._control:
             self._control.update(float(seen.fired.sum()) / n_rows)
-        rows = self.parameters["W_dec"]
-        rows /= rows.norm(dim=1, keepdim=True)
+        if not self._is_decoder_frozen:
+            rows = self.parameters["W_dec"]
+            rows /= rows.norm(dim=1, keepdim=True)
         self.variant.after_step(seen.selection)
         self.state["steps"] += 1
         steps, every = int(self.state["steps"]), self.config.dead_features.resample_every // self.config.batch

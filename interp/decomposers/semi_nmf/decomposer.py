@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.decomposers.base import LinearDecomposer, register
+from interp.decomposers.base import LinearDecomposer, check_enough_rows, register
 from interp.decomposers.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.multiplicative import fit_multiplicative
 from interp.decomposers.semi_nmf.non_negative import non_negative_codes
 from interp.decomposers.semi_nmf.solver import Solver
+from interp.decomposers.semi_nmf.start import random_features, share_of, totals_of
+from interp.distributed import world
 from interp.store.source import ActivationSource, ArraySource
 from interp.training.protocol import Recorder, Silent
 
@@ -67,6 +69,18 @@ class SemiNMF(LinearDecomposer):
             features, l1 = solver.features, solver.l1
         tensors = {"features": features, "l1": torch.tensor(l1)}
         return cls(config, tensors | grow_levels(features, config).to_tensors())
+
+    @classmethod
+    def untrained(cls, source: ActivationSource, config: SemiNMFConfig) -> SemiNMF:
+        """Random features with as many entries as learned ones may have, and the same l1, without levels. The features that a
+        fit begins with will not do: they are centres of clusters of the rows."""
+        check_enough_rows(source, config.n_features)
+        processes = world()
+        totals = totals_of(source, share_of(len(source), processes), processes)
+        s = config.n_non_zero(source.d_in)
+        features = random_features(config.n_features, source.d_in, s, seed=config.seed)
+        tensors = {"features": features, "l1": torch.tensor(config.l1 * totals.mean_norm)}
+        return cls(replace(config, levels=()), tensors)
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """The codes of the objective with the features fixed, to about 1e-4 of the norm of a row's codes."""

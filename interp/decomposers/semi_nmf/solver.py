@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.decomposers.base import check_enough_rows
 from interp.decomposers.semi_nmf.codes import CodeTable
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
@@ -55,8 +56,7 @@ class Solver:
 
     def __init__(self, source: ActivationSource, config: SemiNMFConfig, folder: Path | None = None):
         n, K = len(source), config.n_features
-        if n < K:
-            raise InputError(f"{K} features cannot be learned from {n} rows; capture more or ask for fewer")
+        check_enough_rows(source, K)
         self.source, self.config, self.world = source, config, world()
         self.rows = share_of(n, self.world)
         self.totals = totals_of(source, self.rows, self.world)

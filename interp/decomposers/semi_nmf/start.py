@@ -101,6 +101,14 @@ def spherical_centres(source: ActivationSource, k: int, *, seed: int) -> Float[T
     return centres
 
 
+def random_features(n_features: int, d_in: int, s: int, *, seed: int) -> Float[Tensor, "n_features d_in"]:
+    """Unit rows with ``s`` Gaussian entries each, at places drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    entries = torch.randn(n_features, d_in, generator=generator)
+    places = torch.rand(n_features, d_in, generator=generator).topk(s, dim=1).indices
+    return F.normalize(torch.zeros_like(entries).scatter_(1, places, entries.gather(1, places)), dim=1)
+
+
 def codes_from_centres(x: Float[Tensor, "n d_in"], centres: Float[Tensor, "K d_in"]) -> Float[Tensor, "n K"]:
     """relu(cosine to a centre)^2 |x|, plus a little so that no code starts stuck at zero."""
     norms = x.norm(dim=1, keepdim=True)

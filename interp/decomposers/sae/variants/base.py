@@ -141,6 +141,14 @@ class Variant(ABC):
         """Codes of the trained autoencoder with these ``tensors``: no row depends on the rows beside it."""
         return pre.relu()
 
+    @classmethod
+    def cut(cls, tensors: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:
+        """The ``tensors`` changed so that codes are active where the pre-activation was above ``least``, which is not negative.
+
+        For an autoencoder that has not been trained to fire as seldom as it should: by default by the encoder's bias.
+        """
+        return {"b_enc": tensors["b_enc"] - least}
+
     def above(self, pre: Float[Tensor, "n n_features"], least: float | Tensor) -> Selection:
         """The entries that are at least ``least``, or none where they are so many that dense products are faster."""
         return Selection(above(pre, least, at_most=int(SPARSE_BELOW * pre.numel())))

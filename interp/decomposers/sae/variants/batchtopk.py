@@ -53,6 +53,10 @@ class BatchTopK(Variant):
         return {"threshold": least.repeat(self.n_features) / scale}
 
     @classmethod
+    def cut(cls, tensors: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:
+        return {"threshold": torch.full_like(tensors["threshold"], least)}
+
+    @classmethod
     def codes(
         cls, pre: Float[Tensor, "n n_features"], k: int, tensors: Mapping[str, Tensor]
     ) -> Float[Tensor, "n n_features"]:

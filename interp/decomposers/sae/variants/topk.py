@@ -22,6 +22,11 @@ class TopK(Variant):
         return Selection(largest_of_rows(pre, self.k))
 
     @classmethod
+    def cut(cls, tensors: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:
+        """Nothing: k is obeyed without training."""
+        return {}
+
+    @classmethod
     def codes(
         cls, pre: Float[Tensor, "n n_features"], k: int, tensors: Mapping[str, Tensor]
     ) -> Float[Tensor, "n n_features"]:

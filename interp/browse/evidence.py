@@ -1,0 +1,330 @@
+"""What was measured of a run's features, as a person reads it: columns of the feature table, sentences of the card, labels.
+
+Reading needs neither torch nor the store. A run whose evidence is missing, damaged or of other weights has none, and a sentence
+that says why.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypedDict, final
+
+import pandas as pd
+
+from interp.errors import InputError
+from interp.evaluation.evidence import (
+    EVIDENCE_FILE,
+    GRADES,
+    CausalTest,
+    Counterpart,
+    Detected,
+    FeatureEvidence,
+    Grade,
+    Reading,
+    read_evidence,
+)
+from interp.evaluation.results import Estimate
+from interp.figures import show_blanks
+from interp.runs.feature_labels import FeatureLabels
+from interp.runs.record import RECORD, Run
+
+GRADE_RULES: dict[Grade, str] = {
+    "none": "No concept is detected on test text.",
+    "detects": (
+        "On test text, F1 is above that of random directions cut to its rate (whole interval), precision is at least half-way "
+        "from the base rate to 1, and hits are in at least 5 documents. No test of what it does decides."
+    ),
+    "detects and acts": (
+        "It detects a concept, and a test of what it does to that concept is above its control with its whole interval, none "
+        "below."
+    ),
+    "contradicted": (
+        "It detects a concept, but a test of what it does to that concept is below its control with its whole interval."
+    ),
+}
+BEST_FIRST: tuple[Grade, ...] = ("detects and acts", "detects", "contradicted", "none")
+MEASURES = {"excess": "excess F1", "simulability": "simulability", "stability": "stability"}
+"""Columns of numbers and their names: F1 less that of random directions; AUROC of predicting its firing from the tokens around;
+mean cosine with its counterparts under other seeds."""
+
+
+@final
+class TokenPart(TypedDict):
+    """A token within a line."""
+
+    token: str
+
+
+@final
+class LinkPart(TypedDict):
+    """A feature of another run within a line."""
+
+    text: str
+    run: str
+    """Its run as STORE/RUN; empty where the run is no longer there."""
+    feature: int
+
+
+Line = list[str | TokenPart | LinkPart]
+
+
+class EvidenceCard(TypedDict):
+    """What the card of a feature says of its evidence."""
+
+    missing: str
+    """Why there is none; then the rest is empty."""
+    grade: str
+    rule: str
+    fires_on: list[Line]
+    does: list[Line]
+
+
+class EvidenceColumns(TypedDict):
+    """The columns of the feature table that are made of evidence, by feature number. Words are numbers of a list of words."""
+
+    grades: list[Grade]
+    grade: list[int]
+    labels: list[str]
+    """The automatic labels, each once."""
+    label: list[int]
+    """-1 for a feature without one."""
+    excess: list[float | None]
+    simulability: list[float | None]
+    stability: list[float | None]
+
+
+class ShownLabel(NamedTuple):
+    """The label that a feature is shown with."""
+
+    text: str
+    is_automatic: bool
+    """Made from the evidence; a person has given none."""
+
+    @property
+    def marked(self) -> str:
+        """As plain text, with a mark if it is automatic."""
+        return f"{self.text} (auto)" if self.is_automatic else self.text
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """The evidence of a run's features, or why there is none to show."""
+
+    features: tuple[FeatureEvidence, ...] = ()
+    """One a feature, in order."""
+    missing: str = ""
+    """A sentence, where there is none."""
+
+    @cached_property
+    def columns(self) -> pd.DataFrame:
+        """One row a feature: grade, the concept that it detects (or ""), excess, simulability and stability (NaN where not
+        measured), automatic label (or "")."""
+        return pd.DataFrame(
+            {
+                "grade": [one.grade for one in self.features],
+                "concept": [
+                    one.detected.concept if one.detected and one.grade != "none" else "" for one in self.features
+                ],
+                "excess": [one.detected.excess.value if one.detected else None for one in self.features],
+                "simulability": [one.simulability for one in self.features],
+                "stability": [
+                    sum(other.cosine for other in one.seeds) / len(one.seeds) if one.seeds else None
+                    for one in self.features
+                ],
+                "label": [automatic_label(one) for one in self.features],
+            }
+        ).astype(dict.fromkeys(MEASURES, float))
+
+    @property
+    def concepts(self) -> list[str]:
+        """Concepts that at least one feature detects, in order of the alphabet."""
+        return sorted(set(self.columns["concept"]) - {""})
+
+
+def load_evidence(run: Run, command: str) -> RunEvidence:
+    """The evidence kept with a run. Where it cannot be shown, the sentence ends with ``command``, which makes it."""
+    try:
+        evidence = read_evidence(run)
+    except InputError as error:
+        return RunEvidence(missing=f"{error} with:  {command}")
+    if evidence is None:
+        if (run.path / EVIDENCE_FILE).exists():
+            why = "The evidence kept with this run is of other weights than it has now; make it again with:"
+        else:
+            why = "What its features detect and do has not been measured; measure it with:"
+        return RunEvidence(missing=f"{why}  {command}")
+    if [one.feature for one in evidence.features] != list(range(len(evidence.features))):
+        path = run.path / EVIDENCE_FILE
+        return RunEvidence(
+            missing=f"'{path}' is damaged: its features are not in order; make it again with:  {command}"
+        )
+    return RunEvidence(evidence.features)
+
+
+def automatic_label(one: FeatureEvidence) -> str:
+    """The label made from the evidence, with the blanks of a token visible; empty where there is none."""
+    reading = one.reading
+    if one.grade != "none" or reading is None or reading.kind == "label" or not one.label:
+        return one.label
+    return one.label.removesuffix(reading.value) + show_blanks(reading.value.strip() or reading.value)
+
+
+def shown_labels(own: Mapping[int, str], evidence: RunEvidence) -> dict[int, ShownLabel]:
+    """The label of each feature that has one: a person's ``own``, else the automatic one."""
+    made = {int(f): ShownLabel(text, True) for f, text in evidence.columns["label"].items() if text}
+    return made | {feature: ShownLabel(text, False) for feature, text in own.items() if text}
+
+
+def evidence_columns(evidence: RunEvidence) -> EvidenceColumns | None:
+    """The evidence's columns of the table, as short as can be; None where there is none."""
+    if not evidence.features:
+        return None
+    columns = evidence.columns
+    labels = sorted(set(columns["label"]) - {""})
+    place = {label: i for i, label in enumerate(labels)}
+    excess, simulability, stability = (
+        [None if math.isnan(value) else round(value, 3) for value in columns[name].tolist()] for name in MEASURES
+    )
+    return EvidenceColumns(
+        grades=list(GRADES),
+        grade=[GRADES.index(grade) for grade in columns["grade"]],
+        labels=labels,
+        label=[place.get(label, -1) for label in columns["label"]],
+        excess=excess,
+        simulability=simulability,
+        stability=stability,
+    )
+
+
+def counts_of_grades(evidence: RunEvidence) -> str:
+    """How many features detect a concept, act, and are contradicted; empty where there is no evidence."""
+    if not evidence.features:
+        return ""
+    counts = evidence.columns["grade"].value_counts()
+    n_acts, n_against = int(counts.get("detects and acts", 0)), int(counts.get("contradicted", 0))
+    n_detect = len(evidence.features) - int(counts.get("none", 0))
+    return f"{n_detect:,} detect a concept, of these {n_acts:,} act, {n_against:,} contradicted"
+
+
+def evidence_card(run: Run, evidence: RunEvidence, feature: int) -> EvidenceCard:
+    """What is known of a feature, in sentences: what it fires on and what it does, apart."""
+    if feature >= len(evidence.features):
+        missing = evidence.missing or "This feature is not in the evidence of its run."
+        return EvidenceCard(missing=missing, grade="", rule="", fires_on=[], does=[])
+    one = evidence.features[feature]
+    does: list[Line] = [[_test_text(test)] for test in one.tests]
+    return EvidenceCard(
+        missing="",
+        grade=one.grade,
+        rule=GRADE_RULES[one.grade],
+        fires_on=_fires_on(run, one),
+        does=does or [["Not tested: only features of the concepts that are detected best are taken out or added."]],
+    )
+
+
+def evidence_text(run: Run, feature: int) -> str:
+    """The label of a feature and its evidence as lines of plain text."""
+    evidence = load_evidence(run, f"interp evaluate {run.path}")
+    label = shown_labels({feature: FeatureLabels(run.labels_path).get(feature).label}, evidence).get(feature)
+    lines = [f"label       {label.marked}"] if label else []
+    card = evidence_card(run, evidence, feature)
+    if card["missing"]:
+        return "\n".join([*lines, f"evidence    {card['missing']}"])
+    lines.append(f"grade       {card['grade']}: {card['rule']}")
+    for heading, block in (("what it fires on", card["fires_on"]), ("what it does", card["does"])):
+        lines += [heading, *("  " + "".join(map(_part_text, line)) for line in block)]
+    return "\n".join(lines)
+
+
+def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
+    lines: list[Line] = []
+    if one.sign < 0:
+        lines.append(["All of this is about its negative codes; the examples below are of its positive ones."])
+    lines.append([_detected_text(one.detected) if one.detected else "No concept was found to compare it with."])
+    firing = f"It fires on {one.n_fires:,} token{_s(one.n_fires)} of the judged text"
+    if one.detected:
+        firing = f"Precision {_unsigned(one.detected.precision)}, recall {_unsigned(one.detected.recall)}. {firing}"
+    lines.append([firing + "."])
+    if one.reading:
+        lines.append(_reading_line(one.reading))
+    if one.tokens:
+        # Every token with a comma after it but the last.
+        parts = [part for token in one.tokens for part in (TokenPart(token=token), ", ")][:-1]
+        lines.append(["Strongest tokens: ", *parts])
+    if one.simulability is not None:
+        lines.append([f"The tokens around predict its firing with AUROC {_unsigned(one.simulability)}."])
+    for where, others in (("Under other seeds: ", one.seeds), ("In other methods: ", one.methods)):
+        if others:
+            lines.append([where, *(part for other in others for part in _counterpart(run, other))])
+    return lines
+
+
+def _detected_text(found: Detected) -> str:
+    start = (
+        f"Fires on {found.concept}:" if found.is_detected else f"Nearest to {found.concept}, which it does not detect:"
+    )
+    null = _unsigned(found.f1 - found.excess.value)
+    where = f"in {found.n_documents:,} document{_s(found.n_documents)}"
+    return f"{start} F1 {_unsigned(found.f1)}, random directions {null} (excess {_estimate(found.excess)}), {where}."
+
+
+def _reading_line(reading: Reading) -> Line:
+    kinds: dict[str, Line] = {
+        "label": [f"Its strongest tokens have {reading.value} in common"],
+        "token": ["Its strongest tokens are ", TokenPart(token=reading.value)],
+        "token before": ["Its strongest tokens come after ", TokenPart(token=reading.value)],
+    }
+    pure = f": {reading.purity_select:.0%} of them on select, {reading.purity_test:.0%} on test"
+    return [*kinds[reading.kind], pure + ("." if reading.is_readable else ", not enough to read it by.")]
+
+
+def _counterpart(run: Run, other: Counterpart) -> Line:
+    is_there = (run.path.parent / other.run / RECORD).exists()
+    link = LinkPart(
+        text=f"feature {other.feature} of {other.run}",
+        run=f"{run.path.parent.parent.name}/{other.run}" if is_there else "",
+        feature=other.feature,
+    )
+    return [link, f", cosine {_unsigned(other.cosine)} beside {_unsigned(other.chance)} by chance. "]
+
+
+def _test_text(test: CausalTest) -> str:
+    effect = test.effect
+    if test.by == "ablation":
+        what = (
+            f"Taking it out lowers the log-probability of {test.concept} by {_estimate(effect)} nats beyond its control"
+        )
+    else:
+        what = (
+            f"Adding it raises the share of the text that is {test.concept} by {_estimate(effect)} beyond its control"
+        )
+    if effect.low > 0:
+        return f"{what}: it acts."
+    return f"{what}: it acts against it." if effect.high < 0 else f"{what}: no different from it."
+
+
+def _part_text(part: str | TokenPart | LinkPart) -> str:
+    if isinstance(part, str):
+        return part
+    return part["text"] if "text" in part else show_blanks(part["token"])
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{_signed(estimate.value)} [{_signed(estimate.low)}, {_signed(estimate.high)}]"
+
+
+def _signed(value: float) -> str:
+    return _unsigned(value) if value < 0 else f"+{_unsigned(value)}"
+
+
+def _unsigned(value: float) -> str:
+    """Two decimals without the 0 before the point: .62."""
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:.2f}")
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"

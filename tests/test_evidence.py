@@ -1,0 +1,118 @@
+"""The evidence of each feature: its grade, its label, and how it is put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from interp.evaluation.ablation_results import AblationControl, AblationEffect, ConceptAblation
+from interp.evaluation.evidence import CausalTest, Detected, Evidence, FeatureEvidence, Reading
+from interp.evaluation.feature_evidence import ablation_tests, steering_tests
+from interp.evaluation.results import Estimate, SteeringConfig, SteeringEffect, SteeringReport
+
+ABOVE, AROUND, BELOW = (Estimate(value=v, low=v - 0.1, high=v + 0.1) for v in (0.3, 0.0, -0.3))
+
+
+def feature(*tests: tuple[str, Estimate], is_detected: bool = True, **fields: Any) -> FeatureEvidence:
+    detected = Detected(
+        concept="import", f1=0.6, precision=0.8, recall=0.5, excess=ABOVE, n_documents=9, is_detected=is_detected
+    )
+    causal = tuple(CausalTest(by="ablation", concept=concept, effect=effect) for concept, effect in tests)
+    return FeatureEvidence(feature=0, sign=1, threshold=0.0, n_fires=90, detected=detected, tests=causal, **fields)
+
+
+def reading(kind: str, value: str, *, is_readable: bool = True) -> Reading:
+    return Reading(kind=kind, value=value, purity_select=1.0, purity_test=0.95, is_readable=is_readable)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "grade"),
+    [
+        (FeatureEvidence(feature=0, sign=1, threshold=0.0, n_fires=0), "none"),
+        (feature(is_detected=False), "none"),
+        (feature(("import", ABOVE), is_detected=False), "none"),
+        (feature(), "detects"),
+        (feature(("import", AROUND)), "detects"),
+        (feature(("import", ABOVE)), "detects and acts"),
+        (feature(("string", ABOVE)), "detects"),
+        (feature(("string", BELOW)), "detects"),
+        (feature(("import", BELOW)), "contradicted"),
+        (feature(("import", ABOVE), ("import", BELOW)), "contradicted"),
+        (feature(("import", ABOVE), ("import", AROUND)), "detects and acts"),
+    ],
+)
+def test_the_grade_is_the_rule(evidence: FeatureEvidence, grade: str) -> None:
+    assert evidence.grade == grade
+
+
+@pytest.mark.parametrize(
+    ("evidence", "label"),
+    [
+        (feature(), "import"),
+        (feature(is_detected=False), ""),
+        (feature(reading=reading("label", "import_statement")), "import_statement"),
+        (feature(reading=reading("token", " import")), "import"),
+        (feature(is_detected=False, reading=reading("token", " import")), "token import"),
+        (feature(is_detected=False, reading=reading("token before", "self.")), "after self."),
+        (feature(is_detected=False, reading=reading("token", "\\n")), "token \\n"),
+        (feature(is_detected=False, reading=reading("label", "string", is_readable=False)), ""),
+    ],
+)
+def test_the_label_is_the_concept_or_what_the_strongest_tokens_share(evidence: FeatureEvidence, label: str) -> None:
+    assert evidence.label == label
+
+
+def effect(specific: float | None, interval: tuple[float, float] | None) -> AblationEffect:
+    return AblationEffect(
+        with_concept=specific, without_concept=0.0, specific=specific, kl=0.1,
+        with_concept_interval=interval, specific_interval=interval, kl_interval=None,
+    )  # fmt: skip
+
+
+def ablation(*differences: AblationEffect) -> ConceptAblation:
+    controls = tuple(
+        AblationControl(
+            directions=kind, n_draws=5, mean=effect(0.0, None), with_concept_spread=None, specific_spread=None,
+            kl_spread=None, difference=difference,
+        )
+        for kind, difference in zip(("features", "random"), differences, strict=False)
+    )  # fmt: skip
+    return ConceptAblation(
+        concept="import", feature=7, sign=1, threshold=0.0, n_sequences=4, n_documents=4, n_predictions=90,
+        n_with_concept=30, reason=None, own=effect(-0.4, (-0.5, -0.3)), controls=controls,
+    )  # fmt: skip
+
+
+def test_an_ablation_counts_with_the_control_that_does_most() -> None:
+    """Taking a feature out that acts lowers the probability: its effect is minus the change, less the control's."""
+    found = ablation_tests([ablation(effect(-0.3, (-0.4, -0.25)), effect(-0.4, (-0.5, -0.3)))])
+    assert found == [
+        (7, 1, CausalTest(by="ablation", concept="import", effect=Estimate(value=0.3, low=0.25, high=0.4)))
+    ]
+    assert ablation_tests([ablation(effect(None, None))]) == []
+
+
+def test_steering_counts_less_its_control_with_both_uncertainties() -> None:
+    def steered(feature: int, difference: float, low: float, high: float) -> SteeringEffect:
+        return SteeringEffect(
+            concept="import", feature=feature, strength=1.0, kl=0.2, reached=True, baseline_share=0.1,
+            steered_share=0.1 + difference, difference=difference, interval=(low, high), fluency=0.5, score=0.2,
+            distinct_2=None, baseline_distinct_2=None, texts=(), baseline_texts=(), sign=-1,
+        )  # fmt: skip
+
+    report = SteeringReport(
+        config=SteeringConfig(), n_prompts=1, reason=None, mean_difference=0.3, mean_null_difference=0.1, mean_score=None,
+        mean_null_score=None, n_unreached=0, effects=(steered(7, 0.3, 0.27, 0.33),), null=(steered(0, 0.1, 0.06, 0.14),),
+    )  # fmt: skip
+    ((feature, sign, test),) = steering_tests(report)
+    assert (feature, sign, test.by, test.concept) == (7, -1, "steering", "import")
+    assert (test.effect.value, test.effect.low, test.effect.high) == pytest.approx((0.2, 0.15, 0.25))
+
+
+def test_evidence_is_written_and_read_as_it_is(tmp_path: Any) -> None:
+    from interp.records import read_record, write_record
+
+    evidence = Evidence(run_identity="a", store_identity="b", features=(feature(("import", ABOVE)), feature()))
+    write_record(tmp_path / "evidence.json", evidence)
+    assert read_record(tmp_path / "evidence.json", Evidence, "") == evidence
