@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_workspace import SITE, DashboardWorkspace, evidence_by_hand, make_workspace
+from made_metrics import concepts, made_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
@@ -25,7 +26,7 @@ from interp.browse.evidence import RunEvidence
 from interp.browse.features import TableFilter, example_payload, select_features, table_payload
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.results import EvaluationConfig
+from interp.evaluation.results import METRICS_FILE, EvaluationConfig
 from interp.evaluation.suite import evaluate_run
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
@@ -383,3 +384,22 @@ def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardW
     assert (row["run"], row["kind"], row["index"]) == ("s/r", made.run.kind, "fresh")
     assert row["features"] == made.run.config["n_features"]
     assert row["fvu"] is row["auroc"] is row["null_auroc"] is None
+
+
+def test_the_runs_page_has_nulls_beside_the_scores_and_intervals_below(
+    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(made.folder, tmp_path / "activations")
+    write_record(copy / "tiny/runs/pca" / METRICS_FILE, made_metrics("pca", concepts=concepts()))
+    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
+    page = _page("runs")
+    page.query_params["run"] = "tiny/pca"
+    page.run()
+    assert not page.exception
+    columns = json.loads(page.dataframe[0].proto.columns)
+    assert (columns["concepts"]["label"], columns["null_concepts"]["label"]) == ("concepts found", "null")
+    assert not {"l0", "auroc"} & columns.keys(), "not of those to begin with; no method without firing"
+    details = next(table.value for table in page.dataframe if "FVU" in list(table.value.get("name", [])))
+    shown = dict(zip(details["name"], details["value"], strict=True))
+    assert shown["concepts found"] == ".44 [.37, .51] > null .23"
+    assert (shown["L0"], shown["steering"]) == ("32.0", "-")

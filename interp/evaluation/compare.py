@@ -160,10 +160,10 @@ def grouped(metrics: Mapping[str, Metrics]) -> list[Group]:
     for name, each in metrics.items():
         together.setdefault(tuple(_conditions(each).items()), {})[name] = each
     groups = []
-    for conditions, each in together.items():
-        alike = _alike(each)
-        leads = tuple(lead for metric in METRICS if metric.key in LEADS_IN if (lead := _lead(metric, each, alike)))
-        groups.append(Group(conditions=dict(conditions), runs=tuple(each), alike=alike, leads=leads))
+    for conditions, of_group in together.items():
+        alike = _alike(of_group)
+        leads = tuple(lead for metric in METRICS if metric.key in LEADS_IN if (lead := _lead(metric, of_group, alike)))
+        groups.append(Group(conditions=dict(conditions), runs=tuple(of_group), alike=alike, leads=leads))
     return groups
 
 
@@ -218,7 +218,7 @@ def _lead(metric: Metric, metrics: Mapping[str, Metrics], alike: Sequence[Alike]
     if len(measured) < 2:
         return None
     sign = 1 if metric.better == "lower" else -1
-    first, second = sorted(measured, key=lambda name: sign * _number(measured[name]))[:2]
+    first, second = sorted(measured, key=lambda name: sign * measured[name].number)[:2]
     against = measured[first].against_null
     return Lead(
         metric=metric.key,
@@ -234,11 +234,6 @@ def _separated(score: Score, other: Score) -> bool | None:
     if score.interval is None or other.interval is None:
         return None
     return score.interval[0] > other.interval[1] or other.interval[0] > score.interval[1]
-
-
-def _number(score: Score) -> float:
-    assert isinstance(score.value, float | int)
-    return float(score.value)
 
 
 def settings_of(runs: Mapping[str, Run]) -> Settings:

@@ -67,7 +67,7 @@ def measures_figure(metrics: Mapping[str, Metrics], keys: Sequence[str]) -> go.F
         has_null = any(score.null is not None for score in scores.values())
         axis["rangemode"] = "tozero" if has_null or metric.better != "higher" else "normal"
         figure.update_xaxes(**axis, row=i // 2 + 1, col=i % 2 + 1)
-    order = [html.escape(name) for name in reversed(metrics)]
+    order = [html.escape(name) for name in reversed(list(metrics))]
     figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.6, len(order) - 0.4])
     if any(score.null is not None for _, scores in panels for score in scores.values()):
         figure.add_traces(_legend_entries())
@@ -81,26 +81,27 @@ def tradeoff_figure(metrics: Mapping[str, Metrics], families: Mapping[str, str] 
     several L0 each, every number has a line of its own. Methods without an L0, whose codes are hardly ever 0, are left out.
     Raises InputError where no run has an L0.
     """
-    l0 = {name: _metric("l0").score(each).value for name, each in metrics.items()}
-    if all(value is None for value in l0.values()):
+    scores = {name: _metric("l0").score(each) for name, each in metrics.items()}
+    l0 = {name: score.number for name, score in scores.items() if score.value is not None}
+    if not l0:
         raise InputError("none of the runs has an L0: their codes are hardly ever 0")
     lines: dict[str, list[str]] = {}
     for name, line in _lines_of(metrics, families or {name: each.kind for name, each in metrics.items()}).items():
-        if l0[name] is not None:
+        if name in l0:
             lines.setdefault(line, []).append(name)
     shown = _metric("fvu"), _metric("ce_recovered")
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09, subplot_titles=[_panel_title(m) for m in shown])
     for number, (line, names) in enumerate(lines.items()):
         names.sort(key=lambda name: l0[name])
         for column, metric in enumerate(shown, start=1):
-            scores = [metric.score(metrics[name]) for name in names]
-            style = {"color": COLOURS[number % len(COLOURS)], "width": 2}
+            held = [metric.score(metrics[name]) for name in names]
+            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
             figure.add_scatter(
                 x=[l0[name] for name in names],
-                y=[score.value for score in scores],
-                error_y=_bars(scores, style["color"]),
+                y=[score.value for score in held],
+                error_y=_bars(held, colour),
                 mode="lines+markers",
-                line=style | {"dash": DASHES[number // len(COLOURS) % len(DASHES)]},
+                line={"color": colour, "width": 2, "dash": dash},
                 marker={"size": 8},
                 text=[html.escape(name) for name in names],
                 hovertemplate="%{text}<br>L0 %{x:.3g}<br>%{y:.3f}<extra></extra>",
@@ -317,11 +318,15 @@ def _probe_line(name: str, report: ProbeReport, number: int) -> go.Scatter:
 
 def _bars(scores: Sequence[Score], colour: str) -> dict[str, Any]:
     """Error bars of intervals; none where a score has none."""
-    ends = [(score.value, *(score.interval or (score.value, score.value))) for score in scores]
+    ends = [score.interval if score.value is not None else None for score in scores]
+    sizes = [
+        (end[1] - score.number, score.number - end[0]) if end else (0.0, 0.0)
+        for score, end in zip(scores, ends, strict=True)
+    ]
     return {
         "symmetric": False,
-        "array": [max(0.0, high - value) if isinstance(value, float) else 0.0 for value, _, high in ends],
-        "arrayminus": [max(0.0, value - low) if isinstance(value, float) else 0.0 for value, low, _ in ends],
+        "array": [max(0.0, above) for above, _ in sizes],
+        "arrayminus": [max(0.0, below) for _, below in sizes],
         "color": colour,
         "thickness": 1.5,
         "width": 3,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 
 import plotly.graph_objects as go
@@ -74,7 +75,7 @@ def comparison_page(runs: Mapping[str, Run], metrics: Mapping[str, Metrics], com
         if matched is not None:
             title = "How alike the features of two runs are"
             note = "Features are paired one to one by the cosine of their read directions; below it, with random directions."
-            parts += _drawn(title, note, lambda matched=matched: matching_figure(matched), numbers)
+            parts += _drawn(title, note, partial(matching_figure, matched), numbers)
         parts += _seeds(of_group)
     parts += [f'<p class="note">{html.escape(line)}</p>' for line in comparison.unmatched]
     parts += _settings(comparison)
@@ -91,17 +92,17 @@ def _figures(
 ) -> Iterator[tuple[str, str, Callable[[], go.Figure]]]:
     """Title, note and how to draw it of each figure of a group, in order."""
     for title, keys in _MEASURES.items():
-        yield title, "", lambda keys=keys: measures_figure(metrics, keys)
+        yield title, "", partial(measures_figure, metrics, keys)
         if "fvu" in keys and len(metrics) > 1:
             note = "A line joins runs that differ in their number of features and k alone."
-            yield "What is kept for how many firing features", note, lambda: tradeoff_figure(metrics, lines)
+            yield "What is kept for how many firing features", note, partial(tradeoff_figure, metrics, lines)
         if "concepts" in keys:
             note = "F1 of each concept's best feature; = marks one that is not above its null."
-            yield "Which concepts each run finds", note, lambda: concepts_figure(metrics)
+            yield "Which concepts each run finds", note, partial(concepts_figure, metrics)
             note = "Coordinates, principal directions and the ceiling are of the activation itself, without any run."
-            yield "How many features it takes to find a concept", note, lambda: probes_figure(metrics)
+            yield "How many features it takes to find a concept", note, partial(probes_figure, metrics)
             note = "Difference of F1, paired by concept and document; difference in means is fitted to the labels."
-            yield "Concepts found, beside simple methods at the site", note, lambda: baselines_figure(metrics)
+            yield "Concepts found, beside simple methods at the site", note, partial(baselines_figure, metrics)
 
 
 def _drawn(title: str, note: str, draw: Callable[[], go.Figure], numbers: Iterator[int]) -> list[str]:
@@ -161,8 +162,8 @@ def _rows(cells: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """A cell; the null of a score stands below it, which keeps the table narrow."""
-    score, null = re.fullmatch(r"(.*?)( [>=<] null .*| \(null .*\))?", text, flags=re.DOTALL).groups("")
-    return f"<td>{html.escape(score)}{f'<br><small>{html.escape(null.strip())}</small>' if null else ''}</td>"
+    score, null, *_ = *re.split(r" (?=[>=<] null |\(null )", text, maxsplit=1), ""
+    return f"<td>{html.escape(score)}{f'<br><small>{html.escape(null)}</small>' if null else ''}</td>"
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -50,8 +50,8 @@ def matched_sentences(comparison: Comparison) -> list[str]:
     lines = []
     for matched in comparison.matched:
         for i, name in enumerate(matched.runs):
-            others = [j for j in range(len(matched.runs)) if j != i]
-            nearest = max(others, key=lambda j, i=i: matched.cosines[i][j])
+            cosines = [cosine if j != i else -1.0 for j, cosine in enumerate(matched.cosines[i])]
+            nearest = cosines.index(max(cosines))
             cosine, chance = short(matched.cosines[i][nearest]), short(matched.chance[i][nearest])
             lines.append(f"{name} is most like {matched.runs[nearest]}: mean cosine {cosine}, by chance {chance}.")
     return [*lines, *comparison.unmatched]

@@ -25,7 +25,7 @@ from interp.evaluation.results import Estimate, Metrics, read_metrics
 if TYPE_CHECKING:
     from interp.runs.record import Run
 
-Value = str | float | bool | None
+Value = float | bool | None
 """Value of a cell; None where it was not or could not be measured."""
 Row = dict[str, Any]
 """What a run is and what was measured of it, as plain JSON data."""
@@ -47,6 +47,12 @@ class Score:
     null: float | None = None
     excess: Estimate | None = None
     """Value less null."""
+
+    @property
+    def number(self) -> float:
+        """The value where it was measured."""
+        assert self.value is not None
+        return float(self.value)
 
     @property
     def against_null(self) -> Literal["above", "same", "below"] | None:
