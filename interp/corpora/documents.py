@@ -8,11 +8,10 @@ such as that of Python source, lie beside it.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import ParamSpec, Protocol, runtime_checkable
+from typing import Any, ParamSpec, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -172,7 +171,9 @@ def _spans_of(spans: object, name: str) -> tuple[Span, ...] | None:
 
 
 def _span_of(span: object, name: str) -> Span:
-    fields = {key: span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")}
+    fields: dict[str, Any] = {
+        key: span.get(key) if isinstance(span, Mapping) else None for key in ("start", "end", "label")
+    }
     if missing := [key for key, value in fields.items() if value is None]:
         raise InputError(f"{name} is {str(span)[:80]}, without {' and '.join(missing)}; give {_SPAN_FORM}")
     start, end, label = fields.values()
@@ -181,4 +182,4 @@ def _span_of(span: object, name: str) -> Span:
             raise InputError(f"the {key} of {name} is {str(value)[:40]!r}, no whole number; count characters from 0")
     if not isinstance(label, str) or not label:
         raise InputError(f"the label of {name} is {str(label)[:40]!r}, which names nothing; write what it is, in words")
-    return Span(operator.index(start), operator.index(end), label)
+    return Span(int(start), int(end), label)
