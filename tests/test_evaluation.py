@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -596,6 +597,23 @@ def test_the_wrong_store_is_refused(
     other: Any = SimpleNamespace(fingerprint="0", id="another")
     with pytest.raises(InputError, match="with other weights than 'another'"):
         evaluate_run(run, model=other, store=stores[0], config=CONFIG)
+
+
+def test_what_steering_would_refuse_is_refused_before_anything_is_computed(
+    run: Run,
+    model: LanguageModel,
+    stores: tuple[ActivationStore, ActivationStore],
+    task: SteeringTask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suite, "evaluate_reconstruction", lambda *args: pytest.fail("it has begun"))
+    evaluate = partial(evaluate_run, run, model=model, store=stores[1], config=CONFIG)
+    with pytest.raises(InputError, match="no prompt to write from"):
+        evaluate(steering=replace(task, prompts=()))
+    with pytest.raises(InputError, match=r"the prompt 'a a.* exceed the \d+ tokens"):
+        evaluate(steering=replace(task, prompts=("a " * 400,)))
+    with pytest.raises(InputError, match="no concept 'digits' in what the judge knows"):
+        evaluate(steering=replace(task, concepts=("digits",)))
 
 
 def test_a_run_of_another_width_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from interp.corpora.labels.registry import LABEL_SETS, judge_of, label_sets_for
 from interp.corpora.labels.text import TEXT
 from interp.corpora.sources import load_corpus
 from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.errors import InputError
-from interp.evaluation.concepts import ConceptConfig
+from interp.evaluation.evidence import read_evidence
+from interp.evaluation.results import ConceptConfig, EvaluationConfig, read_metrics
 from interp.evaluation.steering_effect import SteeringConfig, steering_task
-from interp.evaluation.suite import EvaluationConfig, evaluate_run
+from interp.evaluation.suite import evaluate_run
 from interp.manifolds.ordinals import ordinals
 from interp.model.language_model import LanguageModel
 from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.store.reader import ActivationStore
+from tests.conftest import save_model
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -266,3 +270,46 @@ def test_text_of_any_kind_is_evaluated_and_steered_by_without_labels_given(
     task = steering_task(Run.load(store.path / "runs/pca"), TEXT)
     assert {"article", "question"} <= set(task.concepts or ())
     assert judge_of("article", ["label", "text"]) == TEXT.judge
+
+
+def story(seed: int) -> str:
+    """English of a kind: twenty sentences with a number, a quotation and a list."""
+    draw = random.Random(seed)
+    people, verbs, things = (
+        ["Ann", "Bob", "The cat", "My aunt"],
+        ["saw", "did not like", "will sell"],
+        ["a dog", "the boat"],
+    )
+    lines = [
+        f"{draw.choice(people)} {draw.choice(verbs)} {draw.choice(things)} in {draw.randint(1900, 2020)}."
+        for _ in range(12)
+    ]
+    lines += [f'"Where is it?" {draw.choice(people)} asked, and {draw.choice(people)} said: no.' for _ in range(6)]
+    return "\n".join([*lines, "", *(f"- {draw.choice(things)}" for _ in range(3))])
+
+
+def test_any_text_on_any_model_is_evaluated_without_labels(
+    tmp_path: Path, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """English on a random Llama: what its features fire on is named from the text alone."""
+    folder = save_model(tmp_path / "llama", "llama", tiny_tokenizer)
+    for split, first in (("stories", 0), ("stories-held-out", 100)):
+        (tmp_path / split).mkdir()
+        for i in range(14):
+            (tmp_path / split / f"{i}.txt").write_text(story(first + i))
+        words = ["capture", "--model", str(folder), "--sites", SITE, "--tokens", "all", "--text", str(tmp_path / split)]
+        main([*words, "--out", str(tmp_path / "workspace" / split)])
+    store = ActivationStore(tmp_path / "workspace" / "stories")
+    assert list(store.label_sets) == ["text"]
+    train_run(store, SITE, SAEConfig(n_features=64, k=4, tokens=40_000, batch=256), "sae")
+    capsys.readouterr()
+    main(["evaluate", str(store.path / "runs/sae"), "--n-steered", "0", "--min-positives", "20"])
+    table = capsys.readouterr().out
+    assert "concepts found" in table
+    metrics = read_metrics(Run.load(store.path / "runs/sae"))
+    found = {c.concept: c for c in metrics.concepts.concepts}
+    assert len(found) > 10
+    assert set(found) <= set(LABEL_SETS["text"].labels)
+    assert metrics.concepts.f1.value > metrics.concepts.null_f1
+    labels = {each.label for each in read_evidence(Run.load(store.path / "runs/sae")).features} - {""}
+    assert labels

@@ -13,7 +13,8 @@ import torch
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.matching import N_DRAWS, best_matches, chance_cosines, match, random_directions
+from interp.evaluation.firing_codes import random_directions
+from interp.evaluation.matching import N_DRAWS, best_matches, chance_cosines, match
 from interp.runs.record import Run
 from interp.runs.training import keep_run, train_run
 from interp.store.moments import Moments
@@ -71,8 +72,8 @@ def test_random_directions_have_the_covariance_of_the_activations() -> None:
     axes = np.linalg.qr(random.normal(size=(6, 6)))[0]
     variances = np.array([9.0, 4, 1, 0.1, 0, 0])
     moments = Moments(n=9, mean=np.ones(6), covariance=axes @ np.diag(variances) @ axes.T, mean_norm=1.0)
-    rows = random_directions(20_000, moments, random)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1)
+    rows = random_directions(20_000, moments, 0, shaped=True).double().numpy()
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(rows.mean(0), 0, atol=0.02)
     plain = unit(random.normal(size=(20_000, 6)) * np.sqrt(variances))
     np.testing.assert_allclose(((rows @ axes) ** 2).mean(0), (plain**2).mean(0), atol=0.01)
@@ -83,10 +84,9 @@ def test_chance_is_the_mean_over_draws_of_the_same_matching() -> None:
     directions = np.concatenate([np.eye(4), np.zeros((1, 4))])
     for pairing in ("one-to-one", "greatest"):
         for signless in (True, False):
-            random = np.random.default_rng(7)
             slow = []
-            for _ in range(N_DRAWS):
-                drawn = random_directions(6, moments, random)
+            for draw in range(N_DRAWS):
+                drawn = random_directions(6, moments, 7 * N_DRAWS + draw, shaped=True).numpy()
                 slow.append(match(directions, drawn, signless=signless, pairing=pairing)[1])
             found = chance_cosines(directions, 6, moments, signless=signless, pairing=pairing, seed=7)
             assert found == pytest.approx(np.mean(slow, axis=0))
@@ -138,8 +138,7 @@ def test_runs_are_matched_with_the_sign_that_their_methods_have(store: Activatio
 
 def test_features_without_counterpart_are_at_chance(store: ActivationStore) -> None:
     moments = store.site(SITE).moments()
-    draw = np.random.default_rng(3)
-    first, unrelated = random_directions(20, moments, draw), random_directions(20, moments, draw)
+    first, unrelated = (random_directions(20, moments, draw, shaped=True).numpy() for draw in (103, 104))
     unrelated[:5] = first[:5]
     runs = [kept(store, rows, name, signed=True) for rows, name in ((first, "first"), (unrelated, "unrelated"))]
     for pairing in ("one-to-one", "greatest"):

@@ -79,7 +79,8 @@ class Evaluate:
             progress(runs, total=len(runs), what="evaluate", unit="run"), stores, label_sets, strict=True
         ):
             model, judged = load(run.model_id), runs_of_seeds(run, self.seeds)
-            task = steering_task(run, label_set) if label_set and label_set.judge else None
+            can_steer = label_set is not None and label_set.judge is not None and self.config.n_steered > 0
+            task = steering_task(run, label_set) if label_set and can_steer else None
             for each in judged:
                 # the others show how figures spread; what steering costs is spent once
                 config = self.config if each is judged[0] else structs.replace(self.config, n_steered=0)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from interp.errors import InputError
+from interp.evaluation.firing_codes import random_directions
 from interp.runs.record import Run
 from interp.store.moments import Moments
 
@@ -106,19 +107,11 @@ def chance_cosines(
     seed: int,
 ) -> Float[np.ndarray, " n"]:
     """The cosine each direction is matched with among ``n`` random ones, mean over ``N_DRAWS`` draws."""
-    random = np.random.default_rng(seed)
     total = np.zeros(len(directions))
-    for _ in range(N_DRAWS):
-        drawn = random_directions(n, moments, random).astype(directions.dtype)
+    for draw in range(N_DRAWS):
+        drawn = random_directions(n, moments, seed * N_DRAWS + draw, shaped=True).numpy()
         total += match(directions, drawn, signless=signless, pairing=pairing)[1]
     return total / N_DRAWS
-
-
-def random_directions(n: int, moments: Moments, random: np.random.Generator) -> Float[np.ndarray, "n d_in"]:
-    """Unit rows of a normal distribution with mean 0 and the covariance of ``moments``."""
-    variances, axes = moments.spectrum
-    rows = (random.standard_normal((n, len(variances))) * np.sqrt(variances)) @ axes
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
 
 
 def _is_signless(run: Run) -> bool:

@@ -31,6 +31,7 @@ from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 
 if TYPE_CHECKING:
+    from interp.model.language_model import LanguageModel
     from interp.runs.record import Run
 
 _TRIAL_SEED = 10_007  # far from the seeds of the evaluation, which count up from the config's
@@ -83,6 +84,26 @@ class SteeredFeature:
     concept: str
     feature: int
     sign: int = 1
+
+
+def check_task(task: SteeringTask, model: LanguageModel) -> None:
+    """Refuse before anything is computed what would be refused while texts are written.
+
+    Raises InputError for no prompts, for a prompt that with its text exceeds the model's context, and for concepts the judge
+    does not know.
+    """
+    if not task.prompts:
+        raise InputError("there is no prompt to write from; give at least one")
+    for prompt in task.prompts:
+        if (n := len(model.encode(prompt))) + task.config.n_tokens > model.n_ctx:
+            raise InputError(
+                f"the prompt {prompt[:40]!r} of {n} tokens and {task.config.n_tokens} new ones exceed the {model.n_ctx} tokens "
+                f"of '{model.id}'; shorten the prompt or ask for fewer tokens"
+            )
+    known = task.judge("", start=0)
+    for concept in task.concepts or ():
+        if concept not in known:
+            raise unknown_name("concept", concept, known, "what the judge knows")
 
 
 def steer_concept(steerer: Steerer, feature: int, *, concept: str, task: SteeringTask, sign: int = 1) -> SteeringEffect:

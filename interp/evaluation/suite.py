@@ -42,6 +42,7 @@ from interp.evaluation.results import (
 from interp.evaluation.steering_effect import (
     SteeredFeature,
     SteeringTask,
+    check_task,
     choose_features,
     random_directions_like,
     steer_concepts,
@@ -73,6 +74,8 @@ def evaluate_run(
     InputError if the store lacks the run's site or the named label set, was captured from another model than ``model``, or
     has activations of another width than the run's.
     """
+    if steering is not None and config.n_steered:
+        check_task(steering, model)
     judged = _Judged(run, model, store, _checked(run, model, store, config), steering)
     metrics = _begun(judged)
     suites = {name: suite for name, suite in judged.suites.items() if name not in metrics.done}
