@@ -15,7 +15,10 @@ from interp.errors import InputError
 from interp.evaluation import ablation
 from interp.evaluation.ablation import AblationTarget, LabelledText, ablate_features
 from interp.evaluation.ablation_results import AblationConfig, ConceptAblation
+from interp.evaluation.evidence import Detected, FeatureEvidence
+from interp.evaluation.feature_evidence import ablation_tests
 from interp.evaluation.prediction_means import PredictionMeans
+from interp.evaluation.results import Estimate
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
 from interp.records import from_json, to_json
@@ -244,6 +247,18 @@ def test_a_decoy_that_fires_with_the_planted_feature_does_not_act_for_the_concep
     for control in decoy.controls:
         low, high = control.difference.specific_interval
         assert low < 0 < high
+    detected = Detected(
+        concept="even", f1=0.6, precision=0.9, recall=0.5, excess=Estimate(value=0.3, low=0.2, high=0.4), n_documents=9,
+        is_detected=True,
+    )  # fmt: skip
+    grades = [
+        FeatureEvidence(
+            feature=each.feature, sign=1, threshold=0.0, n_fires=90, detected=detected,
+            tests=tuple(test for _, _, test in ablation_tests([each])),
+        ).grade
+        for each in (own, decoy)
+    ]  # fmt: skip
+    assert grades == ["detects and acts", "detects"], "what they fire on is the same, what they do is not"
 
 
 # ---------------------------------------------------------------------------------- what is left out, and what is chosen

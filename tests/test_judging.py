@@ -16,11 +16,14 @@ from interp.errors import InputError
 from interp.evaluation import trial
 from interp.evaluation.concepts import FeatureFindings, evaluate_concepts
 from interp.evaluation.detection import association, normalised_mutual_information
+from interp.evaluation.feature_evidence import simulability_report
 from interp.evaluation.firing_codes import FiringCodes, cut, firing_codes, random_codes, random_directions
 from interp.evaluation.judged_rows import JudgedRows, split_documents, token_windows
+from interp.evaluation.probe_report import probe_report
 from interp.evaluation.readable import LABEL, NOTHING, TOKEN, TOKEN_BEFORE, most_common, read, strongest_rows
 from interp.evaluation.resampling import Resamples, interval_rows, mean_over_concepts
 from interp.evaluation.results import ConceptConfig, ConceptReport
+from interp.evaluation.simulability import simulability
 from interp.evaluation.site_baselines import difference_in_means
 from interp.evaluation.trial import Judged, shifted_labels
 from interp.store.source import ArraySource
@@ -370,7 +373,7 @@ def test_shifted_labels_are_as_frequent_and_as_clustered_in_each_document() -> N
 @pytest.mark.slow
 def test_with_nothing_to_find_the_report_says_so_in_95_of_100_seeds() -> None:
     """Rows and labels without any relation, features like any random directions."""
-    above, readable = 0, 0
+    above = {"concepts": 0, "readable": 0, "probes": 0, "simulability": 0}
     for seed in range(100):
         random = np.random.default_rng(seed)
         n = 1200
@@ -382,11 +385,15 @@ def test_with_nothing_to_find_the_report_says_so_in_95_of_100_seeds() -> None:
         )  # fmt: skip
         directions = random.standard_normal((20, 8))
         decomposer = Fixed(directions / np.linalg.norm(directions, axis=1, keepdims=True), 1.3)
-        report, _ = judge(decomposer, rows, min_positives=20, seed=seed)
-        above += report.is_above_null
-        readable += report.readable_excess is not None and report.readable_excess.is_above_zero
-    assert above <= 5
-    assert readable <= 5
+        report, findings = judge(decomposer, rows, min_positives=20, seed=seed)
+        above["concepts"] += report.is_above_null
+        above["readable"] += report.readable_excess is not None and report.readable_excess.is_above_zero
+        probes, _ = probe_report(findings, rows, seed)
+        above["probes"] += probes.ahead[2].is_above_zero  # of 5 features; each k has an interval of its own
+        auroc = simulability(rows.windows, findings.codes.codes, rows.is_test)
+        simulated = simulability_report(findings.codes, np.arange(20), auroc, rows, seed)
+        above["simulability"] += simulated is not None and simulated.difference.is_above_zero
+    assert max(above.values()) <= 5, above
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals

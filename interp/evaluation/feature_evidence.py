@@ -69,7 +69,7 @@ def gather_evidence(
     )
     evidence = Evidence(run_identity=run.identity, store_identity=store.identity, features=features)
     write_record(run.path / EVIDENCE_FILE, evidence)
-    return _simulability_report(findings.codes, chosen, auroc, rows, seed)
+    return simulability_report(findings.codes, chosen, auroc, rows, seed)
 
 
 def write_tests(run: Run, *, ablation: Sequence[ConceptAblation] = (), steering: SteeringReport | None = None) -> None:
@@ -169,13 +169,14 @@ def _tokens(strongest: Int[np.ndarray, " k"], rows: JudgedRows, token_strings: S
     return tuple(token_strings[token] for token in list(dict.fromkeys(tokens.tolist()))[:N_TOKENS] if token >= 0)
 
 
-def _simulability_report(
+def simulability_report(
     codes: FiringCodes,
     chosen: Int[np.ndarray, " n_features"],
     auroc: Float[np.ndarray, " n_features"],
     rows: JudgedRows,
     seed: int,
 ) -> SimulabilityReport | None:
+    """The mean of the features' ``auroc``, beside random directions that fire as often; None where too few features fire."""
     judged = np.flatnonzero(np.isfinite(auroc))
     if not len(judged):
         return None

@@ -4,7 +4,7 @@ Captures the demo's text, trains every method with every seed and number of feat
 writes a table of means and standard deviations over the seeds and the page of ``interp compare``. What is there already is
 not done again, so it can be interrupted.
 
-    python tests/benchmarks/compare_methods.py WORKSPACE --out docs/methods.md
+    python tests/benchmarks/compare_methods.py WORKSPACE --out examples/methods.md
 """
 
 from __future__ import annotations
