@@ -80,6 +80,7 @@ def test_a_token_is_labelled_if_it_shares_a_character_that_is_no_blank() -> None
     assert labels_of(tokens, [Span(1, 2, "x")]) == [[1, 0, 0, 0, 0, 0]]
     assert labels_of(tokens, [Span(0, 4, "x")]) == [[1, 0, 0, 0, 0, 0]]  # the blank before "met" was marked too
     assert labels_of(tokens, [Span(0, 5, "x")]) == [[1, 1, 0, 0, 0, 0]]
+    assert labels_of(tokens[3:], [Span(7, 9, "x")]) == [[1, 0, 0]]
     assert labels_of(tokens, [Span(3, 4, "x")]) == [[0, 0, 0, 0, 0, 0]]
     assert labels_of(tokens, [Span(0, 20, "x")]) == [[1, 1, 0, 1, 0, 1]]
     assert labels_of(tokens, [Span(12, 16, "x"), Span(15, 20, "x"), Span(0, 1, "y")]) == [

@@ -83,7 +83,10 @@ EXAMPLES: dict[str, list[tuple[str, list[str]]]] = {
         ("a (b [c] d) e :) [f", ["b [c] d", "f"]),
         ("(open {here\n\nbut not (here) or ) there", ["open {here", "here"]),
     ],
-    "sentence_end": [('Mr. X left... He did! Really?! "Yes." It is 3.5', ["...", "!", "?!", "."])],
+    "sentence_end": [
+        ('Mr. X left... He did! Really?! "Yes." It is 3.5', ["...", "!", "?!", "."]),
+        ("1. One. Two\n2. Three", ["."]),
+    ],
     "question": [
         ("I know. Do you (too)? “Is it?” he said. Why not?!", ["Do you (too)?", "Why not?!"]),
         ("A\n\n- why?", ["- why?"]),
@@ -344,6 +347,11 @@ def test_the_rule_of_the_first_character() -> None:
     columns = CharacterLabels(lambda d: iter([("b", np.array([c == "b" for c in d.text], np.uint8))]), {"b": "first"})
     spans = np.array([(0, 2), (2, 4), (4, 6), (6, 6)])
     assert columns.label_tokens(Document("", "bab  b"), spans)[:, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_a_token_of_blanks_has_the_labels_that_most_of_it_has() -> None:
+    labels = TEXT.label_tokens(Document("", '"a   b" '), np.array([(0, 2), (2, 4), (4, 6), (6, 8)]))
+    assert labels[:, NAMES.index("inside_quotes")].tolist() == [0, 1, 1, 0]
 
 
 def test_packing_puts_the_labels_beside_the_tokens(tiny_tokenizer: object) -> None:
