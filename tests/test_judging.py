@@ -198,6 +198,8 @@ def test_random_directions_fire_as_often_as_the_features_they_stand_beside() -> 
     own = firing_codes(dictionary(directions).encode, 30, rows, signed=False, dense_rate=0.05)
     null = random_codes(own, rows, 3, shaped=False)
     assert np.array_equal(null.n_fire_select(rows), own.n_fire_select(rows))
+    columns = null.fires.toarray()[:, null.n_fire_select(rows) > 20].T
+    assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 0.8, "each is a direction of its own"
     dead = FiringCodes(sparse.csc_array((len(rows.x), 2)), np.arange(2), np.ones(2, int), np.zeros(2))
     assert random_codes(dead, rows, 0, shaped=True).codes.nnz == 0
 
@@ -313,6 +315,25 @@ def test_a_dense_decoy_of_the_same_auroc_is_told_from_the_planted_feature() -> N
     assert found[0].f1[10] > found[1].f1[10] + 0.3
     assert found[0].detects[10]
     assert not found[1].detects[10]
+
+
+def test_a_feature_that_fires_on_much_else_does_not_detect() -> None:
+    """It fires on every token of the concept and on as many others: far above chance, but half of what it says is wrong."""
+    rows, directions = planted(d=80)
+
+    class Loose(Fixed):
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            z = super().encode(x)
+            other = torch.nn.functional.normalize(torch.randn(80, generator=torch.Generator().manual_seed(0)), dim=0)
+            z[:, 10] = torch.maximum(z[:, 10], torch.relu(x @ other - 1.25))
+            return z
+
+    found = judge(Loose(dictionary(directions).W_dec.numpy(), 2.5), rows)[1]
+    assert found.own.label[10] == 0
+    assert found.excess_interval[10, 0] > 0
+    assert 0.3 < found.precision[10] < 0.55
+    assert not found.detects[10]
+    assert judge(dictionary(directions), rows)[1].detects[10]
 
 
 def test_a_null_has_as_many_candidates_as_the_run_and_is_drawn_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
