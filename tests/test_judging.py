@@ -325,13 +325,13 @@ def test_a_feature_that_fires_on_much_else_does_not_detect() -> None:
         def encode(self, x: torch.Tensor) -> torch.Tensor:
             z = super().encode(x)
             other = torch.nn.functional.normalize(torch.randn(80, generator=torch.Generator().manual_seed(0)), dim=0)
-            z[:, 10] = torch.maximum(z[:, 10], torch.relu(x @ other - 1.25))
+            z[:, 10] = torch.maximum(z[:, 10], torch.relu(x @ other - 1.72))
             return z
 
     found = judge(Loose(dictionary(directions).W_dec.numpy(), 2.5), rows)[1]
     assert found.own.label[10] == 0
     assert found.excess_interval[10, 0] > 0
-    assert 0.3 < found.precision[10] < 0.55
+    assert 0.4 < found.precision[10] < 0.55
     assert not found.detects[10]
     assert judge(dictionary(directions), rows)[1].detects[10]
 
