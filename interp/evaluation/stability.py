@@ -174,7 +174,7 @@ def refitted_directions(
 ) -> list[Float[np.ndarray, "n_features d_in"]]:
     """Feature directions of fits with other seeds, each on ``ROW_SHARE`` of the rows."""
     method, found = kind_of(config), []
-    n = max(config.n_features, round(ROW_SHARE * len(source)))
+    n = min(len(source), max(config.n_features, round(ROW_SHARE * len(source))))
     for i in progress(range(1, n_fits + 1), total=n_fits, what=f"refit {config.n_features} features", unit="fit"):
         rows = np.random.default_rng([config.seed, i]).choice(len(source), n, replace=False)
         refit = method.fit(RowSample(source, rows), replace(config, seed=config.seed + i))
