@@ -203,7 +203,7 @@ def test_the_features_page_sorts_and_filters_by_evidence_kept_in_the_address(cop
     page.run()
     assert not page.exception
     assert page.caption[0].value.startswith("5 of 48 features")
-    assert page.caption[0].value.endswith(r"detects or none · \<b\>number · excess F1 0\.3 to 1")
+    assert page.caption[0].value.endswith(r"only detects or none · \<b\>number · excess F1 0\.3 to 1")
     assert {name: page.query_params.get(name) for name in view} == view | {"stability": None}
     assert next(box for box in page.selectbox if box.label == "Detects").options[0] == "any concept"
     assert page.slider[0].value == (0.3, 1.0)

@@ -152,21 +152,26 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
     assert card["rule"] == GRADE_RULES["detects and acts"]
     assert card["fires_on"] == [
         ["Fires on import_keyword: F1 .62, random directions .21 (excess +.41 [+.30, +.52]), in 37 documents."],
-        ["Precision .70, recall .56. It fires on 1,234 tokens of the judged text."],
+        [
+            "Precision .70, recall .56. It fires on 1,234 tokens of the judged text; the tokens around predict its "
+            "firing with AUROC .87."
+        ],
         ["Its strongest tokens are ", {"token": " import"}, ": 92% of them on select, 88% on test."],
         ["Strongest tokens: ", {"token": " import"}, ", ", {"token": "from"}],
-        ["The tokens around predict its firing with AUROC .87."],
         [
             "Under other seeds: ",
             {"text": "feature 12 of sae-1", "run": "demo/sae-1", "feature": 12},
-            ", cosine .90 beside .40 by chance. ",
+            ", cosine .90 beside .40 by chance",
+            "; ",
             {"text": "feature 3 of gone", "run": "", "feature": 3},
-            ", cosine .70 beside .40 by chance. ",
+            ", cosine .70 beside .40 by chance",
+            ".",
         ],
         [
             "In other methods: ",
             {"text": "feature 2 of pca", "run": "demo/pca", "feature": 2},
-            ", cosine .50 beside .30 by chance. ",
+            ", cosine .50 beside .30 by chance",
+            ".",
         ],
     ]
     assert card["does"] == [

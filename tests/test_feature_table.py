@@ -130,7 +130,7 @@ def test_evidence_filters_the_table(index: FeatureIndex, evidence: RunEvidence) 
     assert found(ranges={"stability": (-1.0, 1.0)}) == list(range(8)), "features without counterparts do not pass"
     assert found(grades=("detects",), ranges={"excess": (0.455, 1.0)}) == [1]
     wanted = TableFilter(grades=("detects", "none"), concept="keyword", ranges={"excess": (0.3, 1.0)})
-    assert filters_text(wanted) == "detects or none · keyword · excess F1 0.3 to 1"
+    assert filters_text(wanted) == "only detects or none · keyword · excess F1 0.3 to 1"
     assert filters_text(TableFilter()) == ""
 
 

@@ -72,7 +72,7 @@ def _controls() -> Run:
     }
     parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
     restore(PAGE, parsers, with_default=("density", *ENDS))
-    columns = st.columns([2.9, 1.4, 1.6, 1.9, 2.6, 1.2], gap="medium", vertical_alignment="bottom")
+    columns = st.columns([2.6, 1.4, 1.5, 1.8, 3.0, 1.1], gap="medium")
     with columns[0]:
         run = pick_run()
     evidence = open_evidence(run)
@@ -89,7 +89,7 @@ def _controls() -> Run:
         st.text_input("Search", key=view("q"), placeholder="812, a label, or tok: def", on_change=_forget_feature)
     with columns[4]:
         st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
-    with columns[5]:
+    with columns[5], st.container(height="stretch", vertical_alignment="bottom"):
         _evidence_controls(evidence)
     return run
 

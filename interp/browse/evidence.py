@@ -248,6 +248,8 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
     firing = f"It fires on {one.n_fires:,} token{_s(one.n_fires)} of the judged text"
     if one.detected:
         firing = f"Precision {_unsigned(one.detected.precision)}, recall {_unsigned(one.detected.recall)}. {firing}"
+    if one.simulability is not None:
+        firing = f"{firing}; the tokens around predict its firing with AUROC {_unsigned(one.simulability)}"
     lines.append([firing + "."])
     if one.reading:
         lines.append(_reading_line(one.reading))
@@ -255,11 +257,11 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
         # Every token with a comma after it but the last.
         parts = [part for token in one.tokens for part in (TokenPart(token=token), ", ")][:-1]
         lines.append(["Strongest tokens: ", *parts])
-    if one.simulability is not None:
-        lines.append([f"The tokens around predict its firing with AUROC {_unsigned(one.simulability)}."])
     for where, others in (("Under other seeds: ", one.seeds), ("In other methods: ", one.methods)):
         if others:
-            lines.append([where, *(part for other in others for part in _counterpart(run, other))])
+            # A semicolon after every one but the last.
+            parts = [part for other in others for part in (*_counterpart(run, other), "; ")][:-1]
+            lines.append([where, *parts, "."])
     return lines
 
 
@@ -289,7 +291,7 @@ def _counterpart(run: Run, other: Counterpart) -> Line:
         run=f"{run.path.parent.parent.name}/{other.run}" if is_there else "",
         feature=other.feature,
     )
-    return [link, f", cosine {_unsigned(other.cosine)} beside {_unsigned(other.chance)} by chance. "]
+    return [link, f", cosine {_unsigned(other.cosine)} beside {_unsigned(other.chance)} by chance"]
 
 
 def _test_text(test: CausalTest) -> str:

@@ -165,8 +165,8 @@ def counts_text(index: FeatureIndex, n_shown: int, evidence: RunEvidence) -> str
 def filters_text(wanted: TableFilter) -> str:
     """The filters by evidence in words; empty where there are none."""
     ranges = [f"{MEASURES[name]} {low:g} to {high:g}" for name, (low, high) in wanted.ranges.items()]
-    parts = [" or ".join(wanted.grades), wanted.concept, *ranges]
-    return " · ".join(filter(None, parts))
+    text = " · ".join(filter(None, [" or ".join(wanted.grades), wanted.concept, *ranges]))
+    return f"only {text}" if text else ""
 
 
 def escaped(text: str) -> str:
