@@ -8,7 +8,7 @@ import pytest
 
 from interp.evaluation.ablation_results import AblationControl, AblationEffect, ConceptAblation
 from interp.evaluation.evidence import CausalTest, Detected, Evidence, FeatureEvidence, Reading
-from interp.evaluation.feature_evidence import ablation_tests, steering_tests
+from interp.evaluation.feature_evidence import ablation_tests, mean_effect, steering_tests
 from interp.evaluation.results import Estimate, SteeringConfig, SteeringEffect, SteeringReport
 
 ABOVE, AROUND, BELOW = (Estimate(value=v, low=v - 0.1, high=v + 0.1) for v in (0.3, 0.0, -0.3))
@@ -108,6 +108,13 @@ def test_steering_counts_less_its_control_with_both_uncertainties() -> None:
     ((feature, sign, test),) = steering_tests(report)
     assert (feature, sign, test.by, test.concept) == (7, -1, "steering", "import")
     assert (test.effect.value, test.effect.low, test.effect.high) == pytest.approx((0.2, 0.15, 0.25))
+
+
+def test_the_mean_of_effects_is_surer_than_each() -> None:
+    found = mean_effect([ABOVE, BELOW, ABOVE, ABOVE])
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0.15, 0.1, 0.2))
+    assert mean_effect([]) is None
 
 
 def test_evidence_is_written_and_read_as_it_is(tmp_path: Any) -> None:

@@ -123,6 +123,16 @@ def steering_tests(report: SteeringReport) -> list[tuple[int, int, CausalTest]]:
     return tests
 
 
+def mean_effect(effects: Sequence[Estimate]) -> Estimate | None:
+    """The mean of independent effects, half-widths of their intervals added in quadrature; None of none."""
+    if not effects:
+        return None
+    value = float(np.mean([effect.value for effect in effects]))
+    below = np.sqrt(sum((effect.value - effect.low) ** 2 for effect in effects)) / len(effects)
+    above = np.sqrt(sum((effect.high - effect.value) ** 2 for effect in effects)) / len(effects)
+    return Estimate(value=value, low=float(value - below), high=float(value + above))
+
+
 def _better_signs(findings: FeatureFindings, n_features: int) -> Int[np.ndarray, " n_features"]:
     """Of each feature, the candidate that detects a concept, or of two that do or do not, the one with the greater excess."""
     order = np.lexsort((findings.excess, findings.detects))

@@ -381,6 +381,8 @@ class SteeringReport(Record, frozen=True):
     effects: tuple[SteeringEffect, ...]
     null: tuple[SteeringEffect, ...]
     """The same of the random directions."""
+    excess: Estimate | None = None
+    """mean_difference - mean_null_difference; intervals of the concepts, own and null, are added in quadrature."""
 
 
 class SeedReport(Record, frozen=True):

@@ -25,7 +25,7 @@ from interp.evaluation.ablation import AblationTarget, LabelledText, ablate_feat
 from interp.evaluation.ablation_results import AblationConfig
 from interp.evaluation.concepts import FeatureFindings, evaluate_concepts
 from interp.evaluation.evidence import read_evidence
-from interp.evaluation.feature_evidence import gather_evidence, write_tests
+from interp.evaluation.feature_evidence import gather_evidence, mean_effect, steering_tests, write_tests
 from interp.evaluation.held_out import held_out
 from interp.evaluation.judged_rows import JudgedRows, token_windows
 from interp.evaluation.probe_report import absorptions, probe_report
@@ -299,7 +299,7 @@ def _steering(run: Run, model: LanguageModel, *, metrics: Metrics, task: Steerin
         numbers = count()
         null_groups = [[SteeredFeature(choice.concept, next(numbers)) for choice in group] for group in groups]
         null = steer_concepts(random, choose_features(random, null_groups, task=task), task=task)
-    return SteeringReport(
+    report = SteeringReport(
         config=task.config,
         n_prompts=len(task.prompts),
         reason=None if groups else "no concept that the judge knows has a feature that fires",
@@ -311,6 +311,7 @@ def _steering(run: Run, model: LanguageModel, *, metrics: Metrics, task: Steerin
         effects=tuple(map(_shortened, effects)),
         null=tuple(map(_shortened, null)),
     )
+    return structs.replace(report, excess=mean_effect([test.effect for _, _, test in steering_tests(report)]))
 
 
 def _mean(values: list[float]) -> float | None:

@@ -294,6 +294,7 @@ METRICS = (
         key="steering",
         path="steering.mean_difference",
         null="steering.mean_null_difference",
+        excess="steering.excess",
         heading="steering",
         help="Gain in the share of the written text that is the concept when its feature is steered, mean over concepts.",
         format="%+.2f",
