@@ -125,7 +125,8 @@ def test_a_concept_that_negative_codes_mean_is_written_and_removed(
     """Adding and clamping go the concept's way; to ablate removes the component, whatever its sign."""
     run = shutil.copytree(workspace / "tiny", tmp_path / "tiny") / "runs" / "first"
     feature = _a_live_feature(run, capsys)
-    main(["evaluate", str(run), "--store", str(workspace / "tiny-held-out"), "--n-sequences", "2", "--n-steered", "0"])
+    few = ["--n-sequences", "2", "--n-steered", "0", "--min-positives", "5", "--min-documents", "1"]
+    main(["evaluate", str(run), "--store", str(workspace / "tiny-held-out"), *few])
     metrics = json.loads((run / "metrics.json").read_text())
     (first, *_) = metrics["concepts"]["concepts"]
     first |= {"concept": "mine", "feature": feature, "sign": -1}

@@ -50,7 +50,7 @@ def of_l0(l0: float, **parts: Any) -> Any:
         ({"store": "t", "store_identity": "2"}, "text s-held-out (1), not t (2)"),
         ({"store_identity": "2"}, "text s-held-out (1), not s-held-out (2)"),
         ({"config": judged_with(label_set="python")}, "label set the store's first, not python"),
-        ({"config": judged_with(max_rows=10)}, "rows sampled 30000, not 10"),
+        ({"config": judged_with(max_rows=10)}, "rows sampled 20000, not 10"),
         ({"config": judged_with(seed=3)}, "seed of the judging 0, not 3"),
         ({"config": judged_with(n_draws=2)}, "draws of the nulls 5, not 2"),
         ({"config": EvaluationConfig(n_sequences=8)}, "sequences of the loss 32, not 8"),

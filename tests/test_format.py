@@ -217,9 +217,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, lib
         main(["capture", "--model", model, "--text", *text, *sites, "--out", str(folder / name)])
     for name, words in RUNS.items():
         main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])
-    few = ["--workspace", str(folder), "--min-positives", "5", "--n-sequences", "4"]
+    few = ["--workspace", str(folder), "--min-positives", "5", "--min-documents", "2", "--n-sequences", "4"]
     main(["index", EVALUATED, "bilinear", "--workspace", str(folder)])
-    main(["evaluate", EVALUATED, *few, "--n-steered", "1"])
+    main(["evaluate", EVALUATED, *few, "--n-steered", "1", "--seeds", "2", "--controls"])
     main(["evaluate", "bilinear", *few, "--n-steered", "0"])
     words = "--feature 1 --strength 1 --samples 1 --tokens 2"
     main(["steer", EVALUATED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])

@@ -81,10 +81,10 @@ class FeatureEvidence(Record, frozen=True):
     feature: int
     sign: int
     """The sign of its codes that the evidence is about: of signed methods, the one that detects more."""
-    threshold: float
-    """It fires where sign * code is greater: 0 but for methods without firing of their own."""
     n_fires: int
     """Tokens of the judged text on which it fires."""
+    threshold: float = 0.0
+    """It fires where sign * code is greater: 0 but for methods without firing of their own."""
     detected: Detected | None = None
     reading: Reading | None = None
     tokens: tuple[str, ...] = ()
