@@ -217,7 +217,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, lib
         main(["capture", "--model", model, "--text", *text, *sites, "--out", str(folder / name)])
     for name, words in RUNS.items():
         main(["train", *words.split(), "--store", str(folder / "tiny"), "--name", name])
-    few = ["--workspace", str(folder), "--min-positives", "5", "--min-documents", "2", "--n-sequences", "4"]
+    few = ["--workspace", str(folder), "--min-positives", "5", "--min-documents", "1", "--n-sequences", "4"]
     main(["index", EVALUATED, "bilinear", "--workspace", str(folder)])
     main(["evaluate", EVALUATED, *few, "--n-steered", "1", "--seeds", "2", "--controls"])
     main(["evaluate", "bilinear", *few, "--n-steered", "0"])

@@ -53,8 +53,6 @@ def example(kind: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Record):
         return {field.encode_name: example(field.type) for field in msgspec.structs.fields(kind)}
     parts = get_args(kind)
-    if kind is Any:
-        return "anything"
     if get_origin(kind) is Literal:
         return parts[0]
     if get_origin(kind) in (Union, UnionType):

@@ -170,7 +170,8 @@ def automatic_label(one: FeatureEvidence) -> str:
     reading = one.reading
     if one.grade != "none" or reading is None or reading.kind == "label" or not one.label:
         return one.label
-    return one.label.removesuffix(reading.value) + show_blanks(reading.value.strip() or reading.value)
+    shown = reading.value.strip() or reading.value
+    return one.label.removesuffix(shown) + show_blanks(shown)
 
 
 def shown_labels(own: Mapping[int, str], evidence: RunEvidence) -> dict[int, ShownLabel]:

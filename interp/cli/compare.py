@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import tyro
 
 from interp.errors import InputError
@@ -15,7 +16,6 @@ from interp.evaluation.comparison_text import apart_sentence, group_sentences, m
 from interp.evaluation.results import Metrics
 from interp.evaluation.table import help_lines, measured, metrics_table
 from interp.files import refused_writes, write_whole
-from interp.records import to_json
 from interp.runs.record import Run, resolve_run
 
 
@@ -48,7 +48,7 @@ class Compare:
             with refused_writes(page.parent, "nothing was written"):
                 write_whole(page, content)
         if self.json:
-            print(to_json(comparison))
+            print(msgspec.json.format(msgspec.json.encode(comparison), indent=1).decode())
             return
         print("\n".join(_text(by_name, metrics, comparison, everything=self.all)))
         print(f"\nThe page with the figures: {page}")

@@ -8,6 +8,7 @@ much they may say of a token, and a lead may come from that alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -103,7 +104,8 @@ class Matched(Record, frozen=True):
     """The same with as many random directions that have the activations' covariance. 1 on the diagonal."""
 
 
-class Comparison(Record, frozen=True):
+@dataclass(frozen=True)
+class Comparison:
     """All that ``interp compare --json`` prints."""
 
     runs: tuple[Row, ...]
