@@ -409,7 +409,7 @@ def test_with_nothing_to_find_the_report_says_so_in_95_of_100_seeds() -> None:
         report, findings = judge(decomposer, rows, min_positives=20, seed=seed)
         above["concepts"] += report.is_above_null
         above["readable"] += report.readable_excess is not None and report.readable_excess.is_above_zero
-        probes, _ = probe_report(findings, rows, seed)
+        probes, _ = probe_report(decomposer, findings, rows, seed)
         above["probes"] += probes.ahead[2].is_above_zero  # of 5 features; each k has an interval of its own
         auroc = simulability(rows.windows, findings.codes.codes, rows.is_test)
         simulated = simulability_report(findings.codes, np.arange(20), auroc, rows, seed)

@@ -117,6 +117,7 @@ def tradeoff_figure(metrics: Mapping[str, Metrics], families: Mapping[str, str] 
         type="log",
         tickvals=ticks,
         ticktext=list(map(str, ticks)),
+        range=[math.log10(min(l0.values()) / 2), math.log10(max(l0.values()) * 2)],  # holds a tick or two
     )
     return _laid_out(figure, height=360)
 

@@ -7,6 +7,7 @@ concepts.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,16 @@ _OWN = 5
 features would count as absorbed."""
 
 
-def probe_report(findings: FeatureFindings, rows: JudgedRows, seed: int) -> tuple[ProbeReport, SparseProbes]:
-    """F1 of probes on the findings' features, on as many coordinates and principal directions, and on everything; and the
+def probe_report(
+    decomposer: Decomposer, findings: FeatureFindings, rows: JudgedRows, seed: int
+) -> tuple[ProbeReport, SparseProbes]:
+    """F1 of probes on the run's features, on as many coordinates and principal directions, and on everything; and the
     first."""
     columns = tuple(findings.judged.concepts.tolist())
-    own = sparse_probes(findings.codes.codes, _labels(rows, columns), rows.is_test)
+    codes: Any = findings.codes.codes
+    if findings.codes.cut is not None:  # a regression reads signed codes as they are
+        codes = torch.cat([decomposer.encode(part) for part in rows.x.split(4096)]).numpy()
+    own = sparse_probes(codes, _labels(rows, columns), rows.is_test)
     coordinates, principal, whole = site_probes(rows, columns)
     resamples = Resamples.draw(documents_of(rows.is_test, rows), seed)
     features, ahead, others = [], [], []

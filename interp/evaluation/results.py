@@ -40,8 +40,9 @@ class ConceptConfig(Record, frozen=True):
     max_rows: int = 20_000
     """Rows used at most, drawn evenly at random over the store and held in memory: tokens of one document are so alike that
     more rows of the same documents say little more."""
-    min_positives: int = 50
-    """Concepts with fewer positive (or negative) tokens in select or test are left out, and the report names them."""
+    min_positives: int = 25
+    """Concepts with fewer positive (or negative) tokens in select or test are left out, and the report names them. Rare ones
+    have wide intervals, which say how little is known of them."""
     min_documents: int = 5
     """Concepts that occur in fewer documents of select or test are left out too."""
     n_draws: int = 5

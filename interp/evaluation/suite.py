@@ -186,7 +186,7 @@ class _Judged:
         report, findings = evaluate_concepts(self.decomposer, rows, self.config.concepts, untrained=self._untrained)
         found: dict[str, Any] = {"concepts": report}
         if report.concepts:
-            found["probes"], own = probe_report(findings, rows, self.config.concepts.seed)
+            found["probes"], own = probe_report(self.decomposer, findings, rows, self.config.concepts.seed)
             found["absorption"] = absorptions(self.decomposer, findings, rows, own)
         found["simulability"] = self._gather(findings, rows)
         return found
