@@ -147,6 +147,7 @@ def test_routes_answer_with_the_evidence_and_read_it_anew(copied: DashboardWorks
     assert client.get(base).json()["evidence"] is None
     assert "is damaged: it is not valid JSON" in client.get(f"{base}/0").json()["evidence"]["missing"]
     write_record(path, evidence_by_hand(copied.run))
+    assert client.get(f"{base}/0").json()["evidence"]["missing"] == ""
     with (copied.run.path / "decomposer.safetensors").open("ab") as weights:
         weights.write(b"others")
     assert "is of other weights than it has now" in client.get(f"{base}/0").json()["evidence"]["missing"]
@@ -207,6 +208,11 @@ def test_the_features_page_sorts_and_filters_by_evidence_kept_in_the_address(cop
     assert {name: page.query_params.get(name) for name in view} == view | {"stability": None}
     assert next(box for box in page.selectbox if box.label == "Detects").options[0] == "any concept"
     assert page.slider[0].value == (0.3, 1.0)
+
+    page.query_params["concept"] = "of another run"
+    page.run()
+    assert not page.exception
+    assert page.caption[0].value.startswith("10 of 48 features"), "a concept that no feature detects is forgotten"
 
     (copied.run.path / "evidence.json").write_text("damaged")
     page.run()

@@ -78,8 +78,6 @@ def _controls() -> Run:
     evidence = open_evidence(run)
     with columns[1]:
         orders = ORDERS if evidence.features else [order for order in ORDERS if order not in ORDERS_OF_EVIDENCE]
-        if st.session_state[view("sort")] not in orders:
-            st.session_state[view("sort")] = ORDERS[0]
         st.selectbox("Order", orders, key=view("sort"), format_func=lambda order: MEASURES.get(order, order))
     with columns[2]:
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
@@ -100,10 +98,12 @@ def _evidence_controls(evidence: RunEvidence) -> None:
         "Evidence", disabled=not evidence.features, help=escaped(evidence.missing) or None, width="stretch"
     ):
         st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi")
-        concepts = ["", *evidence.concepts]
-        if st.session_state[view("concept")] not in concepts:
-            st.session_state[view("concept")] = ""
-        st.selectbox("Detects", concepts, key=view("concept"), format_func=lambda concept: concept or "any concept")
+        st.selectbox(
+            "Detects",
+            ["", *evidence.concepts],
+            key=view("concept"),
+            format_func=lambda concept: concept or "any concept",
+        )
         for name, ends in ENDS.items():
             st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f")
 

@@ -261,8 +261,8 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
     for where, others in (("Under other seeds: ", one.seeds), ("In other methods: ", one.methods)):
         if others:
             # A semicolon after every one but the last.
-            found = [part for other in others for part in (*_counterpart(run, other), "; ")][:-1]
-            lines.append([where, *found, "."])
+            listed: Line = [part for other in others for part in (*_counterpart(run, other), "; ")][:-1]
+            lines.append([where, *listed, "."])
     return lines
 
 
