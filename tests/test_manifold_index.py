@@ -238,6 +238,10 @@ def test_the_demo_builds_manifolds_anew_only_where_they_are_of_an_earlier_traini
     assert ManifoldIndex(copy).is_stale
     list(build_index_parts(copy, model, only_stale=True))
     assert not ManifoldIndex(copy).is_stale
+    with h5py.File(file, "r+") as opened:
+        opened.attrs["version"] = 1
+    list(build_index_parts(copy, model, only_stale=True))
+    assert not ManifoldIndex(copy).is_stale, "a file of an earlier version is made anew"
 
 
 def test_an_ordinal_is_laid_out_on_the_tokens_of_a_label(run: Run) -> None:

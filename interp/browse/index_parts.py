@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.decomposers.base import Capability
+from interp.errors import InputError
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex, is_stale
 from interp.manifolds.build import build_manifolds
@@ -33,8 +34,18 @@ class IndexPart:
 def _index_is_current(run: Run) -> bool:
     if not run.index_path.exists():
         return False
-    with FeatureIndex(run.index_path) as index:
-        return not is_stale(index, run)
+    try:
+        with FeatureIndex(run.index_path) as index:
+            return not is_stale(index, run)
+    except InputError:  # of another version of the tool
+        return False
+
+
+def _manifolds_are_current(run: Run) -> bool:
+    try:
+        return (run.path / MANIFOLDS).exists() and not ManifoldIndex(run).is_stale
+    except InputError:  # of another version of the tool
+        return False
 
 
 PARTS = (
@@ -42,7 +53,7 @@ PARTS = (
     IndexPart(
         "forms",
         lambda run, model, config: build_manifolds(run, model=model),
-        lambda run: (run.path / MANIFOLDS).exists() and not ManifoldIndex(run).is_stale,
+        _manifolds_are_current,
     ),
 )
 
