@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import save_model
 
 from interp.capture.to_store import CaptureConfig, capture
 from interp.cli.main import main
@@ -31,7 +32,6 @@ from interp.model.language_model import LanguageModel
 from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.store.reader import ActivationStore
-from tests.conftest import save_model
 
 SITE = "blocks.1.hook_resid_post"
 
