@@ -251,7 +251,7 @@ def test_figures_are_those_of_scikit_learn_on_the_test_documents() -> None:
         assert label == (int(np.argmax(select)) if max(select) else -1)
         if label < 0:
             continue
-        assert findings.f1[feature] == pytest.approx(f1_score(rows.labels[test, label] != 0, z[test, feature] > 0))
+        assert findings.own.f1[feature] == pytest.approx(f1_score(rows.labels[test, label] != 0, z[test, feature] > 0))
 
 
 def test_information_is_zero_for_what_never_or_always_fires() -> None:
@@ -312,7 +312,7 @@ def test_a_dense_decoy_of_the_same_auroc_is_told_from_the_planted_feature() -> N
     aurocs = [roc_auc_score(has, each.encode(rows.x).numpy()[test, 10]) for each in (sharp, dense)]
     assert aurocs[0] == pytest.approx(aurocs[1], abs=0.02)
     found = [judge(each, rows)[1] for each in (sharp, dense)]
-    assert found[0].f1[10] > found[1].f1[10] + 0.3
+    assert found[0].own.f1[10] > found[1].own.f1[10] + 0.3
     assert found[0].detects[10]
     assert not found[1].detects[10]
 
@@ -331,7 +331,7 @@ def test_a_feature_that_fires_on_much_else_does_not_detect() -> None:
     found = judge(Loose(dictionary(directions).W_dec.numpy(), 2.5), rows)[1]
     assert found.own.label[10] == 0
     assert found.excess_interval[10, 0] > 0
-    assert 0.4 < found.precision[10] < 0.55
+    assert 0.4 < found.own.precision[10] < 0.55
     assert not found.detects[10]
     assert judge(dictionary(directions), rows)[1].detects[10]
 

@@ -7,7 +7,6 @@ that says why.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from interp.evaluation.evidence import (
     Reading,
     read_evidence,
 )
+from interp.evaluation.number_text import short
 from interp.evaluation.results import Estimate
 from interp.figures import show_blanks
 from interp.runs.feature_labels import FeatureLabels
@@ -248,9 +248,9 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
     lines.append([_detected_text(one.detected) if one.detected else "No concept was found to compare it with."])
     firing = f"It fires on {one.n_fires:,} token{_s(one.n_fires)} of the judged text"
     if one.detected:
-        firing = f"Precision {_unsigned(one.detected.precision)}, recall {_unsigned(one.detected.recall)}. {firing}"
+        firing = f"Precision {short(one.detected.precision)}, recall {short(one.detected.recall)}. {firing}"
     if one.simulability is not None:
-        firing = f"{firing}; the tokens around predict its firing with AUROC {_unsigned(one.simulability)}"
+        firing = f"{firing}; the tokens around predict its firing with AUROC {short(one.simulability)}"
     lines.append([firing + "."])
     if one.reading:
         lines.append(_reading_line(one.reading))
@@ -270,9 +270,9 @@ def _detected_text(found: Detected) -> str:
     start = (
         f"Fires on {found.concept}:" if found.is_detected else f"Nearest to {found.concept}, which it does not detect:"
     )
-    null = _unsigned(found.f1 - found.excess.value)
+    null = short(found.f1 - found.excess.value)
     where = f"in {found.n_documents:,} document{_s(found.n_documents)}"
-    return f"{start} F1 {_unsigned(found.f1)}, random directions {null} (excess {_estimate(found.excess)}), {where}."
+    return f"{start} F1 {short(found.f1)}, random directions {null} (excess {_estimate(found.excess)}), {where}."
 
 
 def _reading_line(reading: Reading) -> Line:
@@ -292,7 +292,7 @@ def _counterpart(run: Run, other: Counterpart) -> Line:
         run=f"{run.path.parent.parent.name}/{other.run}" if is_there else "",
         feature=other.feature,
     )
-    return [link, f", cosine {_unsigned(other.cosine)} beside {_unsigned(other.chance)} by chance"]
+    return [link, f", cosine {short(other.cosine)} beside {short(other.chance)} by chance"]
 
 
 def _test_text(test: CausalTest) -> str:
@@ -317,16 +317,8 @@ def _part_text(part: str | TokenPart | LinkPart) -> str:
 
 
 def _estimate(estimate: Estimate) -> str:
-    return f"{_signed(estimate.value)} [{_signed(estimate.low)}, {_signed(estimate.high)}]"
-
-
-def _signed(value: float) -> str:
-    return _unsigned(value) if value < 0 else f"+{_unsigned(value)}"
-
-
-def _unsigned(value: float) -> str:
-    """Two decimals without the 0 before the point: .62."""
-    return re.sub(r"(?<!\d)0\.", ".", f"{value:.2f}")
+    value, low, high = (short(each, "%+.2f") for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _s(n: int) -> str:

@@ -58,7 +58,7 @@ class TrainingPlan:
     """AdamW's learning rate for embeddings, biases and layer norms."""
     cooldown: float = 0.4
     """Share of the steps over which the learning rate falls to zero."""
-    library_share: float = 0.8
+    stdlib_share: float = 0.8
     """Share of standard-library text (tests included) in the cool-down; the rest of it is installed packages."""
     seed: int = 0
     """Seed of the file order, the initial weights and the held-out sample."""
@@ -237,7 +237,7 @@ def batches(plan: TrainingPlan, work: Path) -> Iterator[np.ndarray]:
     """Every batch of the run in order: packages first, then packages mixed with the standard library."""
     packages = np.load(work / "packages.npy", mmap_mode="r")
     library = np.load(work / "library.npy", mmap_mode="r")
-    per_batch = round(plan.batch * plan.library_share)
+    per_batch = round(plan.batch * plan.stdlib_share)
     first_mixed = round(plan.steps * (1 - plan.cooldown))
     at = {"packages": 0, "library": 0}
     for step in range(plan.steps):
@@ -366,7 +366,7 @@ def export(model: GPT2LMHeadModel, plan: TrainingPlan, work: Path, *, steps_done
     if begin_from is not None:
         card = (begin_from / "README.md").read_text()
         trained_on = f"{_row(card, 'trained on')}; then {trained_on}"
-        options = f"--tokens {plan.tokens} --seed {plan.seed} --library-share {plan.library_share:g} --bf16"
+        options = f"--tokens {plan.tokens} --seed {plan.seed} --stdlib-share {plan.stdlib_share:g} --bf16"
         made_by = f"{_row(card, 'made by')}, then `--from` its result `{options}`"
     model = model.half()
     model.save_pretrained(work / "model")
@@ -399,13 +399,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the model (needs a C++ compiler; faster)")
     parser.add_argument("--from", dest="begin_from", type=Path, help="folder of a finished model to go on from")
     parser.add_argument("--seed", type=int, default=TrainingPlan.seed, help="seed of order and initial weights")
-    parser.add_argument("--library-share", type=float, default=TrainingPlan.library_share, help="in the cool-down")
+    parser.add_argument("--stdlib-share", type=float, default=TrainingPlan.stdlib_share, help="in the cool-down")
     parser.add_argument("--bf16", action="store_true", help="passes in bfloat16 (faster on CPUs that have it natively)")
     parser.add_argument("--export-now", action="store_true", help="write the last checkpoint as a model and stop")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    plan = TrainingPlan(tokens=arguments.tokens, seed=arguments.seed, library_share=arguments.library_share)
+    plan = TrainingPlan(tokens=arguments.tokens, seed=arguments.seed, stdlib_share=arguments.stdlib_share)
     arguments.work.mkdir(parents=True, exist_ok=True)
     prepare_text(plan, arguments.work, arguments.begin_from)
     write_whole(arguments.work / "plan.json", json.dumps(asdict(plan), indent=1).encode())

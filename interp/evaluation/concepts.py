@@ -20,7 +20,7 @@ from interp.evaluation.detection import Detections, normalised_mutual_informatio
 from interp.evaluation.firing_codes import FiringCodes, random_directions
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.readable import LEAST_DOCUMENTS, Readings
-from interp.evaluation.resampling import Resamples, estimate, interval_rows, mean_over_concepts
+from interp.evaluation.resampling import Resamples, estimate, interval_rows, mean_over_concepts, mean_over_features
 from interp.evaluation.results import (
     BaselineReport,
     ConceptConfig,
@@ -31,8 +31,8 @@ from interp.evaluation.results import (
     NullReport,
 )
 from interp.evaluation.site_baselines import baseline_detections
-from interp.evaluation.trial import NULLS, RANDOM_DIRECTIONS, Judged, Trial, codes_of, documents_of, mean_f1, nulls_of
-from interp.metrics import auroc, auroc_matrix, bootstrap_interval
+from interp.evaluation.trial import NULLS, RANDOM_DIRECTIONS, Judged, Trial, codes_of, documents_of, encoded, nulls_of
+from interp.metrics import auroc, auroc_matrix
 
 N_BEST = 8
 """Features named for each concept, the chosen one first."""
@@ -54,15 +54,6 @@ class FeatureFindings:
     excess_interval: Float[np.ndarray, "n_candidates 2"]
     detects: Bool[np.ndarray, " n_candidates"]
     readings: Readings
-    n_fire_select: Int[np.ndarray, " n_candidates"]
-    """Tokens of select on which each fires."""
-    f1: Float[np.ndarray, " n_candidates"]
-    """Of ``own``; so are the next three."""
-    precision: Float[np.ndarray, " n_candidates"]
-    recall: Float[np.ndarray, " n_candidates"]
-    n_documents: Int[np.ndarray, " n_candidates"]
-    is_readable: Bool[np.ndarray, " n_candidates"]
-    """Of ``readings``."""
 
 
 @torch.no_grad()
@@ -102,10 +93,10 @@ def evaluate_concepts(
         best_null=means.best_null,
         null_f1=means.null_f1,
         excess=means.excess,
-        readable=_mean_estimate(trial.readings.is_readable, config.seed),
+        readable=mean_over_features(trial.readings.is_readable, config.seed),
         null_readable=float(np.mean(readable[best_readable])),
         # a feature and the random directions at its rate are one unit
-        readable_excess=_mean_estimate(
+        readable_excess=mean_over_features(
             trial.readings.is_readable - np.mean(readable[best_readable], axis=0), config.seed
         ),
         detecting=float(findings.detects.mean()),
@@ -216,12 +207,6 @@ def _findings(
         excess_interval=interval,
         detects=_detects(own, interval, rows),
         readings=trial.readings,
-        n_fire_select=codes.n_fire_select(rows),
-        f1=own.f1,
-        precision=own.precision,
-        recall=own.recall,
-        n_documents=own.n_documents,
-        is_readable=trial.readings.is_readable,
     )
 
 
@@ -256,14 +241,15 @@ def null_report(
 ) -> NullReport:
     """What the draws of a null achieve."""
     has_concepts, n_test = len(draws[0].of_concepts.label) > 0, int(rows.is_test.sum())
+    f1 = [float(draw.of_concepts.f1.mean()) for draw in draws] if has_concepts else []
     readable = [float(draw.readings.is_readable.mean()) for draw in draws]
     information = [normalised_mutual_information(draw.of_concepts, n_test) for draw in draws]
     return NullReport(
         name=name,
         what=what,
         n_draws=len(draws),
-        f1=mean_f1(draws) if has_concepts else None,
-        f1_spread=float(np.std([draw.of_concepts.f1.mean() for draw in draws])) if has_concepts else None,
+        f1=_mean(f1),
+        f1_spread=float(np.std(f1)) if f1 else None,
         average_precision=float(np.mean([draw.average_precision for draw in draws])) if has_concepts else None,
         mutual_information=float(np.mean(information)) if has_concepts else None,
         readable=None if name == "shuffled" else float(np.mean(readable)),
@@ -308,7 +294,7 @@ def _dense_auroc(
     decomposer: Decomposer, rows: JudgedRows, columns: Int[np.ndarray, " c"], config: ConceptConfig
 ) -> Float[np.ndarray, "2 c"]:
     """AUROC on test of each label's best feature by AUROC on select, and of random directions (mean over draws), both signs."""
-    own = _best_auroc(torch.cat([decomposer.encode(part) for part in rows.x.split(4096)]), rows, columns)
+    own = _best_auroc(encoded(decomposer, rows), rows, columns)
     null = []
     for draw in range(config.n_draws):
         directions = random_directions(decomposer.n_features, rows.moments, config.seed * 1000 + draw, shaped=True)
@@ -326,12 +312,6 @@ def _best_auroc(
     test, has = values[rows.is_test], labels[rows.is_test]
     chosen = enumerate(zip(best, signs, strict=True))
     return np.asarray([auroc(sign * test[:, [feature]], has[:, i])[0] for i, (feature, sign) in chosen])
-
-
-def _mean_estimate(values: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"], seed: int) -> Estimate:
-    """The mean over features, its interval over features."""
-    low, high = bootstrap_interval(np.asarray(values, np.float64), seed=seed)
-    return Estimate(value=float(np.mean(values)), low=low, high=high)
 
 
 def _mean(values: Sequence[float] | Float[np.ndarray, " n"]) -> float | None:

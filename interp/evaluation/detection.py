@@ -8,6 +8,7 @@ with the highest F1 on select; they are measured on test, and intervals resample
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,21 +32,21 @@ class Detections:
     fires: Float[np.ndarray, "n_pairs n_documents"]
     positives: Float[np.ndarray, "n_pairs n_documents"]
 
-    @property
+    @cached_property
     def f1(self) -> Float[np.ndarray, " n_pairs"]:
         """F1 over all of test; 0 for a candidate that does not fire there."""
         return f1_of_counts(self.hits.sum(1), self.fires.sum(1), self.positives.sum(1))
 
-    @property
+    @cached_property
     def precision(self) -> Float[np.ndarray, " n_pairs"]:
         """0 for a candidate that does not fire."""
         return self.hits.sum(1) / np.maximum(self.fires.sum(1), 1)
 
-    @property
+    @cached_property
     def recall(self) -> Float[np.ndarray, " n_pairs"]:
         return self.hits.sum(1) / np.maximum(self.positives.sum(1), 1)
 
-    @property
+    @cached_property
     def n_documents(self) -> Int[np.ndarray, " n_pairs"]:
         """Documents of test with a hit."""
         return (self.hits > 0).sum(1)

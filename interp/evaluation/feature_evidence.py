@@ -28,9 +28,9 @@ from interp.evaluation.firing_codes import FiringCodes, random_codes
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.matching import Pairing, best_matches
 from interp.evaluation.readable import LABEL, NOTHING, TOKEN
+from interp.evaluation.resampling import mean_over_features
 from interp.evaluation.results import Estimate, SimulabilityReport, SteeringReport
 from interp.evaluation.simulability import simulability
-from interp.metrics import bootstrap_interval
 from interp.records import write_record
 from interp.runs.record import Run, find_runs
 from interp.runs.seeds import siblings
@@ -52,12 +52,13 @@ def gather_evidence(
     chosen = _better_signs(findings, run.decomposer().n_features)
     auroc = simulability(rows.windows, findings.codes.codes[:, chosen], rows.is_test)
     counterparts = _counterparts(run)
+    n_fires = findings.own.fires.sum(1) + findings.codes.n_fire_select(rows)
     features = tuple(
         FeatureEvidence(
             feature=feature,
             sign=int(findings.codes.sign[candidate]),
             threshold=float(findings.codes.threshold[candidate]),
-            n_fires=int(findings.own.fires[candidate].sum() + findings.n_fire_select[candidate]),
+            n_fires=int(n_fires[candidate]),
             detected=_detected(findings, int(candidate), rows),
             reading=_reading(findings, int(candidate), rows, token_strings),
             tokens=_tokens(findings.readings.strongest[candidate], rows, token_strings),
@@ -148,11 +149,11 @@ def _detected(findings: FeatureFindings, candidate: int, rows: JudgedRows) -> De
     low, high = findings.excess_interval[candidate]
     return Detected(
         concept=rows.names[own.label[candidate]],
-        f1=float(findings.f1[candidate]),
-        precision=float(findings.precision[candidate]),
-        recall=float(findings.recall[candidate]),
+        f1=float(own.f1[candidate]),
+        precision=float(own.precision[candidate]),
+        recall=float(own.recall[candidate]),
         excess=Estimate(value=float(findings.excess[candidate]), low=float(low), high=float(high)),
-        n_documents=int(findings.n_documents[candidate]),
+        n_documents=int(own.n_documents[candidate]),
         is_detected=bool(findings.detects[candidate]),
     )
 
@@ -170,7 +171,7 @@ def _reading(
         value=rows.names[value] if kind == LABEL else token_strings[value],
         purity_select=float(found.purity_select[candidate]),
         purity_test=float(found.purity_test[candidate]),
-        is_readable=bool(findings.is_readable[candidate]),
+        is_readable=bool(found.is_readable[candidate]),
     )
 
 
@@ -200,16 +201,11 @@ def simulability_report(
     if not both.any():
         return None
     return SimulabilityReport(
-        auroc=_mean(auroc[judged], seed),
+        auroc=mean_over_features(auroc[judged], seed),
         null_auroc=float(null[both].mean()),
-        difference=_mean(auroc[drawn][both] - null[both], seed),
+        difference=mean_over_features(auroc[drawn][both] - null[both], seed),
         n_features=len(judged),
     )
-
-
-def _mean(values: Float[np.ndarray, " n"], seed: int) -> Estimate:
-    low, high = bootstrap_interval(values, seed=seed)
-    return Estimate(value=float(values.mean()), low=low, high=high)
 
 
 def _counterparts(run: Run) -> tuple[list[list[Counterpart]], list[list[Counterpart]]]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
+from interp.decomposers.sae.initialisation import with_covariance
 from interp.evaluation.judged_rows import JudgedRows
 from interp.store.moments import Moments
 
@@ -115,9 +116,7 @@ def random_directions(n: int, moments: Moments, seed: int, *, shaped: bool) -> F
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(n, len(moments.mean), generator=generator)
     if shaped:
-        values, vectors = moments.spectrum
-        scale = torch.from_numpy(np.sqrt(np.maximum(values, 0))).float()
-        directions = (directions * scale) @ torch.from_numpy(vectors).float()
+        directions = with_covariance(directions, moments)
     return torch.nn.functional.normalize(directions, dim=1)
 
 
@@ -125,9 +124,8 @@ def random_codes(own: FiringCodes, rows: JudgedRows, seed: int, *, shaped: bool)
     """As many random directions as ``own`` has candidates, each cut to fire on as many rows of select as its candidate does."""
     n_fire = own.n_fire_select(rows)
     directions = random_directions(own.n_candidates, rows.moments, seed, shaped=shaped)
-    order = np.argsort(
-        n_fire, kind="stable"
-    )  # alike rates together: a block costs as much as its most frequent candidate
+    # Alike rates together: a block costs as much as its most frequent candidate.
+    order = np.argsort(n_fire, kind="stable")
     parts = []
     width = max(1, _VALUES_HELD // 4 // len(rows.x))
     for first in range(0, len(order), width):

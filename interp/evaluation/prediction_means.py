@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.evaluation.ablation_results import AblationConfig, AblationControl, AblationEffect, Kind
+from interp.evaluation.resampling import interval_rows
 from interp.evaluation.results import defined
 
 _N_RESAMPLES = 1000
-_LEVEL = 0.95
 
 
 class PredictionMeans:
@@ -79,5 +79,5 @@ def _interval(values: Float[np.ndarray, " b"]) -> tuple[float, float] | None:
     """Of a mean and its resamples, those left out in which there is nothing to take the mean over; None for no mean."""
     if not np.isfinite(values[0]):
         return None
-    low, high = np.nanquantile(values[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = interval_rows(values[None, 1:])[0]
     return float(low), float(high)

@@ -20,7 +20,7 @@ from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.probes import KS, FullProbe, SparseProbes, full_probe, sparse_probes
 from interp.evaluation.resampling import Resamples, mean_over_concepts
 from interp.evaluation.results import Absorption, ProbeReport, defined
-from interp.evaluation.trial import documents_of
+from interp.evaluation.trial import documents_of, encoded
 from interp.metrics import f1_of_counts
 
 _OWN = 5
@@ -36,7 +36,7 @@ def probe_report(
     columns = tuple(findings.judged.concepts.tolist())
     codes: Any = findings.codes.codes
     if findings.codes.cut is not None:  # a regression reads signed codes as they are
-        codes = torch.cat([decomposer.encode(part) for part in rows.x.split(4096)]).numpy()
+        codes = encoded(decomposer, rows).numpy()
     own = sparse_probes(codes, _labels(rows, columns), rows.is_test)
     coordinates, principal, whole = site_probes(rows, columns)
     resamples = Resamples.draw(documents_of(rows.is_test, rows), seed)

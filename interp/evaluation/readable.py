@@ -9,6 +9,7 @@ tokens finds that they have one thing in common, and finds it again in other doc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -44,7 +45,7 @@ class Readings:
     strongest: Int[np.ndarray, "n_candidates n_strongest"]
     """Rows of select, strongest first, -1 where there are no more."""
 
-    @property
+    @cached_property
     def is_readable(self) -> Bool[np.ndarray, " n_candidates"]:
         is_pure = (self.purity_select >= PURE) & (self.purity_test >= PURE)
         return is_pure & (self.kind != NOTHING) & (self.n_documents >= LEAST_DOCUMENTS)
@@ -88,9 +89,8 @@ def strongest_rows(codes: FiringCodes, is_in: Bool[np.ndarray, " n"]) -> Int[np.
     candidate = np.repeat(np.arange(table.shape[1]), np.diff(table.indptr))
     kept = is_in[table.indices]
     candidate, row, value = candidate[kept], table.indices[kept], table.data[kept].astype(np.float64)
-    order = np.argsort(
-        candidate - value / (value.max(initial=0.0) + 1.0), kind="stable"
-    )  # one key, a third of the time
+    # One key for candidate and value takes a third of the time of two.
+    order = np.argsort(candidate - value / (value.max(initial=0.0) + 1.0), kind="stable")
     candidate, row = candidate[order], row[order]
     place = np.arange(len(row)) - np.searchsorted(candidate, candidate)
     first = place < N_STRONGEST

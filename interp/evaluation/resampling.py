@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from interp.evaluation.results import Estimate
+from interp.metrics import bootstrap_interval
 
 N_DRAWS = 400
 LEVEL = 0.95
@@ -55,6 +56,12 @@ def mean_over_concepts(
     drawn = drawn_concepts(len(values), resampled.shape[1], seed)
     means = np.take_along_axis(resampled.T, drawn, axis=1).mean(1)
     return estimate(float(np.mean(values)), means)
+
+
+def mean_over_features(values: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"], seed: int) -> Estimate:
+    """The mean over features, its interval over features."""
+    low, high = bootstrap_interval(np.asarray(values, np.float64), seed=seed)
+    return Estimate(value=float(np.mean(values)), low=low, high=high)
 
 
 def estimate(value: float, resampled: Float[np.ndarray, " n_draws"]) -> Estimate:

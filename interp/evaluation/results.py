@@ -282,6 +282,11 @@ class ConceptReport(Record, frozen=True):
     seed: int
 
     @property
+    def best_first(self) -> list[ConceptResult]:
+        """The concepts by their excess over the best null, greatest first."""
+        return sorted(self.concepts, key=lambda concept: -(concept.excess.value if concept.excess else 0.0))
+
+    @property
     def is_above_null(self) -> bool:
         """Whether concepts are found better than by chance."""
         return self.excess is not None and self.excess.is_above_zero

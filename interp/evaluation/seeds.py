@@ -9,9 +9,9 @@ from msgspec import structs
 
 from interp.errors import InputError
 from interp.evaluation.matching import best_matches
-from interp.evaluation.results import METRICS_FILE, Estimate, SeedReport, read_metrics
+from interp.evaluation.resampling import mean_over_features
+from interp.evaluation.results import METRICS_FILE, SeedReport, read_metrics
 from interp.evaluation.table import METRICS
-from interp.metrics import bootstrap_interval
 from interp.records import write_record
 from interp.runs.record import Run
 
@@ -33,11 +33,10 @@ def report_seeds(runs: Sequence[Run]) -> SeedReport:
     found = best_matches(runs[0], runs[1:], pairing="one-to-one")
     is_alive = np.any([each.features >= 0 for each in found], axis=0)
     cosines = np.mean([each.cosines for each in found], axis=0)[is_alive]
-    low, high = bootstrap_interval(cosines, seed=0)
     report = SeedReport(
         runs=tuple(run.name for run in runs),
         spread=spread,
-        stability=Estimate(value=float(cosines.mean()), low=low, high=high),
+        stability=mean_over_features(cosines, seed=0),
         null_stability=float(np.mean([each.chance[is_alive] for each in found])),
     )
     write_record(runs[0].path / METRICS_FILE, structs.replace(metrics[0], seeds=report))

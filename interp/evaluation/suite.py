@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from msgspec import structs
 
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError, unknown_name
 from interp.evaluation.ablation import AblationTarget, LabelledText, ablate_features
 from interp.evaluation.ablation_results import AblationConfig
-from interp.evaluation.concepts import FeatureFindings, evaluate_concepts
+from interp.evaluation.concepts import evaluate_concepts
 from interp.evaluation.evidence import read_evidence
 from interp.evaluation.feature_evidence import gather_evidence, mean_effect, steering_tests, write_tests
 from interp.evaluation.held_out import held_out
@@ -163,15 +162,9 @@ class _Judged:
     def decomposer(self) -> Decomposer:
         return self.run.decomposer()
 
-    @cached_property
-    def documents(self) -> Int[np.ndarray, " n_rows"]:
-        """Document number of each row."""
-        positions, (_, document) = self.store.positions(), self.store.documents()
-        return document[positions[:, 0], positions[:, 1]]
-
     def reconstruction(self, metrics: Metrics) -> dict[str, Any]:
         source = self.store.site(self.run.site.read)
-        return {"reconstruction": evaluate_reconstruction(self.decomposer, source, self.documents)}
+        return {"reconstruction": evaluate_reconstruction(self.decomposer, source, self.store.row_documents())}
 
     def spliced(self, metrics: Metrics) -> dict[str, Any]:
         tokens = _spread(self.store.tokens(), self.config.n_sequences)
@@ -188,7 +181,9 @@ class _Judged:
         if report.concepts:
             found["probes"], own = probe_report(self.decomposer, findings, rows, self.config.concepts.seed)
             found["absorption"] = absorptions(self.decomposer, findings, rows, own)
-        found["simulability"] = self._gather(findings, rows)
+        found["simulability"] = gather_evidence(
+            self.run, self.store, findings, rows, self.model.token_strings(), self.config.concepts.seed
+        )
         return found
 
     def _untrained(self, seed: int) -> Decomposer | None:
@@ -199,20 +194,13 @@ class _Judged:
         except InputError:  # the store has changed since, or was made by another tool
             return None
 
-    def _gather(self, findings: FeatureFindings, rows: JudgedRows) -> Any:
-        return gather_evidence(
-            self.run, self.store, findings, rows, self.model.token_strings(), self.config.concepts.seed
-        )
-
     def ablation(self, metrics: Metrics) -> dict[str, Any]:
         """The features of the concepts found best over the null are taken out, on the text of test."""
         evidence = read_evidence(self.run)
         if metrics.concepts is None or not metrics.concepts.concepts or evidence is None:
             return {}
         rows = judged_rows(self.store, self.run.site.read, self.config.concepts)
-        best = sorted(metrics.concepts.concepts, key=lambda c: -(c.excess.value if c.excess else 0.0))[
-            : self.config.n_ablated
-        ]
+        best = metrics.concepts.best_first[: self.config.n_ablated]
         targets = []
         for concept in best:
             threshold = evidence.features[concept.feature].threshold
@@ -255,7 +243,7 @@ def _judged_rows(path: Any, identity: str, site: str, label_set: str, config: Co
         store.site(site),
         labels=store.labels(label_set),
         names=store.label_sets[label_set],
-        documents=document[positions[:, 0], positions[:, 1]],
+        documents=store.row_documents(),
         windows=token_windows(store.tokens(), positions, document, bos_id=store.manifest.bos_id),
         max_rows=config.max_rows,
         seed=config.seed,
@@ -284,9 +272,9 @@ def _labelled_text(store: ActivationStore, config: ConceptConfig, rows: JudgedRo
 def _steering(run: Run, model: LanguageModel, *, metrics: Metrics, task: SteeringTask, n: int) -> SteeringReport:
     """Steering of the concepts detected best over the null, each beside a random direction of the same effect."""
     assert metrics.concepts is not None
-    steerer, found = Steerer.from_run(model, run), metrics.concepts.concepts
-    seen = found if task.concepts is None else [c for c in found if c.concept in task.concepts]
-    ranked = sorted(seen, key=lambda c: -(c.excess.value if c.excess else 0.0))
+    steerer, ranked = Steerer.from_run(model, run), metrics.concepts.best_first
+    if task.concepts is not None:
+        ranked = [c for c in ranked if c.concept in task.concepts]
     groups = [
         [SteeredFeature(c.concept, f, sign) for f, sign in c.best_features if not steerer.is_dead[f]] for c in ranked
     ]

@@ -13,12 +13,14 @@ Random directions are cut to fire on as many tokens as the features that they st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.stats import rankdata
+from torch import Tensor
 
 from interp.decomposers import Decomposer
 from interp.evaluation.detection import Association, Detections, association
@@ -35,6 +37,7 @@ NULLS = {
     "shuffled": "the run's own features, with each document's labels shifted round it",
 }
 RANDOM_DIRECTIONS = ("isotropic", "covariance")
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def codes_of(decomposer: Decomposer, rows: JudgedRows, config: ConceptConfig) ->
     )
 
 
+def encoded(decomposer: Decomposer, rows: JudgedRows) -> Float[Tensor, "n n_features"]:
+    """The decomposer's codes of all rows, as they are."""
+    return torch.cat([decomposer.encode(part) for part in rows.x.split(_CHUNK)])
+
+
 def nulls_of(
     codes: FiringCodes,
     rows: JudgedRows,
@@ -153,8 +161,3 @@ def _standard(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def documents_of(half: Bool[np.ndarray, " n"], rows: JudgedRows) -> Bool[np.ndarray, " n_documents"]:
     """Which documents have rows in a half."""
     return np.bincount(rows.document[half], minlength=rows.n_documents) > 0
-
-
-def mean_f1(draws: Sequence[Trial]) -> float:
-    """Mean over concepts and draws."""
-    return float(np.mean([draw.of_concepts.f1.mean() for draw in draws]))

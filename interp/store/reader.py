@@ -107,6 +107,11 @@ class ActivationStore:
         listed = [names.get(number, "") for number in range(max(names) + 1)]
         return listed, self._whole("token_document")
 
+    def row_documents(self) -> Int[np.ndarray, " n_rows"]:
+        """Document number of each row."""
+        sequence, position = self.positions().T
+        return self.documents()[1][sequence, position]
+
     def document_tokens(self) -> Iterator[DocumentTokens]:
         """What was captured of each document, in order; of the last one it ends where the capture ended."""
         for (_, name), parts in groupby(self._document_parts(), key=lambda part: part[0]):

@@ -147,9 +147,14 @@ def initial_directions(
         is_row = rows.norm(dim=1, keepdim=True) > 0  # a row that is the mean has no direction
         uniform[:n_data] = torch.where(is_row, rows, uniform[:n_data])
     elif start == "covariance":
-        values, vectors = source.moments().spectrum
-        uniform = uniform @ torch.from_numpy(np.sqrt(values)[:, None] * vectors).float()
+        uniform = with_covariance(uniform, source.moments())
     return F.normalize(uniform, dim=1)
+
+
+def with_covariance(normal: Float[Tensor, "n d_in"], moments: Moments) -> Float[Tensor, "n d_in"]:
+    """Rows drawn from a standard normal distribution, turned into rows with the covariance of the activations."""
+    values, vectors = moments.spectrum
+    return normal @ torch.from_numpy(np.sqrt(values)[:, None] * vectors).float()
 
 
 def subspace_directions(
