@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def break_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaking(path: Path, content: bytes) -> None:
         if path.name == name:
             path.with_name(path.name + ".partial").write_bytes(content[:100])
+            time.sleep(0.1)  # long enough for the caller to hand over the next shards
             raise KeyboardInterrupt
         write_whole(path, content)
 

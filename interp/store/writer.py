@@ -59,6 +59,7 @@ class StoreWriter:
         self._n_blocks = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._writing: list[Future[None]] = []
+        self._has_failed = False
 
     @property
     def is_complete(self) -> bool:
@@ -178,18 +179,25 @@ class StoreWriter:
             )
 
     def _write(self, content: ShardContent, number: int) -> None:
-        image = shard_file(content, self._manifest, number)
-        name, is_row = f"{number:06d}.h5", content.sequences.is_row
-        with self._refused_writes():
-            write_whole(self.folder / "shards" / name, image)
-        shard = Shard(
-            file=name,
-            n_rows=int(is_row.sum()),
-            n_sequences=len(is_row),
-            n_bytes=len(image),
-            sha256=hashlib.sha256(image).hexdigest(),
-        )
-        self._update(lambda manifest: manifest.with_shard(shard))
+        """In the background thread. Nothing is written after a shard that failed: its error reaches the caller first."""
+        if self._has_failed:
+            return
+        try:
+            image = shard_file(content, self._manifest, number)
+            name, is_row = f"{number:06d}.h5", content.sequences.is_row
+            with self._refused_writes():
+                write_whole(self.folder / "shards" / name, image)
+            shard = Shard(
+                file=name,
+                n_rows=int(is_row.sum()),
+                n_sequences=len(is_row),
+                n_bytes=len(image),
+                sha256=hashlib.sha256(image).hexdigest(),
+            )
+            self._update(lambda manifest: manifest.with_shard(shard))
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> None:
         """Replace the manifest; a lock makes processes take turns."""
