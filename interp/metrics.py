@@ -165,12 +165,13 @@ class ReconstructionStats:
                 f"a chunk of width {x.shape[1]} with {z.shape[1]} features follows chunks of width "
                 f"{len(self._origin)} with {len(self._n_fire)} features"
             )
-        errors = float((x - x_hat).square().sum())
+        errors = float(torch.linalg.vector_norm(x - x_hat).square())
         if not np.isfinite(errors):
             raise InputError("the rows or their reconstructions hold NaN or infinite values")
         self.n_rows += len(x)
-        self._sum += (x - self._origin).sum(0)
-        self._squares += float((x - self._origin).square().sum())
+        deviations = x - self._origin
+        self._sum += deviations.sum(0)
+        self._squares += float(torch.linalg.vector_norm(deviations).square())
         self._errors += errors
         norms = x.norm(dim=1)
         self._shrinkages += float((x_hat.norm(dim=1) / norms)[norms > 0].sum())
@@ -241,9 +242,13 @@ def kl_divergence(logits_p: Float[Tensor, "*batch d_vocab"], logits_q: Float[Ten
     Half-precision logits are taken to float32 first. Tokens that p excludes (logit minus infinity) add 0.
     """
     dtype = torch.promote_types(torch.promote_types(logits_p.dtype, logits_q.dtype), torch.float32)
-    log_p, log_q = logits_p.to(dtype).log_softmax(-1), logits_q.to(dtype).log_softmax(-1)
+    return kl_of_log_probabilities(logits_p.to(dtype).log_softmax(-1), logits_q.to(dtype).log_softmax(-1))
+
+
+def kl_of_log_probabilities(log_p: Float[Tensor, "*p d_vocab"], log_q: Float[Tensor, "*q d_vocab"]) -> Tensor:
+    """``kl_divergence`` of what are log-probabilities already; leading axes broadcast."""
     terms = log_p.exp() * (log_p - log_q)
-    return terms.masked_fill(log_p == -torch.inf, 0).sum(-1)
+    return terms.masked_fill_(log_p == -torch.inf, 0).sum(-1)
 
 
 def distinct_n(tokens: Sequence[int] | Int[np.ndarray, " n_tokens"], *, n: int = 2) -> float:

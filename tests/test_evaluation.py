@@ -218,7 +218,7 @@ def test_what_ablation_does_not_change_is_not_recovered(
     assert found.kl_mean == pytest.approx(0, abs=1e-6)
     assert found.ce_recovered_mean is found.kl_recovered_mean is None
     assert found.ce_recovered_zero == 0
-    monkeypatch.setattr(reconstruction, "kl_divergence", lambda p, q: torch.full(p.shape[:-1], 1e-8))
+    monkeypatch.setattr(reconstruction, "kl_of_log_probabilities", lambda p, q: torch.full(p.shape[:-1], 1e-8))
     found = spliced_loss(model, nothing, SITE, tokens)
     assert found.kl_mean == pytest.approx(1e-8)
     assert found.kl_recovered_mean is None

@@ -8,7 +8,7 @@ halves the time. ``FastestForward`` does so only if the activations on real text
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +45,30 @@ def forward(
         if site.name not in found:
             raise InputError(f"the hook point '{site.name}' never fired; choose another hook point of '{model.id}'")
     return found
+
+
+def logits_of_versions(
+    model: LanguageModel,
+    site: str,
+    tokens: Int[Tensor, " n_pos"],
+    versions: Callable[[Float[Tensor, "n_pos d_in"]], Float[Tensor, "n n_pos d_in"]],
+    positions: Int[Tensor, " k"],
+) -> Float[Tensor, "n k d_vocab"]:
+    """Logits at ``positions`` of one sequence, once for each of several versions of its activations at ``site``.
+
+    ``versions`` makes them from the activations, heads flattened. The sequence goes through the layers before the site once:
+    there one row becomes n, which every later layer broadcasts over. Only the positions asked for are unembedded.
+    """
+
+    def replace(activation: Tensor, hook: object) -> Tensor:
+        rows = activation.flatten(2)
+        made = versions(rows[0]).to(rows.dtype)
+        return made.view(len(made), *activation.shape[1:])
+
+    hooks = [(site, replace), ("unembed.hook_in", lambda activation, hook: activation[:, positions])]
+    with model.bridge.hooks(fwd_hooks=hooks):
+        logits: Tensor = model.bridge(tokens[None])
+    return logits
 
 
 @contextmanager
@@ -106,8 +130,12 @@ class FastestForward:
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
         """Activations of ``tokens`` at the sites."""
-        with native_kernels(self.model) if self.is_native else nullcontext():
+        with self.kernels():
             return forward(self.model, self.sites, tokens)
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """Lets other forward passes use the kernels that this one uses."""
+        return native_kernels(self.model) if self.is_native else nullcontext()
 
     @torch.no_grad()
     def _error_of_native(self, tokens: Tensor) -> float | None:

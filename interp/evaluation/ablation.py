@@ -23,21 +23,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.capture.forward import FastestForward, native_kernels
+from interp.capture.forward import FastestForward, logits_of_versions
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError, unknown_name
 from interp.evaluation.ablation_results import AblationConfig, AblationControl, AblationEffect, ConceptAblation, Kind
 from interp.evaluation.prediction_means import PredictionMeans
-from interp.metrics import kl_divergence
+from interp.metrics import kl_of_log_probabilities
 from interp.model.sites import Site
 from interp.progress import progress
 
@@ -95,7 +94,7 @@ def ablate_features(
     codes, rates = _codes(forward, linear, site.read, text.tokens, wanted)
     found: dict[tuple[int, int, float], _Changes] = {}
     records = []
-    with native_kernels(model) if forward.is_native else nullcontext():
+    with forward.kernels():
         for target in progress(targets, total=len(targets), what="ablate", unit="feature"):
             key = (target.feature, target.sign, target.threshold)
             if key not in found:
@@ -257,39 +256,15 @@ def _predictions(
     """Change of the next token's log-probability, and KL(clean || ablated), at ``positions``, for each direction."""
     sequence = torch.from_numpy(tokens.astype(np.int64)).to(model.device)
     at = torch.from_numpy(positions).to(model.device)
+    amounts = torch.from_numpy(taken_out).to(model.device)[:, None]
     found = []
-    for rows in directions.split(max(1, _LOGITS_PER_PASS // (len(positions) * model.d_vocab))):
-        with_clean = torch.cat([torch.zeros_like(rows[:1]), rows])
-        logits = _logits_without(model, site, sequence, torch.from_numpy(taken_out), with_clean, at).float()
-        of_next = logits.log_softmax(-1)[:, torch.arange(len(at)), sequence[at + 1]]
-        divergence = kl_divergence(logits[:1].expand_as(logits[1:]), logits[1:])
-        found.append(torch.stack([of_next[1:] - of_next[:1], divergence]))
+    for rows in directions.to(model.device).split(max(1, _LOGITS_PER_PASS // (len(positions) * model.d_vocab))):
+        offsets = amounts * torch.cat([torch.zeros_like(rows[:1]), rows])[:, None]
+        logits = logits_of_versions(model, site, sequence, lambda x: x - offsets.to(x.dtype), at)  # noqa: B023
+        log_p = logits.float().log_softmax(-1)
+        of_next = log_p[:, torch.arange(len(at)), sequence[at + 1]]
+        found.append(torch.stack([of_next[1:] - of_next[:1], kl_of_log_probabilities(log_p[:1], log_p[1:])]))
     return torch.cat(found, dim=1).double().cpu().numpy()
-
-
-def _logits_without(
-    model: LanguageModel,
-    site: str,
-    tokens: Int[Tensor, " n_pos"],
-    taken_out: Float[Tensor, " n_pos"],
-    directions: Float[Tensor, "n d_out"],
-    positions: Int[Tensor, " k"],
-) -> Float[Tensor, "n k d_vocab"]:
-    """Logits at ``positions`` of one sequence, once for each direction taken out of the activations at ``site``.
-
-    The sequence goes through the layers before the site once: there one row becomes n, which every later layer broadcasts
-    over. Only the positions asked for are unembedded.
-    """
-    offsets = (taken_out[:, None] * directions[:, None]).to(model.device)
-
-    def take_out(activation: Tensor, hook: Any) -> Tensor:
-        rows = activation.flatten(2)
-        return (rows - offsets.to(rows.dtype)).view(len(directions), *activation.shape[1:])
-
-    hooks = [(site, take_out), ("unembed.hook_in", lambda activation, hook: activation[:, positions])]
-    with model.bridge.hooks(fwd_hooks=hooks):
-        logits: Tensor = model.bridge(tokens[None])
-    return logits
 
 
 def _judged(

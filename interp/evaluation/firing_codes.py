@@ -102,11 +102,10 @@ def cut(
 ) -> tuple[sparse.csc_array, Float[np.ndarray, " k"]]:
     """(max(score - t, 0), t), with t the score above which candidate j fires on ``n_fire[j]`` rows of select (fewer where
     scores tie)."""
-    select = scores[torch.from_numpy(rows.is_select)].T
-    most = min(int(n_fire.max(initial=0)) + 1, select.shape[1])
-    highest = select.topk(most, dim=1).values
-    threshold = highest.gather(1, torch.from_numpy(np.minimum(n_fire, most - 1))[:, None])[:, 0]
-    threshold[torch.from_numpy(n_fire == 0)] = torch.inf
+    select = scores[torch.from_numpy(rows.is_select)].T.contiguous().numpy()
+    place = -1 - np.minimum(n_fire, select.shape[1] - 1)  # from the highest; a partition is faster than topk
+    found = [np.partition(values, at)[at] if at < -1 else np.inf for values, at in zip(select, place, strict=True)]
+    threshold = torch.tensor(found, dtype=scores.dtype)
     return sparse.csc_array(_sparse(scores, threshold)), threshold.numpy()
 
 

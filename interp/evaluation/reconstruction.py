@@ -12,21 +12,20 @@ factorisation of full rank scores perfectly and finds nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from msgspec import structs
 from torch import Tensor
 
+from interp.capture.forward import FastestForward, logits_of_versions
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError
 from interp.evaluation.resampling import Resamples, interval_rows
 from interp.evaluation.results import Reconstruction, SplicedLoss, defined
-from interp.metrics import ReconstructionStats, ce_recovered, kl_divergence
-from interp.steering.edits import Edit, edit_activations, text_positions
+from interp.metrics import ReconstructionStats, ce_recovered, kl_of_log_probabilities
 from interp.store.source import ActivationSource
 
 if TYPE_CHECKING:
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 DENSE = 0.1
 """A feature that fires on more than this share of tokens is called dense."""
 _FVU_ROWS = 16_384
-_LOGITS_PER_BATCH = 2**24  # values held at once per forward pass: 64 MB in float32
+_TOKENS_PER_FORWARD = 4096
+_VERSIONS = ("clean", "zero", "mean", "reconstructed")
 
 
 @torch.no_grad()
@@ -130,32 +130,35 @@ def spliced_loss(
         raise InputError(f"the decomposer is for width {decomposer.d_in}, but '{site}' is {model.site(site).d_in} wide")
     if not len(tokens) or tokens.shape[1] < 3 or (tokens[:, 0] != model.bos_id).any():
         raise InputError("tokens must be sequences of at least 3 tokens, each beginning with BOS")
-    n_tokens = int(text_positions(model, tokens)[:, 1:-1].sum())
-    mean = _mean_activation(model, site, tokens)
+    is_text = (tokens != model.bos_id)[:, 1:-1]
+    n_tokens = int(is_text.sum())
+    if not n_tokens:
+        raise InputError("the sequences hold nothing but BOS and separators; give text")
+    forward = FastestForward(model, model.sites([site]), tokens[:1])
+    mean = _mean_activation(forward, tokens)
 
-    def reconstruct(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float().cpu()
-        return decomposer.decode(decomposer.encode(rows)).to(x).view_as(x)
+    def versions(x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "4 n_pos d_in"]:
+        reconstructed = decomposer.decode(decomposer.encode(x.float().cpu())).to(x)
+        edited = torch.stack([x, torch.zeros_like(x), mean.to(x).expand_as(x), reconstructed])
+        return torch.where(of_text[:, None], edited, x)
 
-    edits: dict[str, Edit] = {"zero": torch.zeros_like, "mean": mean.expand_as, "reconstructed": reconstruct}
-    losses = ("ce_clean", *(f"{what}_{name}" for name in edits for what in ("ce", "kl")))
-    sums: dict[str, list[Tensor]] = {name: [] for name in losses}
-    for batch in _batches(model, tokens):
-        is_text = batch[:, 1:-1] != model.bos_id
-        clean, targets = model.logits(batch)[:, 1:-1], batch[:, 2:]
-        sums["ce_clean"].append(_summed(_cross_entropy(clean, targets), is_text))
-        for name, edit in edits.items():
-            with edit_activations(model, site, edit):
-                logits = model.logits(batch)[:, 1:-1]
-            sums[f"ce_{name}"].append(_summed(_cross_entropy(logits, targets), is_text))
-            sums[f"kl_{name}"].append(_summed(kl_divergence(clean, logits), is_text))
-    each = {name: torch.cat(parts).cpu().numpy() for name, parts in sums.items()}
-    means = {name: float(values.sum()) / n_tokens for name, values in each.items()}
+    positions = torch.arange(1, tokens.shape[1] - 1, device=model.device)
+    sums = []
+    with forward.kernels():
+        for sequence in tokens.to(model.device):
+            of_text = sequence != model.bos_id
+            log_p = logits_of_versions(model, site, sequence, versions, positions).float().log_softmax(-1)
+            loss = -log_p[:, positions - 1, sequence[2:]]
+            divergence = torch.stack([kl_of_log_probabilities(log_p[0], each) for each in log_p])
+            sums.append(torch.stack([loss, divergence])[..., of_text[1:-1]].double().sum(2))
+    ce, kl = torch.stack(sums, dim=2).cpu().numpy()  # [4, n_seq], versions in their order
+    means = {f"ce_{name}": float(values.sum()) / n_tokens for name, values in zip(_VERSIONS, ce, strict=True)}
+    means |= {f"kl_{name}": float(values.sum()) / n_tokens for name, values in zip(_VERSIONS[1:], kl[1:], strict=True)}
     if wrong := [name for name, value in means.items() if not math.isfinite(value)]:
         raise InputError(
             f"with '{site}' edited, '{model.id}' predicts nothing finite ({', '.join(wrong)}); give its weights in float32"
         )
-    kept = np.stack([each["ce_mean"] - each["ce_reconstructed"], each["ce_mean"] - each["ce_clean"]])
+    kept = np.stack([ce[2] - ce[3], ce[2] - ce[0]])
     recovered = defined(ce_recovered(means["ce_clean"], means["ce_mean"], means["ce_reconstructed"]))
     return SplicedLoss(
         **means,
@@ -167,36 +170,12 @@ def spliced_loss(
     )
 
 
-def _cross_entropy(
-    logits: Float[Tensor, "n_seq n_pos d_vocab"], targets: Int[Tensor, "n_seq n_pos"]
-) -> Float[Tensor, "n_seq n_pos"]:
-    """In nats."""
-    flat = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.long().flatten(), reduction="none")
-    return flat.view(targets.shape)
-
-
-def _summed(values: Float[Tensor, "n_seq n_pos"], is_text: Bool[Tensor, "n_seq n_pos"]) -> Float[Tensor, " n_seq"]:
-    """Sum over the text of each sequence, in float64."""
-    return torch.where(is_text, values, 0).double().sum(1)
-
-
-def _mean_activation(model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq n_pos"]) -> Float[Tensor, " d_in"]:
-    """Mean activation at ``site`` over all tokens but BOS and separators."""
-    total, count = torch.zeros(model.site(site).d_in, dtype=torch.float64, device=model.device), 0
-    for batch in _batches(model, tokens):
-        is_text = batch != model.bos_id
-
-        def add(x: Tensor, is_text: Tensor = is_text) -> Tensor:
-            total.add_(x[is_text].double().sum(0))
-            return x
-
-        with edit_activations(model, site, add):
-            model.logits(batch)
+def _mean_activation(forward: FastestForward, tokens: Int[Tensor, "n_seq n_pos"]) -> Float[Tensor, " d_in"]:
+    """Mean activation at the site over all tokens but BOS and separators."""
+    (site,) = forward.sites
+    total, count = torch.zeros(site.d_in, dtype=torch.float64, device=forward.model.device), 0
+    for batch in tokens.split(max(1, _TOKENS_PER_FORWARD // tokens.shape[1])):
+        is_text = (batch != forward.model.bos_id).to(total.device)
+        total += forward(batch)[site.name][is_text].double().sum(0)
         count += int(is_text.sum())
     return (total / max(1, count)).float()
-
-
-def _batches(model: LanguageModel, tokens: Int[Tensor, "n_seq n_pos"]) -> Iterator[Int[Tensor, "_ n_pos"]]:
-    size = max(1, _LOGITS_PER_BATCH // (tokens.shape[1] * model.d_vocab))
-    for batch in tokens.split(size):
-        yield batch.to(model.device)

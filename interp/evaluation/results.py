@@ -76,7 +76,7 @@ class EvaluationConfig(Record, frozen=True):
     """Options of ``interp evaluate``."""
 
     n_sequences: int = 32
-    """Sequences for the spliced loss (five forward passes each)."""
+    """Sequences for the spliced loss (at most four forward passes each)."""
     n_steered: int = 4
     """Concepts to steer, those detected best over the null; 0 for none. Only for label sets that can say how much of a
     written text is a concept. Takes some twenty seconds a concept on the bundled model, most of an evaluation."""
