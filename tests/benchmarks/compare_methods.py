@@ -137,8 +137,8 @@ def main(given: Comparison) -> None:
     )
     config = EvaluationConfig(n_steered=0, n_ablated=0)
     lines: list[str] = []
-    for site in given.sites:
-        for size in given.sizes:
+    for size in given.sizes:
+        for site in given.sites:
             lines += [f"\n### `{site}`, {size:,} features\n", "| method | " + " | ".join(FIGURES) + " |"]
             lines.append("|---" * (len(FIGURES) + 1) + "|")
             for name, method in methods(given, size, store.sites[site]):
