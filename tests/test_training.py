@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
+from interp.training.advice import advice, gain_of_doubling
 from interp.training.config import GradientConfig, Schedule
 from interp.training.loop import Training, held_out_rows, lr_factor, train, train_together
 from interp.training.protocol import CHECKPOINT, Silent
@@ -379,3 +380,39 @@ def test_trainings_that_cannot_share_a_pass_are_refused(source: ArraySource) -> 
 def test_a_batch_larger_than_what_is_left_to_train_on_is_refused(source: ArraySource) -> None:
     with pytest.raises(InputError, match="a batch of 95 rows was asked for, but the source holds 100, of which 10 are"):
         train(Centre(), source, replace(CONFIG, batch=95), Silent())
+
+
+# --------------------------------------------------------------------------------------------------------------- advice
+
+
+def curve_of(exponent: float, config: GradientConfig) -> list[dict[str, float]]:
+    """FVU as a power of the tokens while the rate is constant; a fall by half where it goes down."""
+    constant = config.steps * (1 - config.schedule.cooldown)
+    return [
+        {"step": step, "tokens": step * config.batch, "fvu": step**-exponent * (1 if step <= constant else 0.5)}
+        for step in range(2, config.steps + 1, 2)
+    ]
+
+
+def test_what_the_last_doubling_gained_is_told_from_what_the_falling_rate_gained() -> None:
+    config = replace(CONFIG, tokens=32 * 100)
+    found = gain_of_doubling(curve_of(0.3, config), config)
+    assert found is not None
+    share, tokens = found
+    assert tokens == 70 * 32
+    assert share == pytest.approx(1 - (35 / 70) ** 0.3, abs=0.01)  # the record at step 34 stands for half
+
+
+@pytest.mark.parametrize(
+    ("exponent", "said"), [(0.3, "the FVU fell by 19% while the tokens doubled to 2,240"), (0.02, None)]
+)
+def test_more_tokens_are_advised_where_they_would_gain(exponent: float, said: str | None) -> None:
+    config = replace(CONFIG, tokens=32 * 100)
+    found = advice(curve_of(exponent, config), config)
+    assert found is None if said is None else found is not None and found.startswith(said) and "--tokens 6400" in found
+
+
+@pytest.mark.parametrize("schedule", [Schedule(warmup=0.0, cooldown=1.0), Schedule(warmup=0.5, cooldown=0.3)])
+def test_nothing_is_said_where_the_rate_was_never_constant_over_a_doubling(schedule: Schedule) -> None:
+    config = replace(CONFIG, tokens=32 * 100, schedule=schedule)
+    assert advice(curve_of(0.3, config), config) is None

@@ -12,6 +12,8 @@ from interp.evaluation.stability import curve_table, measure_stability
 from interp.runs.record import Run
 from interp.runs.training import train_runs
 from interp.store.reader import ActivationStore
+from interp.training.advice import advice
+from interp.training.config import GradientConfig
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ class Train:
         if self.stability < 0:
             raise InputError(f"--stability is a number of refits, 0 or more, not {self.stability}")
         runs = train_runs(store, self.site, {self.name + ending: config for ending, config in configs.items()})
-        for run in runs if world().is_first else []:
-            last = run.training_curve()[-1]
-            figures = "  ".join(f"{key} {value:.4g}" for key, value in last.items() if key not in ("step", "tokens"))
+        for run, config in zip(runs, configs.values(), strict=True) if world().is_first else ():
+            curve = run.training_curve()
+            figures = "  ".join(
+                f"{key} {value:.4g}" for key, value in curve[-1].items() if key not in ("step", "tokens")
+            )
             print(f"{run.path}  {figures}  {run.record.seconds} s")
             print_notes(run)
+            if isinstance(config, GradientConfig) and (said := advice(curve, config)):
+                print(f"  {said}")
         if self.stability:
             path = store.path / "runs" / f"{self.name}-stability"
             curve = measure_stability(runs, path, n_fits=self.stability)
