@@ -148,7 +148,7 @@ def main(given: Comparison) -> None:
                     run = train_run(
                         store, site, replace(method, seed=seed), f"{site.split('.', 2)[2]}-{name}-{size}-s{seed}"
                     )
-                    if not _is_done(run):
+                    if not is_judged(run):
                         evaluate_run(run, model=model, store=held_out, config=config)
                     runs.append(run)
                     print(f"{run.name}: {time.time() - started:.0f} s", flush=True)
