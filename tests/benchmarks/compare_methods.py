@@ -160,7 +160,8 @@ def main(given: Comparison) -> None:
     given.out.with_suffix(".partial.md").unlink(missing_ok=True)
 
 
-def _is_done(run: Run) -> bool:
+def is_judged(run: Run) -> bool:
+    """Whether the run as it is has been evaluated to the end."""
     try:
         metrics = read_metrics(run)
     except InputError:
