@@ -50,7 +50,7 @@ class Sweep:
     out: Path
     """Markdown file for the table."""
     sites: tuple[str, ...] = SITES
-    """Hook points."""
+    """Hook points, of the demo's."""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 3e-3)
     """Learning rates, each with every number of tokens and batch."""
     n_features: int = 2048
@@ -76,7 +76,7 @@ def main(given: Sweep) -> None:
     torch.set_num_threads(given.threads)
     model, text = load_model("demo"), DemoConfig()
     store, held_out = (
-        capture(model, load_corpus([name]), replace(config, sites=given.sites), given.workspace / folder)
+        capture(model, load_corpus([name]), replace(config, sites=SITES), given.workspace / folder)
         for name, config, folder in (
             ("stdlib", text.training_text, "steps"),
             ("stdlib:held-out", text.held_out_text, "steps-held-out"),
