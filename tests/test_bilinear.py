@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.decomposers import LinearDecomposer, load
@@ -323,6 +326,38 @@ def test_a_killed_training_goes_on_to_the_same_bits(optimizer: str, x: Tensor, t
     resumed = Bilinear.fit(ArraySource(x), config, Recorder(tmp_path / "killed"))
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, resumed.tensors[name]), name
+
+
+PARALLEL = """
+import sys
+import torch
+from safetensors.torch import save_file
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
+from interp.distributed import joined
+from interp.store.source import ArraySource
+
+torch.set_num_threads(1)
+x = torch.randn(2000, 12, generator=torch.Generator().manual_seed(0)).relu() + 0.1
+with joined() as world:
+    for structure in ("ordered", "mixed"):
+        config = BilinearConfig(n_features=16, structure=structure, tokens=64 * 20, batch=64, alpha=0.3)
+        tensors = Bilinear.fit(ArraySource(x), config).tensors
+        if world.is_first:
+            save_file(tensors, f"{sys.argv[1]}/{structure}-{world.size}")
+"""
+
+
+def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
+    """The density is of the whole batch, though each process sees half of it. Measured: 1e-7 apart; were it of
+    their own halves, .004 to .011."""
+    (tmp_path / "job.py").write_text(PARALLEL)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for command in ([sys.executable], torchrun):
+        subprocess.run([*command, str(tmp_path / "job.py"), str(tmp_path)], check=True, capture_output=True, timeout=120)
+    for structure in ("ordered", "mixed"):
+        alone, shared = (load_file(tmp_path / f"{structure}-{n}") for n in (1, 2))
+        for name, tensor in alone.items():
+            assert float((shared[name] - tensor).abs().max()) < 3e-6, f"{structure} {name}"
 
 
 # ------------------------------------------------------------------------------------------------------- wrong input

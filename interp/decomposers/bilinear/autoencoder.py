@@ -27,6 +27,7 @@ from interp.decomposers.base import QuadraticDecomposer, checked_moments, regist
 from interp.decomposers.bilinear.kernels import form_products, hoyer_density, read_atoms, reconstruction_error
 from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
 from interp.decomposers.gradient import GradientDecomposer
+from interp.distributed import world
 from interp.errors import InputError, unknown_feature
 from interp.records import Notes
 from interp.store.source import ActivationSource
@@ -265,7 +266,8 @@ class TrainableBilinear:
         config = self.config
         error, f = self._error(x, ordered=config.is_ordered, gamma=config.gamma)
         ramp = min(1.0, 4 * int(self.state["step"]) / config.steps)
-        return error + config.alpha * ramp * hoyer_density(f, ordered=config.is_ordered), None
+        density = hoyer_density(f, ordered=config.is_ordered, processes=world())
+        return error + config.alpha * ramp * density, None
 
     def _error(
         self, x: Float[Tensor, "n d_in"], *, ordered: bool, gamma: float

@@ -25,6 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.distributed import World
+
 
 def read_atoms(
     x: Float[Tensor, "n d"], L: Float[Tensor, "n_atoms d"], R: Float[Tensor, "n_atoms d"]
@@ -76,19 +78,38 @@ def prefix_weights(f: Float[Tensor, "n n_atoms"]) -> Float[Tensor, " n_atoms"]:
     return torch.arange(n, 0, -1, dtype=f.dtype, device=f.device) / n
 
 
-def hoyer_density(f: Float[Tensor, "n n_atoms"], *, ordered: bool = False) -> Float[Tensor, ""]:
+def hoyer_density(
+    f: Float[Tensor, "n n_atoms"], *, ordered: bool = False, processes: World | None = None
+) -> Float[Tensor, ""]:
     """Mean over atoms of (|f_h|_1 / |f_h|_2 - 1) / (sqrt(n) - 1) over the rows of a batch: 1/n-sparse is 0, constant is 1.
 
     ``ordered`` means its mean over all prefixes of the atoms: atom h, from 0, then weighs sum_{k > h} 1/k, k up to
     n_atoms. Hoyer 2004, JMLR 5:1457; the paper's regulariser. An atom that reads 0 on all rows counts as 0.
+
+    With ``processes`` the batch is that of all of them, of which ``f`` holds an equal share each. Every process then gets the
+    density of the whole batch, and a gradient whose mean over the processes is the gradient of that density.
     """
     n, n_atoms = f.shape
-    norm = f.norm(dim=0)
-    density = (f.abs().sum(0) / norm.clamp_min(1e-20) - (norm > 0).to(f)) / (math.sqrt(n) - 1)
+    absolute, norm = f.abs().sum(0), f.norm(dim=0)
+    if processes is not None and processes.size > 1:
+        absolute, squared = _of_all_rows(torch.stack([absolute, norm.square()]), processes)
+        norm = squared.clamp_min(1e-38).sqrt()  # which has no gradient at 0
+        n *= processes.size
+    density = (absolute / norm.clamp_min(1e-18) - (norm > 1e-18).to(f)) / (math.sqrt(n) - 1)
     if ordered:
         inverse = 1 / torch.arange(1, n_atoms + 1, dtype=f.dtype, device=f.device)
         density = density * inverse.flip(0).cumsum(0).flip(0)
     return density.mean()
+
+
+def _of_all_rows(own: Float[Tensor, "*shape"], processes: World) -> Float[Tensor, "*shape"]:
+    """The sum over processes of what each has summed over its rows.
+
+    Its gradient is that of this process's part times the number of processes: averaged over them it is that of the sum.
+    """
+    whole = own.detach().clone()
+    processes.sum(whole)
+    return whole + processes.size * (own - own.detach())
 
 
 def gram_energy(
