@@ -23,7 +23,7 @@ from interp.errors import InputError
 from interp.manifolds.shape import score_manifolds
 from interp.store.source import ArraySource
 
-STRUCTURES = ("vanilla", "ordered", "mixed", "combined")
+STRUCTURES = ("vanilla", "ordered", "ordered, rank 4", "mixed", "combined")
 D = 32
 
 
@@ -115,11 +115,17 @@ def rows(n: int = 30, d: int = 6, seed: int = 0) -> Tensor:
 def of_structure(structure: str, biased: bool, d: int = 6, n: int = 10) -> Bilinear:
     """Random weights, not trained."""
     random = torch.Generator().manual_seed(1)
+    config = of(structure, BilinearConfig(n_features=n, biased=biased))
     wide = d + biased
-    tensors = {name: 0.5 * torch.randn(n, wide, generator=random) for name in "LR"}
+    tensors = {name: 0.5 * torch.randn(n * config.rank // 2, wide, generator=random) for name in "LR"}
     if structure in ("mixed", "combined"):
         tensors["D"] = 0.5 * torch.randn(2 * wide, n, generator=random)
-    return Bilinear(BilinearConfig(n_features=n, structure=structure, biased=biased), tensors)
+    return Bilinear(config, tensors)
+
+
+def of(structure: str, config: BilinearConfig) -> BilinearConfig:
+    kind, _, rank = structure.partition(", rank ")
+    return replace(config, structure=kind, rank=int(rank or 2))
 
 
 def matrices(decomposer: Bilinear) -> Tensor:
@@ -148,6 +154,8 @@ def test_fvu_is_that_of_the_outer_products(structure: str, biased: bool) -> None
     g = (u @ L.T) * (u @ R.T)
     if "D" in decomposer.tensors:
         g = g @ decomposer.tensors["D"].T @ decomposer.tensors["D"]
+    if decomposer.config.rank == 4:
+        g = (g[:, ::2] + g[:, 1::2]).repeat_interleave(2, 1)
     outer = L[:, :, None] * R[:, None, :]
     written = torch.einsum("nh,hij->nij", g.double(), ((outer + outer.mT) / 2).double())
     error, variance = (X - written).square().sum(), (X - X.mean(0)).square().sum()
@@ -206,7 +214,7 @@ def test_cosines_norms_and_importance_are_those_of_the_forms(structure: str, bia
     flat = matrices(decomposer).flatten(1)
     torch.testing.assert_close(decomposer.norms, flat.norm(dim=1), rtol=1e-4, atol=1e-5)
     expected = torch.nn.functional.cosine_similarity(flat[3:4], flat)
-    torch.testing.assert_close(decomposer.cosines(3), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decomposer.forms[3:4].cosines(decomposer.forms), expected[None], rtol=1e-4, atol=1e-5)
     written = decomposer.encode(rows()).square().mean(0) * flat.square().sum(1)
     torch.testing.assert_close(decomposer.importance(rows()), written, rtol=1e-4, atol=1e-5)
 
@@ -238,7 +246,7 @@ def test_latents_whose_atom_is_zero_are_dead_everywhere(biased: bool) -> None:
     decomposer.tensors["L"][4] = 0
     assert not decomposer.write_directions()[4].any()
     assert not decomposer.encode(rows())[:, 4].any()
-    assert not decomposer.cosines(4).any()
+    assert not decomposer.forms.cosines(decomposer.forms)[4].any()
     assert decomposer.form(4).rank == 0
 
 
@@ -264,7 +272,7 @@ SHORT = BilinearConfig(n_features=48, tokens=200 * 64, batch=64)
 @every_structure
 @with_and_without_bias
 def test_every_structure_learns_and_is_read_back(structure: str, biased: bool, x: Tensor, tmp_path: Path) -> None:
-    config = replace(SHORT, structure=structure, biased=biased)
+    config = of(structure, replace(SHORT, biased=biased))
     trained = Bilinear.fit(ArraySource(x), config)
     untrained = Bilinear.fit(ArraySource(x), replace(config, tokens=64, lr=1e-9))
     assert trained.error(x) < 0.75 * untrained.error(x)
@@ -353,7 +361,9 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(PARALLEL)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for command in ([sys.executable], torchrun):
-        subprocess.run([*command, str(tmp_path / "job.py"), str(tmp_path)], check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [*command, str(tmp_path / "job.py"), str(tmp_path)], check=True, capture_output=True, timeout=120
+        )
     for structure in ("ordered", "mixed"):
         alone, shared = (load_file(tmp_path / f"{structure}-{n}") for n in (1, 2))
         for name, tensor in alone.items():
@@ -376,6 +386,9 @@ def test_rows_of_zeros_are_refused_with_their_number(x: Tensor) -> None:
         ({"alpha": -1.0}, "alpha is -1, but the weight of a penalty must be 0 or more"),
         ({"gamma": 1.5}, "gamma is 1.5, but it must be above -1 and at most 1; 0 is the exact error"),
         ({"batch": 1}, "a batch of 1 row has no density; use a batch of 2 or more"),
+        ({"rank": 3}, "rank is 3, but latents are made of atoms of rank 2; give 2, 4, 6 and so on"),
+        ({"rank": 0}, "rank is 0, but latents are made of atoms of rank 2"),
+        ({"rank": 6, "structure": "mixed"}, "latents of mixed have the rank of their mixture; leave --rank at 2"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

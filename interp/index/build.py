@@ -131,7 +131,9 @@ def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig
     """Neighbours of both kinds and, where the site is a layer of neurons, the largest neuron weights."""
     directions = decomposer.read_directions().detach().cpu().numpy()
     found = {
-        "cosine": cosine_neighbours(directions, config.n_neighbours),
+        "cosine": cosine_neighbours(
+            decomposer.forms if "forms" in decomposer.capabilities else directions, config.n_neighbours
+        ),
         "coactivation": coactivation_neighbours(codes.acts, config.n_neighbours, seed=config.seed),
     }
     if site.endswith("mlp.hook_post"):

@@ -1,4 +1,4 @@
-"""Which features belong together: by direction (cosine) and by when they fire (co-activation).
+"""Which features belong together: by direction or form (cosine) and by when they fire (co-activation).
 
 Co-activation is measured by the phi coefficient, the Pearson correlation of two binary firing vectors: with p_a, p_b
 the shares of tokens on which a and b fire, and p_ab the share on which both do,
@@ -17,22 +17,31 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from interp.decomposers.forms import Forms
+
 Neighbours = tuple[Int[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]
 
 BLOCK = 1024  # rows of the similarity matrix formed at a time: 64 MiB for 16 384 features
 
 
-def cosine_neighbours(directions: Float[np.ndarray, "n_features d_in"], k: int) -> Neighbours:
+def cosine_neighbours(features: Float[np.ndarray, "n_features d_in"] | Forms, k: int) -> Neighbours:
     """The ``k`` features of largest (signed) cosine to each feature, itself excluded, best first: numbers and cosines.
 
-    A feature without a direction (an all-zero row) has no neighbours and is not one. Missing places hold -1 and 0.
+    ``features`` are directions of any length, or forms. One that is zero has no neighbours and is not one. Missing places hold
+    -1 and 0.
     """
-    norms = np.linalg.norm(directions, axis=1)
-    unit = (directions / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    ids, values = _no_neighbours(len(unit), k)
-    for start in range(0, len(unit), BLOCK):
+    if isinstance(features, Forms):
+        norms = features.norms.numpy()
+    else:
+        norms = np.linalg.norm(features, axis=1)
+        features = (features / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+    ids, values = _no_neighbours(len(features), k)
+    for start in range(0, len(features), BLOCK):
         block = slice(start, start + BLOCK)
-        cosine = unit[block] @ unit.T
+        if isinstance(features, Forms):
+            cosine = features[block].cosines(features).numpy()
+        else:
+            cosine = features[block] @ features.T
         cosine[:, norms == 0] = -np.inf
         cosine[norms[block] == 0] = -np.inf
         ids[block], values[block] = _best(cosine, start, k)

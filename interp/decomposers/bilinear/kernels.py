@@ -4,6 +4,7 @@ An atom h is the symmetric form Q_h = (l_h r_h^T + r_h l_h^T) / 2, with l_h, r_h
 
     f_h = (l_h . x)(r_h . x) = x^T Q_h x                                   what the atom reads
     X^  = sum_h g_h Q_h        g = f, or g = D^T D f where atoms are mixed   the reconstruction of X = x x^T
+                               g the sum of f over the atoms of h's latent   where a latent has several
     |X - X^|^2 = g^T K g - 2 g.f + |x|^4,     K_hk = <Q_h, Q_k> = ((l_h.l_k)(r_h.r_k) + (l_h.r_k)(r_h.l_k)) / 2
 
 With prefix weights c_h = (n_atoms - h) / n_atoms, h from 0, K_hk and g_h f_h weighted by min(c_h, c_k) and c_h give the
@@ -35,30 +36,27 @@ def read_atoms(
     return (x @ L.T) * (x @ R.T)
 
 
-def form_products(
-    L: Float[Tensor, "k d"], R: Float[Tensor, "k d"], L2: Float[Tensor, "m d"], R2: Float[Tensor, "m d"]
-) -> Float[Tensor, "k m"]:
-    """Frobenius inner products of the atoms of (L, R) with those of (L2, R2)."""
-    return 0.5 * ((L @ L2.T) * (R @ R2.T) + (L @ R2.T) * (R @ L2.T))
-
-
 def reconstruction_error(
     x: Float[Tensor, "n d"],
     L: Float[Tensor, "n_atoms d"],
     R: Float[Tensor, "n_atoms d"],
     D: Float[Tensor, "m n_atoms"] | None = None,
     *,
+    n_each: int = 1,
     ordered: bool = False,
     gamma: float = 0.0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_atoms"]]:
-    """(mean over rows of |X - X^|^2, what the atoms read). Differentiable in all tensors, through both.
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_latents"]]:
+    """(mean over rows of |X - X^|^2, what the latents read). Differentiable in all tensors, through both.
 
-    ``D`` mixes the atoms; ``ordered`` means the error's mean over all prefixes of the atoms.
+    A latent is a sum of ``n_each`` atoms that follow one another. ``D`` mixes single atoms. ``ordered`` means the error's mean
+    over all prefixes of the latents.
     """
-    f = read_atoms(x, L, R)
+    f = read_atoms(x, L, R).unflatten(1, (-1, n_each)).sum(2)
     c = prefix_weights(f) if ordered else None
     if D is None:
-        energy = gram_energy(f, L, R, prefix=c, gamma=gamma)
+        written = f.repeat_interleave(n_each, 1)
+        prefix = None if c is None else c.repeat_interleave(n_each)
+        energy = gram_energy(written, L, R, prefix=prefix, gamma=gamma)
         cross = f.square()
     else:
         h = f @ D.T
@@ -72,8 +70,8 @@ def reconstruction_error(
     return (energy - 2 * cross.sum() + x.square().sum(1).square().sum()) / len(x), f
 
 
-def prefix_weights(f: Float[Tensor, "n n_atoms"]) -> Float[Tensor, " n_atoms"]:
-    """c: the share of prefixes that hold each atom."""
+def prefix_weights(f: Float[Tensor, "n n_latents"]) -> Float[Tensor, " n_latents"]:
+    """c: the share of prefixes that hold each latent."""
     n = f.shape[1]
     return torch.arange(n, 0, -1, dtype=f.dtype, device=f.device) / n
 
