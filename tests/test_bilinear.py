@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from planted_manifolds import (
+    Manifold,
+    axes_within,
+    circle,
+    forms_within,
+    n_forms_found,
+    patch,
+    planted,
+    raised_circle,
+    sphere,
+    torus,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,41 +35,8 @@ from interp.manifolds.shape import score_manifolds
 from interp.store.source import ArraySource
 
 STRUCTURES = ("vanilla", "ordered", "ordered, rank 4", "mixed", "combined")
-D = 32
-
-
-Manifold = Callable[[int, torch.Generator], Tensor]
-
-
-def planted(seed: int, manifold: Manifold, n: int = 60_000) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, orthonormal axes of the manifold, whether each row is on it): on a fifth of the rows, among 24 sparse features.
-
-    ``manifold`` gives as many points as there are rows. Features are random unit vectors, present with probability .05 at .5
-    to 1.5; noise .03.
-    """
-    random = torch.Generator().manual_seed(seed)
-    points = manifold(n, random)
-    axes = torch.linalg.qr(torch.randn(D, points.shape[1], generator=random))[0].T
-    is_on = torch.rand(n, generator=random) < 0.2
-    features = torch.nn.functional.normalize(torch.randn(24, D, generator=random), dim=1)
-    codes = (torch.rand(n, 24, generator=random) < 0.05) * (0.5 + torch.rand(n, 24, generator=random))
-    rows = codes @ features + is_on[:, None] * (points @ axes) + 0.03 * torch.randn(n, D, generator=random)
-    is_kept = codes.any(1) | is_on
-    return rows[is_kept], axes, is_on[is_kept]
-
-
-def circle(n: int, random: torch.Generator) -> Tensor:
-    angle = 2 * math.pi * torch.rand(n, generator=random)
-    return torch.stack([angle.cos(), angle.sin()], 1)
-
 
 SMALL = BilinearConfig(n_features=128, tokens=800 * 1024)
-UNTRAINED = replace(SMALL, tokens=2 * 1024, lr=1e-6)
-
-
-def alignment(decomposer: Bilinear, feature: int, axes: Tensor) -> float:
-    """Share of the latent's plane that lies in the true one: the mean squared cosine of the principal angles."""
-    return float((decomposer.form(feature).axes(2) @ axes[:2].T).square().sum() / 2)
 
 
 def position_r2(x: Tensor, plane: Tensor, truth: Tensor) -> float:
@@ -71,13 +49,13 @@ def position_r2(x: Tensor, plane: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_planted_circle_is_found_and_ranked_first_without_labels(seed: int) -> None:
     """Against a ceiling, the true plane, and PCA's first two components."""
-    x, axes, is_on = planted(seed, circle)
+    x, axes, is_on, _ = planted(seed, circle)
     trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
     assert trained.error(x[:8192]) < 0.14
     found = int(score_manifolds(trained, x[:10_000]).ranked("circle")[0])
-    assert alignment(trained, found, axes) > 0.95
-    untrained = Bilinear.fit(ArraySource(x[:4096]), replace(UNTRAINED, seed=seed))
-    assert max(alignment(untrained, f, axes) for f in range(128)) < 0.4
+    assert axes_within(trained, axes, 2)[found] > 0.95
+    untrained = Bilinear.untrained(ArraySource(x[:4096]), replace(SMALL, seed=seed))
+    assert axes_within(untrained, axes, 2).max() < 0.4
     # the circle's own coordinates, without the features that overlap it
     on = x[is_on]
     truth = torch.nn.functional.normalize(on @ axes.T, dim=1)
@@ -87,22 +65,48 @@ def test_a_planted_circle_is_found_and_ranked_first_without_labels(seed: int) ->
     assert position_r2(on, components, truth) < ceiling - 0.1
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2))])
 def test_an_off_centre_circle_is_found_with_a_bias(seed: int) -> None:
-    """Its centre lies as far from the origin as the circle is wide, along a third axis. Without labels it is not ranked first
-    for every seed: what is asserted is that a latent's plane is the circle's. Seed 0 splits it over two, at .80 and .79."""
-
-    def raised_circle(n: int, random: torch.Generator) -> Tensor:
-        return torch.cat([circle(n, random), torch.ones(n, 1)], 1)
-
-    x, axes, is_on = planted(seed, raised_circle)
-    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed, biased=True))
-    found = max(range(128), key=lambda f: alignment(trained, f, axes))
-    assert alignment(trained, found, axes) > 0.85
+    """Of two starts the one of lower error. Along the circle its centre's axis is constant, as the bias is: x 1 and x z are
+    nearly one latent, and a plane may lean towards z. One start of twelve, the first for seed 0, leaned to .80 in two latents,
+    with the largest error of the four of its rows; the others gave .90 to .99. Without labels it is not ranked first for every
+    seed: what is asserted is that a latent's plane is the circle's."""
+    x, axes, is_on, _ = planted(seed, raised_circle)
+    config = replace(SMALL, biased=True)
+    starts = [Bilinear.fit(ArraySource(x), replace(config, seed=start)) for start in (seed, seed + 10)]
+    trained = min(starts, key=lambda each: each.error(x[:8192]))
+    within = axes_within(trained, axes[:2], 2)
+    assert within.max() > 0.85
     on = x[is_on]
     truth = torch.nn.functional.normalize(on @ axes[:2].T, dim=1)
     ceiling = position_r2(unit_rows(on), axes[:2], truth)
-    assert position_r2(unit_rows(on), trained.form(found).axes(2), truth) > ceiling - 0.05
+    assert position_r2(unit_rows(on), trained.form(int(within.argmax())).axes(2), truth) > ceiling - 0.05
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2))])
+def test_a_torus_is_found_as_planes_of_its_four_dimensions(seed: int) -> None:
+    """Not as its two circles: products of a coordinate of each vary twice as much as what either circle adds."""
+    x, axes, _, _ = planted(seed, torus)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
+    assert axes_within(trained, axes, 2).max() > 0.95
+    assert n_forms_found(forms_within(trained, axes)) >= 4
+
+
+@pytest.mark.parametrize(
+    ("manifold", "seed"),
+    [(sphere, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((sphere, 2), (patch, 0), (patch, 1)))],
+)
+def test_a_planted_surface_is_found_by_latents_of_rank_six(manifold: Manifold, seed: int) -> None:
+    """In two of three seeds each, the latent ranked first without labels is a form of the surface's space; for the others
+    it is the second or lower. See examples/bilinear.md."""
+    x, axes, _, _ = planted(seed, manifold)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, n_features=64, rank=6, seed=seed))
+    within = forms_within(trained, axes)
+    assert n_forms_found(within) >= 3
+    found = int(score_manifolds(trained, x[:10_000]).ranked("surface")[0])
+    assert within[found].square().sum() > 0.8
+    untrained = Bilinear.untrained(ArraySource(x[:4096]), trained.config)
+    assert forms_within(untrained, axes).square().sum((1, 2)).max() < 0.3
 
 
 # --------------------------------------------------------------------------------------- what it reconstructs, exactly
