@@ -92,21 +92,33 @@ def test_a_torus_is_found_as_planes_of_its_four_dimensions(seed: int) -> None:
     assert n_forms_found(forms_within(trained, axes)) >= 4
 
 
-@pytest.mark.parametrize(
-    ("manifold", "seed"),
-    [(sphere, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((sphere, 2), (patch, 0), (patch, 1)))],
-)
-def test_a_planted_surface_is_found_by_latents_of_rank_six(manifold: Manifold, seed: int) -> None:
-    """In two of three seeds each, the latent ranked first without labels is a form of the surface's space; for the others
-    it is the second or lower. See examples/bilinear.md."""
+def later(*cases: Any) -> list[Any]:
+    """The first case always, the others with the slow tests."""
+    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
+@pytest.mark.parametrize(("manifold", "seed"), later(*((m, seed) for m in (sphere, patch) for seed in (0, 1, 2))))
+def test_a_planted_surface_is_found_as_planes_of_its_three_dimensions(manifold: Manifold, seed: int) -> None:
+    """Nearly all six forms of its space are latents; a great circle of the sphere is ranked first without labels."""
     x, axes, _, _ = planted(seed, manifold)
-    trained = Bilinear.fit(ArraySource(x), replace(SMALL, n_features=64, rank=6, seed=seed))
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
     within = forms_within(trained, axes)
-    assert n_forms_found(within) >= 3
-    found = int(score_manifolds(trained, x[:10_000]).ranked("surface")[0])
-    assert within[found].square().sum() > 0.8
+    assert n_forms_found(within) >= 5
+    if manifold is sphere:
+        assert within[int(score_manifolds(trained, x[:10_000]).ranked("circle")[0])].square().sum() > 0.95
     untrained = Bilinear.untrained(ArraySource(x[:4096]), trained.config)
     assert forms_within(untrained, axes).square().sum((1, 2)).max() < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("manifold", "rank"), [(sphere, 6), (patch, 4)])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_planted_surface_is_found_in_one_latent_of_higher_rank(manifold: Manifold, rank: int, seed: int) -> None:
+    """In two of three seeds the latent ranked first without labels is a form of its space; see examples/bilinear.md."""
+    x, axes, _, _ = planted(seed, manifold)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, n_features=64, rank=rank, seed=seed))
+    found = int(score_manifolds(trained, x[:10_000]).ranked("surface")[0])
+    assert forms_within(trained, axes)[found].square().sum() > 0.8
 
 
 # --------------------------------------------------------------------------------------- what it reconstructs, exactly

@@ -59,10 +59,10 @@ class BilinearConfig(GradientConfig):
     """vanilla: atoms alone. ordered: every prefix of the atoms reconstructs, so that the first matter most. mixed: atoms
     are written in mixtures, which gives latents of any rank. combined: both."""
     rank: int = 2
-    """Greatest rank of a latent's form, even: it has half as many atoms. 2 sees planes, 6 holds a surface in one latent.
-    Latents of mixed and combined get theirs from the mixture: leave it at 2."""
-    # Planted spheres and patches, examples/bilinear.md: with 2 the planes of several latents lie in the surface's space and
-    # none has its three axes; with 6 one has.
+    """Greatest rank of a latent's form, even: it has half as many atoms. With 2 a surface is several planes; with 4 or 6 one
+    latent may hold it. Latents of mixed and combined get theirs from the mixture: leave it at 2."""
+    # Planted sphere and patch (examples/bilinear.md): with 2, five or six of the six forms of their space are latents in every
+    # seed; with 6 and with 4 the latent of the highest surface score is one of them in four and five seeds of six.
     biased: bool = False
     """See (1, x) in place of x: finds manifolds that do not lie about the origin."""
     alpha: float = 0.1
