@@ -13,37 +13,40 @@ Source: G. U. Yule, On the Methods of Measuring Association Between Two Attribut
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float, Int
-from scipy import sparse
+from collections.abc import Callable
 
-from interp.decomposers.forms import Forms
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
 
 Neighbours = tuple[Int[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]
 
 BLOCK = 1024  # rows of the similarity matrix formed at a time: 64 MiB for 16 384 features
 
 
-def cosine_neighbours(features: Float[np.ndarray, "n_features d_in"] | Forms, k: int) -> Neighbours:
+def cosine_neighbours(directions: Float[np.ndarray, "n_features d_in"], k: int) -> Neighbours:
     """The ``k`` features of largest (signed) cosine to each feature, itself excluded, best first: numbers and cosines.
 
-    ``features`` are directions of any length, or forms. One that is zero has no neighbours and is not one. Missing places hold
-    -1 and 0.
+    A feature without a direction (an all-zero row) has no neighbours and is not one. Missing places hold -1 and 0.
     """
-    if isinstance(features, Forms):
-        norms = features.norms.numpy()
-    else:
-        norms = np.linalg.norm(features, axis=1)
-        features = (features / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    ids, values = _no_neighbours(len(features), k)
-    for start in range(0, len(features), BLOCK):
+    norms = np.linalg.norm(directions, axis=1)
+    unit = (directions / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+    return nearest(lambda block: unit[block] @ unit.T, norms > 0, k)
+
+
+def nearest(
+    cosines: Callable[[slice], Float[np.ndarray, "n_block n_features"]],
+    is_live: Bool[np.ndarray, " n_features"],
+    k: int,
+) -> Neighbours:
+    """As ``cosine_neighbours``, of anything that has cosines: ``cosines`` gives those of some features with all."""
+    n_features = len(is_live)
+    ids, values = _no_neighbours(n_features, k)
+    for start in range(0, n_features, BLOCK):
         block = slice(start, start + BLOCK)
-        if isinstance(features, Forms):
-            cosine = features[block].cosines(features).numpy()
-        else:
-            cosine = features[block] @ features.T
-        cosine[:, norms == 0] = -np.inf
-        cosine[norms[block] == 0] = -np.inf
+        cosine = cosines(block)
+        cosine[:, ~is_live] = -np.inf
+        cosine[~is_live[block]] = -np.inf
         ids[block], values[block] = _best(cosine, start, k)
     return ids, values
 
