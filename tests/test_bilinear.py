@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import subprocess
+import sys
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from planted_manifolds import (
+    Manifold,
+    axes_within,
+    circle,
+    forms_within,
+    n_forms_found,
+    patch,
+    planted,
+    raised_circle,
+    sphere,
+    torus,
+)
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.decomposers import LinearDecomposer, load
@@ -20,42 +34,9 @@ from interp.errors import InputError
 from interp.manifolds.shape import score_manifolds
 from interp.store.source import ArraySource
 
-STRUCTURES = ("vanilla", "ordered", "mixed", "combined")
-D = 32
-
-
-Manifold = Callable[[int, torch.Generator], Tensor]
-
-
-def planted(seed: int, manifold: Manifold, n: int = 60_000) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, orthonormal axes of the manifold, whether each row is on it): on a fifth of the rows, among 24 sparse features.
-
-    ``manifold`` gives as many points as there are rows. Features are random unit vectors, present with probability .05 at .5
-    to 1.5; noise .03.
-    """
-    random = torch.Generator().manual_seed(seed)
-    points = manifold(n, random)
-    axes = torch.linalg.qr(torch.randn(D, points.shape[1], generator=random))[0].T
-    is_on = torch.rand(n, generator=random) < 0.2
-    features = torch.nn.functional.normalize(torch.randn(24, D, generator=random), dim=1)
-    codes = (torch.rand(n, 24, generator=random) < 0.05) * (0.5 + torch.rand(n, 24, generator=random))
-    rows = codes @ features + is_on[:, None] * (points @ axes) + 0.03 * torch.randn(n, D, generator=random)
-    is_kept = codes.any(1) | is_on
-    return rows[is_kept], axes, is_on[is_kept]
-
-
-def circle(n: int, random: torch.Generator) -> Tensor:
-    angle = 2 * math.pi * torch.rand(n, generator=random)
-    return torch.stack([angle.cos(), angle.sin()], 1)
-
+STRUCTURES = ("vanilla", "ordered", "ordered, rank 4", "mixed", "combined")
 
 SMALL = BilinearConfig(n_features=128, tokens=800 * 1024)
-UNTRAINED = replace(SMALL, tokens=2 * 1024, lr=1e-6)
-
-
-def alignment(decomposer: Bilinear, feature: int, axes: Tensor) -> float:
-    """Share of the latent's plane that lies in the true one: the mean squared cosine of the principal angles."""
-    return float((decomposer.form(feature).axes(2) @ axes[:2].T).square().sum() / 2)
 
 
 def position_r2(x: Tensor, plane: Tensor, truth: Tensor) -> float:
@@ -68,13 +49,13 @@ def position_r2(x: Tensor, plane: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_planted_circle_is_found_and_ranked_first_without_labels(seed: int) -> None:
     """Against a ceiling, the true plane, and PCA's first two components."""
-    x, axes, is_on = planted(seed, circle)
+    x, axes, is_on, _ = planted(seed, circle)
     trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
     assert trained.error(x[:8192]) < 0.14
     found = int(score_manifolds(trained, x[:10_000]).ranked("circle")[0])
-    assert alignment(trained, found, axes) > 0.95
-    untrained = Bilinear.fit(ArraySource(x[:4096]), replace(UNTRAINED, seed=seed))
-    assert max(alignment(untrained, f, axes) for f in range(128)) < 0.4
+    assert axes_within(trained, axes, 2)[found] > 0.95
+    untrained = Bilinear.untrained(ArraySource(x[:4096]), replace(SMALL, seed=seed))
+    assert axes_within(untrained, axes, 2).max() < 0.4
     # the circle's own coordinates, without the features that overlap it
     on = x[is_on]
     truth = torch.nn.functional.normalize(on @ axes.T, dim=1)
@@ -84,22 +65,60 @@ def test_a_planted_circle_is_found_and_ranked_first_without_labels(seed: int) ->
     assert position_r2(on, components, truth) < ceiling - 0.1
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2))])
 def test_an_off_centre_circle_is_found_with_a_bias(seed: int) -> None:
-    """Its centre lies as far from the origin as the circle is wide, along a third axis. Without labels it is not ranked first
-    for every seed: what is asserted is that a latent's plane is the circle's. Seed 0 splits it over two, at .80 and .79."""
-
-    def raised_circle(n: int, random: torch.Generator) -> Tensor:
-        return torch.cat([circle(n, random), torch.ones(n, 1)], 1)
-
-    x, axes, is_on = planted(seed, raised_circle)
-    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed, biased=True))
-    found = max(range(128), key=lambda f: alignment(trained, f, axes))
-    assert alignment(trained, found, axes) > 0.85
+    """Of two starts the one of lower error. Along the circle its centre's axis is constant, as the bias is: x 1 and x z are
+    nearly one latent, and a plane may lean towards z. One start of twelve, the first for seed 0, leaned to .80 in two latents,
+    with the largest error of the four of its rows; the others gave .90 to .99. Without labels it is not ranked first for every
+    seed: what is asserted is that a latent's plane is the circle's."""
+    x, axes, is_on, _ = planted(seed, raised_circle)
+    config = replace(SMALL, biased=True)
+    starts = [Bilinear.fit(ArraySource(x), replace(config, seed=start)) for start in (seed, seed + 10)]
+    trained = min(starts, key=lambda each: each.error(x[:8192]))
+    within = axes_within(trained, axes[:2], 2)
+    assert within.max() > 0.85
     on = x[is_on]
     truth = torch.nn.functional.normalize(on @ axes[:2].T, dim=1)
     ceiling = position_r2(unit_rows(on), axes[:2], truth)
-    assert position_r2(unit_rows(on), trained.form(found).axes(2), truth) > ceiling - 0.05
+    assert position_r2(unit_rows(on), trained.form(int(within.argmax())).axes(2), truth) > ceiling - 0.05
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2))])
+def test_a_torus_is_found_as_planes_of_its_four_dimensions(seed: int) -> None:
+    """Not as its two circles: products of a coordinate of each vary twice as much as what either circle adds."""
+    x, axes, _, _ = planted(seed, torus)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
+    assert axes_within(trained, axes, 2).max() > 0.95
+    assert n_forms_found(forms_within(trained, axes)) >= 4
+
+
+def later(*cases: Any) -> list[Any]:
+    """The first case always, the others with the slow tests."""
+    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
+@pytest.mark.parametrize(("manifold", "seed"), later(*((m, seed) for m in (sphere, patch) for seed in (0, 1, 2))))
+def test_a_planted_surface_is_found_as_planes_of_its_three_dimensions(manifold: Manifold, seed: int) -> None:
+    """Nearly all six forms of its space are latents; a great circle of the sphere is ranked first without labels."""
+    x, axes, _, _ = planted(seed, manifold)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, seed=seed))
+    within = forms_within(trained, axes)
+    assert n_forms_found(within) >= 5
+    if manifold is sphere:
+        assert within[int(score_manifolds(trained, x[:10_000]).ranked("circle")[0])].square().sum() > 0.95
+    untrained = Bilinear.untrained(ArraySource(x[:4096]), trained.config)
+    assert forms_within(untrained, axes).square().sum((1, 2)).max() < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("manifold", "rank"), [(sphere, 6), (patch, 4)])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_planted_surface_is_found_in_one_latent_of_higher_rank(manifold: Manifold, rank: int, seed: int) -> None:
+    """In two of three seeds the latent ranked first without labels is a form of its space; see examples/bilinear.md."""
+    x, axes, _, _ = planted(seed, manifold)
+    trained = Bilinear.fit(ArraySource(x), replace(SMALL, n_features=64, rank=rank, seed=seed))
+    found = int(score_manifolds(trained, x[:10_000]).ranked("surface")[0])
+    assert forms_within(trained, axes)[found].square().sum() > 0.8
 
 
 # --------------------------------------------------------------------------------------- what it reconstructs, exactly
@@ -112,11 +131,17 @@ def rows(n: int = 30, d: int = 6, seed: int = 0) -> Tensor:
 def of_structure(structure: str, biased: bool, d: int = 6, n: int = 10) -> Bilinear:
     """Random weights, not trained."""
     random = torch.Generator().manual_seed(1)
+    config = of(structure, BilinearConfig(n_features=n, biased=biased))
     wide = d + biased
-    tensors = {name: 0.5 * torch.randn(n, wide, generator=random) for name in "LR"}
+    tensors = {name: 0.5 * torch.randn(n * config.rank // 2, wide, generator=random) for name in "LR"}
     if structure in ("mixed", "combined"):
         tensors["D"] = 0.5 * torch.randn(2 * wide, n, generator=random)
-    return Bilinear(BilinearConfig(n_features=n, structure=structure, biased=biased), tensors)
+    return Bilinear(config, tensors)
+
+
+def of(structure: str, config: BilinearConfig) -> BilinearConfig:
+    kind, _, rank = structure.partition(", rank ")
+    return replace(config, structure=kind, rank=int(rank or 2))
 
 
 def matrices(decomposer: Bilinear) -> Tensor:
@@ -145,6 +170,8 @@ def test_fvu_is_that_of_the_outer_products(structure: str, biased: bool) -> None
     g = (u @ L.T) * (u @ R.T)
     if "D" in decomposer.tensors:
         g = g @ decomposer.tensors["D"].T @ decomposer.tensors["D"]
+    if decomposer.config.rank == 4:
+        g = (g[:, ::2] + g[:, 1::2]).repeat_interleave(2, 1)
     outer = L[:, :, None] * R[:, None, :]
     written = torch.einsum("nh,hij->nij", g.double(), ((outer + outer.mT) / 2).double())
     error, variance = (X - written).square().sum(), (X - X.mean(0)).square().sum()
@@ -203,7 +230,7 @@ def test_cosines_norms_and_importance_are_those_of_the_forms(structure: str, bia
     flat = matrices(decomposer).flatten(1)
     torch.testing.assert_close(decomposer.norms, flat.norm(dim=1), rtol=1e-4, atol=1e-5)
     expected = torch.nn.functional.cosine_similarity(flat[3:4], flat)
-    torch.testing.assert_close(decomposer.cosines(3), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decomposer.forms[3:4].cosines(decomposer.forms), expected[None], rtol=1e-4, atol=1e-5)
     written = decomposer.encode(rows()).square().mean(0) * flat.square().sum(1)
     torch.testing.assert_close(decomposer.importance(rows()), written, rtol=1e-4, atol=1e-5)
 
@@ -235,7 +262,7 @@ def test_latents_whose_atom_is_zero_are_dead_everywhere(biased: bool) -> None:
     decomposer.tensors["L"][4] = 0
     assert not decomposer.write_directions()[4].any()
     assert not decomposer.encode(rows())[:, 4].any()
-    assert not decomposer.cosines(4).any()
+    assert not decomposer.forms.cosines(decomposer.forms)[4].any()
     assert decomposer.form(4).rank == 0
 
 
@@ -261,7 +288,7 @@ SHORT = BilinearConfig(n_features=48, tokens=200 * 64, batch=64)
 @every_structure
 @with_and_without_bias
 def test_every_structure_learns_and_is_read_back(structure: str, biased: bool, x: Tensor, tmp_path: Path) -> None:
-    config = replace(SHORT, structure=structure, biased=biased)
+    config = of(structure, replace(SHORT, biased=biased))
     trained = Bilinear.fit(ArraySource(x), config)
     untrained = Bilinear.fit(ArraySource(x), replace(config, tokens=64, lr=1e-9))
     assert trained.error(x) < 0.75 * untrained.error(x)
@@ -325,6 +352,40 @@ def test_a_killed_training_goes_on_to_the_same_bits(optimizer: str, x: Tensor, t
         assert torch.equal(tensor, resumed.tensors[name]), name
 
 
+PARALLEL = """
+import sys
+import torch
+from safetensors.torch import save_file
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
+from interp.distributed import joined
+from interp.store.source import ArraySource
+
+torch.set_num_threads(1)
+x = torch.randn(2000, 12, generator=torch.Generator().manual_seed(0)).relu() + 0.1
+with joined() as world:
+    for structure in ("ordered", "mixed"):
+        config = BilinearConfig(n_features=16, structure=structure, tokens=64 * 20, batch=64, alpha=0.3)
+        tensors = Bilinear.fit(ArraySource(x), config).tensors
+        if world.is_first:
+            save_file(tensors, f"{sys.argv[1]}/{structure}-{world.size}")
+"""
+
+
+def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
+    """The density is of the whole batch, though each process sees half of it. Measured: 1e-7 apart; were it of
+    their own halves, .004 to .011."""
+    (tmp_path / "job.py").write_text(PARALLEL)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for command in ([sys.executable], torchrun):
+        subprocess.run(
+            [*command, str(tmp_path / "job.py"), str(tmp_path)], check=True, capture_output=True, timeout=120
+        )
+    for structure in ("ordered", "mixed"):
+        alone, shared = (load_file(tmp_path / f"{structure}-{n}") for n in (1, 2))
+        for name, tensor in alone.items():
+            assert float((shared[name] - tensor).abs().max()) < 3e-6, f"{structure} {name}"
+
+
 # ------------------------------------------------------------------------------------------------------- wrong input
 
 
@@ -341,6 +402,9 @@ def test_rows_of_zeros_are_refused_with_their_number(x: Tensor) -> None:
         ({"alpha": -1.0}, "alpha is -1, but the weight of a penalty must be 0 or more"),
         ({"gamma": 1.5}, "gamma is 1.5, but it must be above -1 and at most 1; 0 is the exact error"),
         ({"batch": 1}, "a batch of 1 row has no density; use a batch of 2 or more"),
+        ({"rank": 3}, "rank is 3, but latents are made of atoms of rank 2; give 2, 4, 6 and so on"),
+        ({"rank": 0}, "rank is 0, but latents are made of atoms of rank 2"),
+        ({"rank": 6, "structure": "mixed"}, "latents of mixed have the rank of their mixture; leave --rank at 2"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

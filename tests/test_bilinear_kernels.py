@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.bilinear.kernels import (
-    form_products,
-    gram_energy,
-    hoyer_density,
-    read_atoms,
-    reconstruction_error,
-)
+from interp.decomposers.bilinear.kernels import gram_energy, hoyer_density, read_atoms, reconstruction_error
+from interp.decomposers.forms import atom_products
 
 TOLERANCE = 1e-10
 KINDS = {
@@ -71,6 +66,28 @@ def test_error_and_gradients_equal_brute_force_over_random_sizes(kind: str, bias
             assert float((one - other).abs().max()) < TOLERANCE
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_latents_of_several_atoms_are_sums_of_forms(ordered: bool, gamma: float) -> None:
+    """Two atoms a latent: brute force reads and writes with the sums of their matrices, prefix by prefix of latents."""
+    x, L, R = example(0, n=5, d=6, n_atoms=8, m=None, biased=False)
+    outer = (L[:, :, None] * R[:, None, :]).unflatten(0, (4, 2)).sum(1)
+    Q, skew = (outer + outer.mT) / 2, (outer - outer.mT) / 2
+    X = x[:, :, None] * x[:, None, :]
+    values = torch.einsum("nij,hij->nh", X, Q)
+    errors = []
+    for n in range(1, 5) if ordered else [4]:
+        symmetric, rest = (torch.einsum("nh,hij->nij", values[:, :n], part[:n]) for part in (Q, skew))
+        errors.append((X - symmetric).square().sum((1, 2)) + gamma * rest.square().sum((1, 2)))
+    expected = torch.stack(errors).mean()
+    found, f = reconstruction_error(x, L, R, n_each=2, ordered=ordered, gamma=gamma)
+    torch.testing.assert_close(f, values)
+    assert float((found - expected).detach().abs()) < TOLERANCE
+    given = (x, L, R)
+    for one, other in zip(torch.autograd.grad(found, given), torch.autograd.grad(expected, given), strict=True):
+        assert float((one - other).abs().max()) < TOLERANCE
+
+
 @pytest.mark.parametrize("tile", [1, 2, 3, 4, 7, 100])
 @pytest.mark.parametrize("with_middle", [False, True])
 @pytest.mark.parametrize("with_prefix", [False, True])
@@ -83,7 +100,7 @@ def test_every_tile_size_gives_the_same_energy_and_gradients(tile: int, with_mid
     given = [t.requires_grad_() for t in (A, L, R, *([middle] if middle is not None else []))]
     C = A.T @ (A if middle is None else middle @ A)
     weighted = C if prefix is None else C * torch.minimum(prefix[:, None], prefix)
-    expected = (weighted * form_products(L, R, L, R)).sum()
+    expected = (weighted * atom_products(L, R, L, R)).sum()
     found = gram_energy(A, L, R, middle=middle, prefix=prefix, tile=tile)
     assert float((found - expected).detach().abs()) < TOLERANCE
     for one, other in zip(torch.autograd.grad(3 * found, given), torch.autograd.grad(3 * expected, given), strict=True):
@@ -95,13 +112,6 @@ def test_the_energy_alone_needs_no_gradients() -> None:
     with torch.no_grad():
         without = gram_energy(A, L, R, tile=4)
     torch.testing.assert_close(without, gram_energy(A, L.requires_grad_(), R, tile=4).detach())
-
-
-def test_form_products_are_those_of_the_matrices() -> None:
-    random = torch.Generator().manual_seed(0)
-    L, R, L2, R2 = (torch.randn(n, 5, generator=random, dtype=torch.float64) for n in (4, 4, 3, 3))
-    expected = torch.einsum("hij,kij->hk", forms(L, R), forms(L2, R2))
-    torch.testing.assert_close(form_products(L, R, L2, R2), expected, rtol=0, atol=1e-12)
 
 
 def test_the_unsymmetric_kernel_is_larger_by_the_antisymmetric_part() -> None:

@@ -193,7 +193,7 @@ def test_matched_features_have_the_mean_cosine_of_their_pairs(tiny_store: Activa
     left, right = (run.decomposer().read_directions().numpy() for run in (runs["five"], runs["three"]))
     _, pairs = match(left, right, signless=True, pairing="one-to-one")
     assert cosines[0, 1] == pytest.approx(np.sort(pairs)[-3:].mean()), "three pairs, two features are left over"
-    random = chance_cosines(left, 3, store.site(site).moments(), signless=True, pairing="one-to-one", seed=0)
+    random = chance_cosines(left, right, store.site(site).moments(), signless=True, pairing="one-to-one", seed=0)
     assert chance[0, 1] == pytest.approx(random.sum() / 3), "each draw pairs three of the five, not always the same"
 
 

@@ -339,6 +339,7 @@ def test_decomposers_have_the_header_and_tensors_of_the_table(runs: Path, kind: 
     for name in (name for name, words in RUNS.items() if words.split()[0] == kind):
         run = read(runs / name / "run.json")
         sizes = {"d_in": run["d_in"], "n_features": run["config"]["n_features"]}
+        sizes |= {"n_atoms": run["config"]["n_features"] * run["config"].get("rank", 2) // 2}
         sizes |= {"d_seen": run["d_in"] + 1, "d_mixed": 2 * run["d_in"] + 2}  # the bilinear run has a bias
         with safe_open(runs / name / "decomposer.safetensors", framework="pt") as file:
             header, keys = file.metadata(), set(file.keys())

@@ -18,9 +18,11 @@ import torch
 from interp.browse.index_parts import build_index_parts
 from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
 from interp.cli.main import main
+from interp.decomposers.bilinear.autoencoder import Bilinear
 from interp.errors import InputError
 from interp.evaluation.results import read_metrics
 from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.index.reader import FeatureIndex
 from interp.manifolds.build import ManifoldConfig, build_manifolds
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import FILE, PLANES, SHAPES
@@ -55,6 +57,18 @@ def test_the_options_of_the_command_are_those_of_the_run(run: Run) -> None:
     assert run.config["biased"] is True
     assert (run.config["gamma"], run.config["alpha"], run.config["optimizer"]) == (0.2, 0.05, "muon")
     assert {"loss", "fvu", "error", "density"} <= run.training_curve()[-1].keys()
+
+
+def test_neighbours_of_latents_are_those_of_their_forms(run: Run) -> None:
+    decomposer = run.decomposer()
+    assert isinstance(decomposer, Bilinear)
+    cosines = decomposer.forms.cosines(decomposer.forms).fill_diagonal_(-2)
+    with FeatureIndex(run.index_path) as index:
+        nearest = index.feature(3)["neighbours"]["cosine"]
+    values, ids = cosines[3].topk(3)
+    assert nearest is not None
+    assert [number for number, _ in nearest[:3]] == ids.tolist()
+    np.testing.assert_allclose([cosine for _, cosine in nearest[:3]], values, atol=1e-5)
 
 
 def test_index_evaluate_and_info_know_a_bilinear_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

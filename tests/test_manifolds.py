@@ -69,6 +69,14 @@ def fan(seed: int) -> Tensor:
     return torch.cat([torch.rand(N, 2, generator=generator(seed)), torch.zeros(N, 1)], 1) + noise(seed, 3)
 
 
+def cap(seed: int) -> Tensor:
+    """Rows of unit length about one feature, beside which two others are rarely and weakly there."""
+    random = generator(seed)
+    rare = torch.rand(N, 2, generator=random) * (torch.rand(N, 2, generator=random) < 0.05)
+    p = torch.cat([torch.ones(N, 1), 0.5 * rare + 0.03 * torch.randn(N, 2, generator=random)], 1)
+    return p / p.norm(dim=1, keepdim=True)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("which", "shape", "others"),
@@ -76,7 +84,7 @@ def fan(seed: int) -> Tensor:
         (0, ring, (arc, cloud, rays, cluster)),
         (1, ring, (cloud, rays, cluster)),
         (1, arc, (cloud, rays, cluster)),
-        (2, sphere_patch, (solid, fan)),
+        (2, sphere_patch, (solid, fan, cap)),
     ],
     ids=["circle: ring", "curve: ring", "curve: arc", "surface: sphere patch"],
 )

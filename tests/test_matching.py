@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from interp.decomposers.baselines.pca import PCA, PCAConfig
+from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
+from interp.decomposers.forms import Forms
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
 from interp.evaluation.firing_codes import random_directions
-from interp.evaluation.matching import N_DRAWS, best_matches, chance_cosines, match
+from interp.evaluation.matching import N_DRAWS, best_matches, chance_cosines, match, random_forms
 from interp.runs.record import Run
 from interp.runs.training import keep_run, train_run
 from interp.store.moments import Moments
@@ -88,7 +90,7 @@ def test_chance_is_the_mean_over_draws_of_the_same_matching() -> None:
             for draw in range(N_DRAWS):
                 drawn = random_directions(6, moments, 7 * N_DRAWS + draw, shaped=True).numpy()
                 slow.append(match(directions, drawn, signless=signless, pairing=pairing)[1])
-            found = chance_cosines(directions, 6, moments, signless=signless, pairing=pairing, seed=7)
+            found = chance_cosines(directions, np.eye(6, 4), moments, signless=signless, pairing=pairing, seed=7)
             assert found == pytest.approx(np.mean(slow, axis=0))
             assert found[4] == 0
             assert found[0] > 0.6 > 0.3 > found[3]  # activations lie along the first axis, none along the last
@@ -157,8 +159,56 @@ def test_a_dead_feature_has_no_counterpart_and_the_null_as_many_directions_as_li
     assert found.features.tolist() == [found.features[0], 0, -1, 2, *found.features[4:]]
     assert found.cosines[2] == found.chance[2] == 0
     moments = store.site(SITE).moments()
-    expected = chance_cosines(first.astype(np.float32), 2, moments, signless=False, pairing="greatest", seed=0)
+    expected = chance_cosines(
+        first.astype(np.float32), np.eye(2, 32), moments, signless=False, pairing="greatest", seed=0
+    )
     assert np.array_equal(found.chance, expected)
+
+
+def saddles(axes: np.ndarray, *, angle: float = 0.0) -> dict[str, torch.Tensor]:
+    """Atoms a^2 - b^2 of pairs of orthonormal axes [n, 2, d_in]; turned by ``angle`` in their planes."""
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    a, b = torch.from_numpy(turn @ axes).float().unbind(1)
+    return {"L": a + b, "R": a - b}
+
+
+def test_quadratic_latents_are_matched_by_their_forms(store: ActivationStore) -> None:
+    """The same forms in another order, of other size, sign and factors; both eigenvalues are as large, so that either axis may
+    come first. Turned by an eighth of a circle in their planes they read sin 2a where they read cos 2a: cosine 0."""
+    planes = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 12)))[0].T.reshape(6, 2, 32)
+    order = np.random.default_rng(1).permutation(6)
+    config = BilinearConfig(n_features=6)
+    first, same, turned = saddles(planes), saddles(planes[order]), saddles(planes, angle=np.pi / 4)
+    same = {"L": -3 * same["R"], "R": 0.5 * same["L"]}
+    run, *others = (
+        keep_run(store, SITE, Bilinear(config, tensors), name)
+        for name, tensors in (("first", first), ("same", same), ("turned", turned))
+    )
+    by_same, by_turned = best_matches(run, others, pairing="one-to-one")
+    assert np.array_equal(by_same.features, np.argsort(order))
+    np.testing.assert_allclose(by_same.cosines, 1, atol=1e-5)
+    np.testing.assert_allclose(by_turned.cosines, 0, atol=1e-5)
+    assert 0 < by_same.chance.mean() < 0.5
+    assert np.array_equal(by_same.chance, best_matches(run, [others[0]], pairing="one-to-one")[0].chance)
+    linear = kept(store, planes[2], "linear", signed=True)
+    (by_linear,) = best_matches(linear, [run], pairing="greatest")
+    assert by_linear.features.tolist() == [2, 2]
+    np.testing.assert_allclose(by_linear.cosines, 2**-0.5, atol=1e-5)
+
+
+def test_random_forms_keep_spectra_and_bias_and_look_where_activations_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    L, R = torch.randn(2, 4000, 5, generator=generator)
+    given = Forms(L, R, torch.arange(4000)[:, None], torch.ones(4000, 1))
+    drawn = random_forms(given, round_moments(np.array([9.0, 1, 1, 0.01])), 3)
+    assert torch.equal(drawn.L[:, 0], L[:, 0])
+    assert torch.equal(drawn.R[:, 0], R[:, 0])
+    left, right = (torch.stack([(one[:, 1:] * two[:, 1:]).sum(1) for one, two in ((a, a), (a, b), (b, b))])
+                   for a, b in ((L, R), (drawn.L, drawn.R)))  # fmt: skip
+    torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+    lengths = drawn.L[:, 1:].square().mean(0)
+    assert lengths[0] > 3 * lengths[1]
+    assert lengths[3] < lengths[1] / 10
 
 
 def test_runs_that_read_other_activations_are_refused(store: ActivationStore) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
+from interp.decomposers.forms import Forms, QuadraticForm, atom_products, atom_spectra, composite_spectra, unit_rows
 from interp.errors import InputError
 
 
@@ -88,3 +89,54 @@ def test_effective_rank_counts_equal_eigenvalues() -> None:
 def test_unit_rows_leaves_zeros() -> None:
     rows = unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-12, 0.0]]))
     torch.testing.assert_close(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]]))
+
+
+# ---------------------------------------------------------------------------------------------------------- many forms
+
+
+def some_forms(n: int, k: int, d: int, seed: int) -> tuple[Forms, Tensor]:
+    """(forms of k atoms each out of seven that they share, their matrices)."""
+    L, R, weights = random(7, d, seed=seed), random(7, d, seed=seed + 1), random(n, k, seed=seed + 2)
+    atoms = torch.randint(7, (n, k), generator=torch.Generator().manual_seed(seed))
+    matrices = torch.stack([matrix_of(L[a], R[a], w) for a, w in zip(atoms, weights, strict=True)])
+    return Forms(L, R, atoms, weights), matrices
+
+
+def test_products_of_atoms_are_those_of_the_matrices() -> None:
+    L, R, L2, R2 = random(4, 5), random(4, 5, seed=1), random(3, 5, seed=2), random(3, 5, seed=3)
+    mine = torch.stack([matrix_of(*each) for each in zip(L.split(1), R.split(1), strict=True)])
+    theirs = torch.stack([matrix_of(*each) for each in zip(L2.split(1), R2.split(1), strict=True)])
+    expected = torch.einsum("hij,kij->hk", mine, theirs)
+    torch.testing.assert_close(atom_products(L, R, L2, R2), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_cosines_of_forms_are_those_of_the_matrices(k: int) -> None:
+    one, mine = some_forms(5, k, 6, seed=0)
+    two, theirs = some_forms(4, 2, 6, seed=10)
+    torch.testing.assert_close(one.products(two), torch.einsum("aij,bij->ab", mine, theirs), rtol=0, atol=1e-12)
+    torch.testing.assert_close(one.norms, mine.flatten(1).norm(dim=1), rtol=0, atol=1e-12)
+    expected = torch.nn.functional.cosine_similarity(mine.flatten(1)[:, None], theirs.flatten(1), dim=2)
+    torch.testing.assert_close(one.cosines(two), expected, rtol=0, atol=1e-12)
+    for picked in (slice(1, 4), np.array([3, 0, 0])):
+        torch.testing.assert_close(one[picked].cosines(two), expected[picked], rtol=0, atol=1e-12)
+    nothing = Forms(two.L, two.R, two.atoms, torch.zeros_like(two.weights))
+    assert not one.cosines(nothing).any()
+
+
+def test_beside_forms_with_a_bias_others_do_not_look_at_the_one() -> None:
+    biased, mine = some_forms(5, 2, 7, seed=0)
+    plain, theirs = some_forms(4, 2, 6, seed=10)
+    expected = torch.einsum("aij,bij->ab", mine[:, 1:, 1:], theirs)
+    torch.testing.assert_close(biased.products(plain), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(plain.products(biased), expected.T, rtol=0, atol=1e-12)
+
+
+def test_a_direction_is_the_square_of_what_it_reads() -> None:
+    w = unit_rows(random(3, 6)).float()
+    squares, matrix = Forms.of_directions(w), some_forms(1, 2, 6, seed=4)[1][0].float()
+    torch.testing.assert_close(squares.cosines(squares), (w @ w.T).square())
+    values, vectors = torch.linalg.eigh(matrix)
+    form = Forms(vectors.T, vectors.T, torch.arange(6)[None], values[None])
+    expected = torch.einsum("ni,ij,nj->n", w, matrix, w) / matrix.norm()
+    torch.testing.assert_close(squares.cosines(form)[:, 0], expected)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
+from interp.decomposers.forms import Forms
 from interp.index import relations
-from interp.index.relations import coactivation_neighbours, cosine_neighbours
+from interp.index.relations import coactivation_neighbours, cosine_neighbours, nearest
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,21 @@ def test_cosine_equals_the_formula():
     slow = slow_neighbours(cosine, 5)
     assert slow[11] == []
     assert_same(cosine_neighbours(directions, 5), slow)
+
+
+def test_neighbours_of_forms_are_those_of_their_matrices():
+    rng = np.random.default_rng(0)
+    L, R = rng.normal(size=(2, 40, 6)).astype(np.float32)
+    L[11] = 0
+    outer = L[:, :, None] * R[:, None]
+    flat = (outer + outer.transpose(0, 2, 1)).reshape(40, -1)
+    norm = np.linalg.norm(flat, axis=1)
+    with np.errstate(invalid="ignore"):
+        cosine = flat @ flat.T / norm / norm[:, None]
+    cosine[np.isnan(cosine)] = -np.inf
+    forms = Forms(torch.from_numpy(L), torch.from_numpy(R), torch.arange(40)[:, None], torch.ones(40, 1))
+    found = nearest(lambda block: forms[block].cosines(forms).numpy(), forms.norms.numpy() > 0, 5)
+    assert_same(found, slow_neighbours(cosine, 5))
 
 
 def test_more_places_than_features_are_left_empty():

@@ -16,6 +16,7 @@ import torch
 from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
+from interp.decomposers.forms import Forms
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
 from interp.evaluation.stability import (
@@ -25,7 +26,7 @@ from interp.evaluation.stability import (
     feature_stability,
     is_signless,
     recommended_rank,
-    refitted_directions,
+    refitted_features,
     stability_of,
     write_curve,
 )
@@ -84,6 +85,26 @@ def test_signs_are_left_out_by_hand():
     np.testing.assert_allclose(feature_stability(first, [refit]), signed)
 
 
+def test_quadratic_latents_are_judged_by_their_forms():
+    """Against silhouettes of the flattened matrices; the refits have other factors of nearly the same forms."""
+    rng = np.random.default_rng(5)
+    L, R = rng.normal(size=(2, 7, 12))
+    near = [[side + 0.1 * rng.normal(size=side.shape) for side in (L, R)] for _ in range(3)]
+    matrices = []
+    for left, right in ((L, R), *near):
+        outer = left[:, :, None] * right[:, None]
+        matrices.append(unit((outer + outer.transpose(0, 2, 1)).reshape(7, -1)))
+    expected = slow_silhouettes(matrices, similarity=lambda v, w: abs(v @ w))
+    other = [[-2 * right, left][:: rng.choice([-1, 1])] for left, right in near]
+    orders = [rng.permutation(7) for _ in near]
+    single = torch.arange(7)[:, None], torch.ones(7, 1)
+    first, *refits = (
+        Forms(*(torch.from_numpy(side[order]).float() for side in sides), *single)
+        for sides, order in zip([(L, R), *other], [np.arange(7), *orders], strict=True)
+    )
+    np.testing.assert_allclose(feature_stability(first, refits, has_sign=False), expected, rtol=1e-4)
+
+
 def test_methods_whose_axes_have_no_sign_are_known_by_what_they_can_do():
     class Rectified(PCA):
         signed_codes = False
@@ -128,7 +149,7 @@ def test_the_curve_finds_the_planted_rank():
     for rank in (6, 10, 12, 14, 20):
         config = SemiNMFConfig(n_features=rank, sparsity=0.2, passes=30)
         directions = SemiNMF.fit(source, config).write_directions().numpy()
-        stability = feature_stability(directions, refitted_directions(source, config, n_fits=5))
+        stability = feature_stability(directions, refitted_features(source, config, n_fits=5))
         curve.append(Stability(5, stability.tolist(), 0.0))
     means = {point.n_features: point.mean for point in curve}
     assert recommended_rank(curve) == 12, means
@@ -169,7 +190,7 @@ def test_stability_is_kept_in_the_run_and_read_back(store: ActivationStore, monk
     record = json.loads((run.path / "stability.json").read_text())
     assert record["features"] == found.features
     monkeypatch.setattr(
-        "interp.evaluation.stability.refitted_directions", lambda *args, **options: pytest.fail("fitted again")
+        "interp.evaluation.stability.refitted_features", lambda *args, **options: pytest.fail("fitted again")
     )
     assert stability_of(run, 2) == found
 
@@ -184,7 +205,7 @@ def test_an_axis_that_a_refit_turns_round_is_stable_and_what_an_earlier_version_
 ):
     run = train_run(store, SITE, PCAConfig(n_features=2), "pca")
     axes = run.decomposer().read_directions().numpy()
-    monkeypatch.setattr("interp.evaluation.stability.refitted_directions", lambda *args, **options: [-axes, axes])
+    monkeypatch.setattr("interp.evaluation.stability.refitted_features", lambda *args, **options: [-axes, axes])
     assert stability_of(run, 2).features == [1, 1]
     kept = json.loads((run.path / "stability.json").read_text())
     (run.path / "stability.json").write_text(json.dumps(kept | {"version": 1, "features": [0.1, 0.1]}))

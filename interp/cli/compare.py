@@ -64,7 +64,7 @@ def _text(
         yield from (group.title, "", table, "", *sentences, "")
     yield from map(apart_sentence, comparison.apart)
     if matched := matched_sentences(comparison):
-        yield from ("Features paired one to one by the cosine of their read directions:", *matched)
+        yield from ("Features paired one to one by the cosine of their read directions, or of their forms:", *matched)
     if comparison.settings.differing:
         yield f"The runs differ in: {', '.join(comparison.settings.differing)}."
     yield ""

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.decomposers.forms import QuadraticForm
+from interp.decomposers.forms import Forms, QuadraticForm
 from interp.decomposers.hierarchy import Hierarchy
 from interp.errors import InputError, unknown_name
 from interp.files import whole
@@ -176,8 +176,13 @@ class QuadraticDecomposer(Decomposer):
 
     @property
     @abstractmethod
+    def forms(self) -> Forms:
+        """Every latent's form in low-rank factors, bias included: what latents are compared by."""
+
+    @property
     def norms(self) -> Float[Tensor, " n_features"]:
-        """Frobenius norm of every latent's form."""
+        """Frobenius norm of every latent's form, bias included."""
+        return self.forms.norms
 
     def write_directions(self) -> Float[Tensor, "n_features d_in"]:
         """The eigenvector of largest magnitude of each latent's form, the one axis that says most of it; a form has others.

@@ -14,10 +14,12 @@ eigenvectors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
@@ -82,6 +84,67 @@ class QuadraticForm:
     def project(self, x: Float[Tensor, "n d_in"], n: int = 2) -> Float[Tensor, "n k"]:
         """Coordinates of unit rows on the first ``n`` axes."""
         return unit_rows(x) @ self.axes(n).T
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Many forms in the atoms that they share; nothing of size d x d is made of them.
+
+    With a bias the atoms are those on (1, x), and so are products and norms. Where the other forms have none, they are forms
+    on (1, x) that do not look at the 1.
+    """
+
+    L: Float[Tensor, "n_atoms d"]
+    R: Float[Tensor, "n_atoms d"]
+    atoms: Int[Tensor, "n k"]
+    """The atoms of each form."""
+    weights: Float[Tensor, "n k"]
+
+    @classmethod
+    def of_directions(cls, directions: Float[Tensor, "n d"]) -> Forms:
+        """w w^T for each direction w: the square of what it reads."""
+        n = len(directions)
+        return cls(directions, directions, torch.arange(n)[:, None], torch.ones(n, 1))
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __getitem__(self, features: slice | Int[np.ndarray, " m"]) -> Forms:
+        """Some of the forms, in the order given."""
+        used, atoms = self.atoms[features].unique(return_inverse=True)
+        return Forms(self.L[used], self.R[used], atoms, self.weights[features])
+
+    def products(self, other: Forms) -> Float[Tensor, "n m"]:
+        """<Q, Q'> of each of these with each of the others."""
+        d = max(self.L.shape[1], other.L.shape[1])
+        sides = (F.pad(side, (d - side.shape[1], 0)) for side in (self.L, self.R, other.L, other.R))
+        with_atoms = _weighed(self, atom_products(*sides))
+        return _weighed(other, with_atoms.T.contiguous()).T
+
+    @cached_property
+    def norms(self) -> Float[Tensor, " n"]:
+        """|Q|, the Frobenius norm of each."""
+        squares = []
+        for a, w in zip(self.atoms.split(256), self.weights.split(256), strict=True):
+            L, R = self.L[a], self.R[a]
+            products = (L @ L.mT) * (R @ R.mT) + (L @ R.mT) * (R @ L.mT)
+            squares.append(torch.einsum("nk,nkm,nm->n", w, products, w) / 2)
+        return torch.cat(squares).clamp_min(0).sqrt()
+
+    def cosines(self, other: Forms) -> Float[Tensor, "n m"]:
+        """<Q, Q'> / (|Q| |Q'|); 0 where a form is zero."""
+        return self.products(other) / (self.norms[:, None] * other.norms).clamp_min(1e-30)
+
+
+def _weighed(forms: Forms, of_atoms: Float[Tensor, "n_atoms m"]) -> Float[Tensor, "n m"]:
+    return F.embedding_bag(forms.atoms, of_atoms, per_sample_weights=forms.weights, mode="sum")
+
+
+def atom_products(
+    L: Float[Tensor, "k d"], R: Float[Tensor, "k d"], L2: Float[Tensor, "m d"], R2: Float[Tensor, "m d"]
+) -> Float[Tensor, "k m"]:
+    """<Q, Q'> of the atoms of (L, R) with those of (L2, R2)."""
+    return 0.5 * ((L @ L2.T) * (R @ R2.T) + (L @ R2.T) * (R @ L2.T))
 
 
 def unit_rows(x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:

@@ -95,7 +95,7 @@ class Settings(Record, frozen=True):
 
 
 class Matched(Record, frozen=True):
-    """How alike the features of runs are: each run's paired one to one with another's by their read directions."""
+    """How alike the features of runs are: each run's paired one to one with another's by read directions or forms."""
 
     runs: tuple[str, ...]
     cosines: tuple[tuple[float, ...], ...]

@@ -74,7 +74,10 @@ def comparison_page(runs: Mapping[str, Run], metrics: Mapping[str, Metrics], com
             parts += _drawn(title, note, draw, numbers)
         if matched is not None:
             title = "How alike the features of two runs are"
-            note = "Features are paired one to one by the cosine of their read directions; below it, with random directions."
+            note = (
+                "Features are paired one to one by the cosine of their read directions, or of the forms of quadratic latents; "
+                "below it, with random ones."
+            )
             parts += _drawn(title, note, partial(matching_figure, matched), numbers)
         parts += _seeds(of_group)
     parts += [f'<p class="note">{html.escape(line)}</p>' for line in comparison.unmatched]

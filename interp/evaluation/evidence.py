@@ -62,7 +62,7 @@ class Counterpart(Record, frozen=True):
     feature: int
     cosine: float
     chance: float
-    """The cosine with the nearest of as many random directions."""
+    """The cosine with the nearest of as many random directions, or forms."""
 
 
 class CausalTest(Record, frozen=True):

@@ -6,8 +6,9 @@ and its matches are a cluster, and its stability is the mean silhouette of the c
     (b - a) / max(a, b)     a: mean distance 1 - cos of v to the rest of its cluster
                             b: the smallest over other clusters of the mean distance of v to their members
 
-1 where the same direction is found every time and nothing else is near, about 0 where the match is no better than the next
-feature. Where a direction and its opposite are one feature (``is_signless``), cos is |cos|. The mean over features against
+1 where the same feature is found every time and nothing else is near, about 0 where the match is no better than the next
+feature. cos is that of directions, or of the forms of quadratic latents; where a direction and its opposite are one feature
+(``is_signless``), it is |cos|. The mean over features against
 their number is the stability curve: it holds up to the number of features that the rows have, then falls.
 Source: Nebgen et al. 2021 (NMFk); "Determination of Latent Dimensionality in International Trade Flow", Truong et al. 2020.
 """
@@ -28,6 +29,7 @@ from torch import Tensor
 from interp.decomposers import Decomposer, kind_of
 from interp.distributed import world
 from interp.errors import InputError
+from interp.evaluation.matching import Features, cosines_between, features_of, is_live
 from interp.figures import stability_curve
 from interp.files import write_whole
 from interp.progress import progress
@@ -69,7 +71,7 @@ class StabilityRecord(FileRecord, frozen=True):
     """stability.json in the folder of a run."""
 
     SCHEMA = "interp-stability"
-    VERSION = 2
+    VERSION = 3
 
     run_identity: str
     n_fits: int
@@ -157,9 +159,8 @@ def stability_of(run: Run, n_fits: int) -> Stability:
         if (record.run_identity, record.n_fits) == (run.identity, n_fits):
             return Stability(n_fits, record.features, record.fvu)
     decomposer, source = run.decomposer(), run.store().site(run.site.read)
-    refits = refitted_directions(source, decomposer.config, n_fits=n_fits)
-    directions = decomposer.read_directions().numpy()
-    features = feature_stability(directions, refits, has_sign=not is_signless(decomposer))
+    refits = refitted_features(source, decomposer.config, n_fits=n_fits)
+    features = feature_stability(_compared(decomposer), refits, has_sign=not is_signless(decomposer))
     found = Stability(n_fits, [round(float(value), 4) for value in features], run.training_curve()[-1]["fvu"])
     if world().is_first:
         record = StabilityRecord(
@@ -169,17 +170,19 @@ def stability_of(run: Run, n_fits: int) -> Stability:
     return found
 
 
-def refitted_directions(
-    source: ActivationSource, config: DecomposerConfig, *, n_fits: int
-) -> list[Float[np.ndarray, "n_features d_in"]]:
-    """Feature directions of fits with other seeds, each on ``ROW_SHARE`` of the rows."""
+def refitted_features(source: ActivationSource, config: DecomposerConfig, *, n_fits: int) -> list[Features]:
+    """The features of fits with other seeds, each on ``ROW_SHARE`` of the rows."""
     method, found = kind_of(config), []
     n = min(len(source), max(config.n_features, round(ROW_SHARE * len(source))))
     for i in progress(range(1, n_fits + 1), total=n_fits, what=f"refit {config.n_features} features", unit="fit"):
         rows = np.random.default_rng([config.seed, i]).choice(len(source), n, replace=False)
         refit = method.fit(RowSample(source, rows), replace(config, seed=config.seed + i))
-        found.append(refit.read_directions().numpy())
+        found.append(_compared(refit))
     return found
+
+
+def _compared(decomposer: Decomposer) -> Features:
+    return features_of(decomposer, as_forms="forms" in decomposer.capabilities)
 
 
 def is_signless(decomposer: Decomposer) -> bool:
@@ -188,28 +191,24 @@ def is_signless(decomposer: Decomposer) -> bool:
 
 
 def feature_stability(
-    directions: Float[np.ndarray, "K d_in"], refits: Sequence[Float[np.ndarray, "K d_in"]], *, has_sign: bool = True
+    features: Features, refits: Sequence[Features], *, has_sign: bool = True
 ) -> Float[np.ndarray, " K"]:
-    """Mean silhouette of each feature with its matches. Rows have unit length or are zero; a zero row has stability 0.
+    """Mean silhouette of each feature with its matches; a dead feature has stability 0.
 
-    Without ``has_sign``, opposite directions are the same.
+    Without ``has_sign``, opposite features are the same; forms have no sign.
     """
-    members = [directions]
+    members = [features]
     for refit in refits:
-        cosines = directions @ refit.T
-        pairs = linear_sum_assignment(cosines if has_sign else np.abs(cosines), maximize=True)
-        members.append(refit[pairs[1]])
-    centres = np.mean(members, axis=0)
+        cosines = cosines_between(features, refit, signless=not has_sign)
+        members.append(refit[linear_sum_assignment(cosines, maximize=True)[1]])
     n, silhouettes = len(members), []
     for member in members:
-        # The mean distance of a unit row to a cluster is 1 - its mean cosine to the members, which with signs is its product
-        # with the cluster's mean.
-        near = member @ centres.T if has_sign else np.mean([np.abs(member @ other.T) for other in members], axis=0)
+        near = np.mean([cosines_between(member, other, signless=not has_sign) for other in members], axis=0)
         own = (1 - np.diagonal(near)) * n / (n - 1)  # without the distance to itself, which is 0
         np.fill_diagonal(near, -np.inf)
-        other = 1 - near.max(1, initial=0.0) if len(directions) == 1 else 1 - near.max(1)
+        other = 1 - near.max(1, initial=0.0) if len(features) == 1 else 1 - near.max(1)
         silhouettes.append((other - own) / np.maximum(np.maximum(own, other), 1e-12))
-    return np.where(directions.any(1), np.mean(silhouettes, axis=0), 0.0)
+    return np.where(is_live(features), np.mean(silhouettes, axis=0), 0.0)
 
 
 def recommended_rank(curve: Sequence[Stability]) -> int:

@@ -22,7 +22,7 @@ from interp.files import whole
 from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
 from interp.index.layout import IndexRecord, write_attributes, write_compressed
-from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours
+from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours, nearest
 from interp.records import check_options
 from interp.runs.firing import Firing
 from interp.runs.record import Run
@@ -130,10 +130,13 @@ def _importance(codes: SiteCodes, decomposer: Any, source: Any) -> Float[np.ndar
 def _relations(codes: SiteCodes, decomposer: Any, site: str, config: IndexConfig) -> dict[str, np.ndarray]:
     """Neighbours of both kinds and, where the site is a layer of neurons, the largest neuron weights."""
     directions = decomposer.read_directions().detach().cpu().numpy()
-    found = {
-        "cosine": cosine_neighbours(directions, config.n_neighbours),
-        "coactivation": coactivation_neighbours(codes.acts, config.n_neighbours, seed=config.seed),
-    }
+    if "forms" in decomposer.capabilities:
+        forms, is_live = decomposer.forms, decomposer.norms.numpy() > 0
+        cosine = nearest(lambda block: forms[block].cosines(forms).numpy(), is_live, config.n_neighbours)
+    else:
+        cosine = cosine_neighbours(directions, config.n_neighbours)
+    coactivation = coactivation_neighbours(codes.acts, config.n_neighbours, seed=config.seed)
+    found = {"cosine": cosine, "coactivation": coactivation}
     if site.endswith("mlp.hook_post"):
         found["neurons"] = _largest_weights(directions, config.n_tokens)
     return _as_arrays(found)

@@ -1,4 +1,4 @@
-"""Which features belong together: by direction (cosine) and by when they fire (co-activation).
+"""Which features belong together: by direction or form (cosine) and by when they fire (co-activation).
 
 Co-activation is measured by the phi coefficient, the Pearson correlation of two binary firing vectors: with p_a, p_b
 the shares of tokens on which a and b fire, and p_ab the share on which both do,
@@ -13,8 +13,10 @@ Source: G. U. Yule, On the Methods of Measuring Association Between Two Attribut
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 Neighbours = tuple[Int[np.ndarray, "n_features k"], Float[np.ndarray, "n_features k"]]
@@ -29,12 +31,22 @@ def cosine_neighbours(directions: Float[np.ndarray, "n_features d_in"], k: int) 
     """
     norms = np.linalg.norm(directions, axis=1)
     unit = (directions / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    ids, values = _no_neighbours(len(unit), k)
-    for start in range(0, len(unit), BLOCK):
+    return nearest(lambda block: unit[block] @ unit.T, norms > 0, k)
+
+
+def nearest(
+    cosines: Callable[[slice], Float[np.ndarray, "n_block n_features"]],
+    is_live: Bool[np.ndarray, " n_features"],
+    k: int,
+) -> Neighbours:
+    """As ``cosine_neighbours``, of anything that has cosines: ``cosines`` gives those of some features with all."""
+    n_features = len(is_live)
+    ids, values = _no_neighbours(n_features, k)
+    for start in range(0, n_features, BLOCK):
         block = slice(start, start + BLOCK)
-        cosine = unit[block] @ unit.T
-        cosine[:, norms == 0] = -np.inf
-        cosine[norms[block] == 0] = -np.inf
+        cosine = cosines(block)
+        cosine[:, ~is_live] = -np.inf
+        cosine[~is_live[block]] = -np.inf
         ids[block], values[block] = _best(cosine, start, k)
     return ids, values
 

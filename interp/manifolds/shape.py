@@ -12,7 +12,10 @@ curve    on up to three axes: the mean, over tokens, of (l1 - l2) / l1 times the
          local direction and the token's own, with l the eigenvalues of the covariance of its neighbours. The neighbours are the
          nearest of all tokens, a twentieth as many as are strongest: the strongest alone would form a shell in any cloud.
 surface  on three axes: the same mean of (l2 - l3) / l1 times the squared cosine of the angle between the local normal and the
-         token's own. NaN for a form of rank 2, which has no third axis.
+         token's own, times 3 m, with m the least eigenvalue of the mean of n n^T over the directions n of the strongest tokens:
+         1 for directions all around, near 0 for those about one axis or in one plane. Without it the rows about one feature,
+         which by their unit length lie on a small cap, score as high as a sphere. NaN for a form of rank 2, which has no third
+         axis.
 
 For curve and surface the axes are first scaled to equal mean squares. Sine and cosine exclude bundles of rays from the origin,
 which are thin too, but along the rays: ordinary features of varying strength form them. A Gaussian cloud has a curve score of
@@ -127,7 +130,9 @@ def local_scores(points: Float[Tensor, "n n_axes"], rows: Int[Tensor, " k"]) -> 
     curve = float(((values[:, -1] - values[:, -2]) / first * (1 - radial[:, -1])).mean())
     if p.shape[1] < 3:
         return curve, float("nan")
-    return curve, float(((values[:, 1] - values[:, 0]) / first * radial[:, 0]).mean())
+    flatness = float(((values[:, 1] - values[:, 0]) / first * radial[:, 0]).mean())
+    directions = unit_rows(points[rows])
+    return curve, flatness * 3 * float(torch.linalg.eigvalsh(directions.T @ directions / len(rows))[0].clamp_min(0))
 
 
 def _column(shape: str) -> int:

@@ -1,15 +1,16 @@
 """Bilinear autoencoder (Finding Manifolds With Bilinear Autoencoders, arXiv 2510.16820): latents that are quadratic forms.
 
     u = x / |x|, or (1, x / |x|) with a bias                     the row as it is seen
-    f_h = (l_h . u)(r_h . u) = u^T Q_h u                         what atom h reads
+    f_h = (l_h . u)(r_h . u) = u^T Q_h u                         what atom h reads; a latent is one atom, or a sum of rank / 2
     X^  = sum_h g_h Q_h,  g = f, or D^T D f where atoms are mixed  the reconstruction of X = u u^T, by the same forms
-    loss = mean over rows of |X - X^|^2 / |u|^4  +  alpha * Hoyer density of the atoms over the batch
+    loss = mean over rows of |X - X^|^2 / |u|^4  +  alpha * Hoyer density of the latents over the batch
 
 ``kernels`` evaluates it exactly; ``interp.decomposers.forms`` is how a latent is read. It reconstructs u u^T, not x: there is
 no ``decode``, and its FVU, that of u u^T, is measured in another space than a linear method's.
 
-Two deviations from the paper: its training loss weighs the two halves of the kernel otherwise (``gamma`` = 1), and
-with a bias |X|^2 = 4 for every row, so the error is divided by 4: alpha then means the same with and without.
+Three deviations from the paper: latents may have several atoms each (``rank``); its training loss weighs the two halves of
+the kernel otherwise (``gamma`` = 1); and with a bias |X|^2 = 4 for every row, so the error is divided by 4: alpha then means
+the same with and without.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.decomposers.base import QuadraticDecomposer, checked_moments, register
-from interp.decomposers.bilinear.kernels import form_products, hoyer_density, read_atoms, reconstruction_error
-from interp.decomposers.forms import QuadraticForm, atom_spectra, composite_spectra, unit_rows
+from interp.decomposers.bilinear.kernels import hoyer_density, read_atoms, reconstruction_error
+from interp.decomposers.forms import Forms, QuadraticForm, atom_spectra, composite_spectra, unit_rows
 from interp.decomposers.gradient import GradientDecomposer
+from interp.distributed import world
 from interp.errors import InputError, unknown_feature
 from interp.records import Notes
 from interp.store.source import ActivationSource
@@ -46,7 +48,7 @@ class BilinearConfig(GradientConfig):
     """Options of the bilinear autoencoder."""
 
     n_features: int = 1024
-    """Number of atoms, each a quadratic form of rank 2; as many latents."""
+    """Number of latents."""
     tokens: int = 1_024_000
     """Tokens to train on, counted with repetition: 1000 steps of the default batch."""
     lr: float = 0.01
@@ -56,6 +58,11 @@ class BilinearConfig(GradientConfig):
     structure: Literal["vanilla", "ordered", "mixed", "combined"] = "ordered"
     """vanilla: atoms alone. ordered: every prefix of the atoms reconstructs, so that the first matter most. mixed: atoms
     are written in mixtures, which gives latents of any rank. combined: both."""
+    rank: int = 2
+    """Greatest rank of a latent's form, even: it has half as many atoms. With 2 a surface is several planes; with 4 or 6 one
+    latent may hold it. Latents of mixed and combined get theirs from the mixture: leave it at 2."""
+    # Planted sphere and patch (examples/bilinear.md): with 2, five or six of the six forms of their space are latents in every
+    # seed; with 6 and with 4 the latent of the highest surface score is one of them in four and five seeds of six.
     biased: bool = False
     """See (1, x) in place of x: finds manifolds that do not lie about the origin."""
     alpha: float = 0.1
@@ -74,6 +81,10 @@ class BilinearConfig(GradientConfig):
             raise InputError(f"alpha is {self.alpha:g}, but the weight of a penalty must be 0 or more")
         if not -1 < self.gamma <= 1:
             raise InputError(f"gamma is {self.gamma:g}, but it must be above -1 and at most 1; 0 is the exact error")
+        if self.rank < 2 or self.rank % 2:
+            raise InputError(f"rank is {self.rank}, but latents are made of atoms of rank 2; give 2, 4, 6 and so on")
+        if self.rank > 2 and self.is_mixed:
+            raise InputError(f"latents of {self.structure} have the rank of their mixture; leave --rank at 2")
         if self.batch < 2:
             raise InputError("a batch of 1 row has no density; use a batch of 2 or more")
 
@@ -88,10 +99,10 @@ class BilinearConfig(GradientConfig):
 
 @register
 class Bilinear(GradientDecomposer, QuadraticDecomposer):
-    """A trained bilinear autoencoder; tensors L, R [n_features, d_in], one wider with a bias, and D [2 d, n_features] if mixed.
+    """A trained bilinear autoencoder; tensors L, R [n_atoms, d_in], one wider with a bias, and D [2 d, n_atoms] if mixed.
 
-    Latent f is atom f; of a mixed autoencoder, whose h = D f are defined only up to a rotation, it is the composite of the
-    atoms that atom f is mixed with most (``composites``).
+    Latent f is atom f, or the sum of the atoms that follow one another from f rank / 2 on; of a mixed autoencoder, whose
+    h = D f are defined only up to a rotation, it is the composite of the atoms that atom f is mixed with most (``composites``).
     """
 
     kind = "bilinear"
@@ -105,7 +116,7 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
 
     @property
     def n_features(self) -> int:
-        return len(self.tensors["L"])
+        return len(self.tensors["L"]) // (self.config.rank // 2)
 
     @property
     def d_in(self) -> int:
@@ -114,9 +125,9 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Every latent's value on the rows brought to unit length; signed. Raises InputError for rows of another width."""
         f = read_atoms(self._seen(x), self.tensors["L"], self.tensors["R"])
-        if not self.config.is_mixed:
-            return f
         atoms, weights = self.composites
+        if atoms.shape[1] == 1:
+            return f
         return torch.nn.functional.embedding_bag(
             atoms, f.T.contiguous(), per_sample_weights=weights, mode="sum"
         ).T.contiguous()
@@ -156,16 +167,19 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
         """Mean over rows of |X - X^|^2 / |u|^4: 0 is perfect, 1 is what reconstructing nothing achieves."""
         p, total = self.tensors, 0.0
         for part in x.split(_ROWS):
-            total += float(reconstruction_error(self._seen(part), p["L"], p["R"], p.get("D"))[0]) * len(part)
+            error, _ = reconstruction_error(self._seen(part), p["L"], p["R"], p.get("D"), n_each=self.config.rank // 2)
+            total += float(error) * len(part)
         return total / max(len(x), 1) * _scale(self.config.biased)
 
     # ------------------------------------------------------------------------------------------------ reading latents
 
     @cached_property
     def composites(self) -> tuple[Int[Tensor, "n_features k"], Float[Tensor, "n_features k"]]:
-        """(atoms, signed weights) of every latent, its own atom first: the cosines of D's columns, largest in magnitude."""
+        """(atoms, signed weights) of every latent; k is rank / 2. If mixed, its own atom first: the cosines of D's columns,
+        largest in magnitude."""
         if not self.config.is_mixed:
-            return torch.arange(self.n_features)[:, None], torch.ones(self.n_features, 1)
+            own = torch.arange(len(self.tensors["L"])).view(self.n_features, -1)
+            return own, torch.ones(own.shape)
         columns = unit_rows(self.tensors["D"].T)
         atoms, weights = [], []
         for part in columns.split(1024):
@@ -179,9 +193,9 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
     def spectra(self) -> tuple[Float[Tensor, "n_features r"], Float[Tensor, "n_features r d_in"]]:
         """(eigenvalues by magnitude, unit eigenvectors) of every latent's form."""
         L, R = (self.tensors[name][:, self.config.biased :] for name in "LR")
-        if not self.config.is_mixed:
-            return atom_spectra(L, R)
         atoms, weights = self.composites
+        if atoms.shape[1] == 1:
+            return atom_spectra(L, R)
         parts = [composite_spectra(L[a], R[a], w) for a, w in zip(atoms.split(256), weights.split(256), strict=True)]
         values, vectors = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(vectors)
@@ -198,26 +212,9 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
             constant = float((weights * L[:, 0] * R[:, 0]).sum())
         return QuadraticForm(values, vectors, linear, constant)
 
-    def cosines(self, feature: int) -> Float[Tensor, " n_features"]:
-        """Cosine of a latent's form with every other's, <Q, Q'> / (|Q| |Q'|), bias included; 0 where a form is zero."""
-        self._check(feature)
-        atoms, weights = self.composites
-        L, R = self.tensors["L"], self.tensors["R"]
-        with_atoms = weights[feature] @ form_products(L[atoms[feature]], R[atoms[feature]], L, R)
-        products = (with_atoms[atoms] * weights).sum(1)
-        norms = self.norms
-        return products / (norms * norms[feature]).clamp_min(1e-30)
-
     @cached_property
-    def norms(self) -> Float[Tensor, " n_features"]:
-        """Frobenius norm of every latent's form, bias included."""
-        atoms, weights = self.composites
-        squares = []
-        for a, w in zip(atoms.split(256), weights.split(256), strict=True):
-            L, R = self.tensors["L"][a], self.tensors["R"][a]
-            products = (L @ L.mT) * (R @ R.mT) + (L @ R.mT) * (R @ L.mT)
-            squares.append(torch.einsum("nk,nkm,nm->n", w, products, w) / 2)
-        return torch.cat(squares).clamp_min(0).sqrt()
+    def forms(self) -> Forms:
+        return Forms(self.tensors["L"], self.tensors["R"], *self.composites)
 
     def importance(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, " n_features"]:
         """Mean over rows of z^2 |Q|^2, the squared length of what each latent writes alone; sort by it, largest first.
@@ -246,11 +243,12 @@ class TrainableBilinear:
         self.config = config
         self.notes: Notes = {}
         self.variance = _target_variance(_refuse_zeros(source), config.biased)
-        d, n = source.d_in + config.biased, config.n_features
+        n_each = config.rank // 2
+        d, n = source.d_in + config.biased, config.n_features * n_each
         shapes = {"L": (n, d), "R": (n, d)} | ({"D": (2 * d, n)} if config.is_mixed else {})
         generator = torch.Generator().manual_seed(config.seed)
         self.parameters = {
-            name: torch.nn.init.orthogonal_(torch.empty(shape), generator=generator).requires_grad_()
+            name: (torch.nn.init.orthogonal_(torch.empty(shape), generator=generator) / n_each**0.5).requires_grad_()
             for name, shape in shapes.items()
         }
         self.state = {"step": torch.zeros((), dtype=torch.int64)}
@@ -265,14 +263,15 @@ class TrainableBilinear:
         config = self.config
         error, f = self._error(x, ordered=config.is_ordered, gamma=config.gamma)
         ramp = min(1.0, 4 * int(self.state["step"]) / config.steps)
-        return error + config.alpha * ramp * hoyer_density(f, ordered=config.is_ordered), None
+        density = hoyer_density(f, ordered=config.is_ordered, processes=world())
+        return error + config.alpha * ramp * density, None
 
     def _error(
         self, x: Float[Tensor, "n d_in"], *, ordered: bool, gamma: float
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_atoms"]]:
-        p = self.parameters
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_latents"]]:
+        p, n_each = self.parameters, self.config.rank // 2
         seen = _as_seen(x, self.config.biased)
-        error, f = reconstruction_error(seen, p["L"], p["R"], p.get("D"), ordered=ordered, gamma=gamma)
+        error, f = reconstruction_error(seen, p["L"], p["R"], p.get("D"), n_each=n_each, ordered=ordered, gamma=gamma)
         return error * _scale(self.config.biased), f
 
     def before_step(self) -> None:

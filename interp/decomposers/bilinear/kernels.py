@@ -4,6 +4,7 @@ An atom h is the symmetric form Q_h = (l_h r_h^T + r_h l_h^T) / 2, with l_h, r_h
 
     f_h = (l_h . x)(r_h . x) = x^T Q_h x                                   what the atom reads
     X^  = sum_h g_h Q_h        g = f, or g = D^T D f where atoms are mixed   the reconstruction of X = x x^T
+                               g the sum of f over the atoms of h's latent   where a latent has several
     |X - X^|^2 = g^T K g - 2 g.f + |x|^4,     K_hk = <Q_h, Q_k> = ((l_h.l_k)(r_h.r_k) + (l_h.r_k)(r_h.l_k)) / 2
 
 With prefix weights c_h = (n_atoms - h) / n_atoms, h from 0, K_hk and g_h f_h weighted by min(c_h, c_k) and c_h give the
@@ -25,6 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.distributed import World
+
 
 def read_atoms(
     x: Float[Tensor, "n d"], L: Float[Tensor, "n_atoms d"], R: Float[Tensor, "n_atoms d"]
@@ -33,30 +36,27 @@ def read_atoms(
     return (x @ L.T) * (x @ R.T)
 
 
-def form_products(
-    L: Float[Tensor, "k d"], R: Float[Tensor, "k d"], L2: Float[Tensor, "m d"], R2: Float[Tensor, "m d"]
-) -> Float[Tensor, "k m"]:
-    """Frobenius inner products of the atoms of (L, R) with those of (L2, R2)."""
-    return 0.5 * ((L @ L2.T) * (R @ R2.T) + (L @ R2.T) * (R @ L2.T))
-
-
 def reconstruction_error(
     x: Float[Tensor, "n d"],
     L: Float[Tensor, "n_atoms d"],
     R: Float[Tensor, "n_atoms d"],
     D: Float[Tensor, "m n_atoms"] | None = None,
     *,
+    n_each: int = 1,
     ordered: bool = False,
     gamma: float = 0.0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_atoms"]]:
-    """(mean over rows of |X - X^|^2, what the atoms read). Differentiable in all tensors, through both.
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n n_latents"]]:
+    """(mean over rows of |X - X^|^2, what the latents read). Differentiable in all tensors, through both.
 
-    ``D`` mixes the atoms; ``ordered`` means the error's mean over all prefixes of the atoms.
+    A latent is a sum of ``n_each`` atoms that follow one another. ``D`` mixes single atoms. ``ordered`` means the error's mean
+    over all prefixes of the latents.
     """
-    f = read_atoms(x, L, R)
+    f = read_atoms(x, L, R).unflatten(1, (-1, n_each)).sum(2)
     c = prefix_weights(f) if ordered else None
     if D is None:
-        energy = gram_energy(f, L, R, prefix=c, gamma=gamma)
+        written = f.repeat_interleave(n_each, 1)
+        prefix = None if c is None else c.repeat_interleave(n_each)
+        energy = gram_energy(written, L, R, prefix=prefix, gamma=gamma)
         cross = f.square()
     else:
         h = f @ D.T
@@ -70,25 +70,44 @@ def reconstruction_error(
     return (energy - 2 * cross.sum() + x.square().sum(1).square().sum()) / len(x), f
 
 
-def prefix_weights(f: Float[Tensor, "n n_atoms"]) -> Float[Tensor, " n_atoms"]:
-    """c: the share of prefixes that hold each atom."""
+def prefix_weights(f: Float[Tensor, "n n_latents"]) -> Float[Tensor, " n_latents"]:
+    """c: the share of prefixes that hold each latent."""
     n = f.shape[1]
     return torch.arange(n, 0, -1, dtype=f.dtype, device=f.device) / n
 
 
-def hoyer_density(f: Float[Tensor, "n n_atoms"], *, ordered: bool = False) -> Float[Tensor, ""]:
+def hoyer_density(
+    f: Float[Tensor, "n n_atoms"], *, ordered: bool = False, processes: World | None = None
+) -> Float[Tensor, ""]:
     """Mean over atoms of (|f_h|_1 / |f_h|_2 - 1) / (sqrt(n) - 1) over the rows of a batch: 1/n-sparse is 0, constant is 1.
 
     ``ordered`` means its mean over all prefixes of the atoms: atom h, from 0, then weighs sum_{k > h} 1/k, k up to
     n_atoms. Hoyer 2004, JMLR 5:1457; the paper's regulariser. An atom that reads 0 on all rows counts as 0.
+
+    With ``processes`` the batch is that of all of them, of which ``f`` holds an equal share each. Every process then gets the
+    density of the whole batch, and a gradient whose mean over the processes is the gradient of that density.
     """
     n, n_atoms = f.shape
-    norm = f.norm(dim=0)
-    density = (f.abs().sum(0) / norm.clamp_min(1e-20) - (norm > 0).to(f)) / (math.sqrt(n) - 1)
+    absolute, norm = f.abs().sum(0), f.norm(dim=0)
+    if processes is not None and processes.size > 1:
+        absolute, squared = _of_all_rows(torch.stack([absolute, norm.square()]), processes)
+        norm = squared.clamp_min(1e-38).sqrt()  # which has no gradient at 0
+        n *= processes.size
+    density = (absolute / norm.clamp_min(1e-18) - (norm > 1e-18).to(f)) / (math.sqrt(n) - 1)
     if ordered:
         inverse = 1 / torch.arange(1, n_atoms + 1, dtype=f.dtype, device=f.device)
         density = density * inverse.flip(0).cumsum(0).flip(0)
     return density.mean()
+
+
+def _of_all_rows(own: Float[Tensor, "*shape"], processes: World) -> Float[Tensor, "*shape"]:
+    """The sum over processes of what each has summed over its rows.
+
+    Its gradient is that of this process's part times the number of processes: averaged over them it is that of the sum.
+    """
+    whole = own.detach().clone()
+    processes.sum(whole)
+    return whole + processes.size * (own - own.detach())
 
 
 def gram_energy(
