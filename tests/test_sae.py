@@ -148,7 +148,8 @@ def test_a_fixed_coefficient_has_the_l0_it_has(rows_and_truth: Planted) -> None:
 
 def test_what_is_logged_is_measured_on_held_out_rows_of_the_finished_autoencoder(rows_and_truth: Planted) -> None:
     x, recorder = rows_and_truth[0], Memory()
-    sae = SAE.fit(ArraySource(x), replace(SMALL, tokens=50_000), recorder)
+    options = DeadFeatures(dead_after=len(x), aux_k=0)
+    sae = SAE.fit(ArraySource(x), replace(SMALL, tokens=50_000, dead_features=options), recorder)
     held_out = x[held_out_rows(len(x), 2048)]
     assert len(held_out) == 800
     z, last = sae.encode(held_out), recorder.records[-1]
@@ -156,7 +157,7 @@ def test_what_is_logged_is_measured_on_held_out_rows_of_the_finished_autoencoder
     assert last["l0"] == pytest.approx(float((z > 0).sum(1).double().mean()), rel=1e-3)
     assert last["density"] == pytest.approx(last["l0"] / 96)
     n_silent = int((sae.encode(x) > 0).sum(0).eq(0).sum())
-    # Dead are those that did not fire on the last pass of the training, which changed them on the way.
+    # Dead are here those that did not fire on the last pass of the training, which changed them on the way.
     assert last["dead"] == pytest.approx(n_silent, abs=1)
     assert n_silent > 30
 
@@ -214,7 +215,7 @@ def test_the_unit_of_the_activations_does_not_change_what_is_learned(rows_and_tr
 
 def test_features_that_never_fire_are_counted_dead(rows_and_truth: Planted) -> None:
     x = rows_and_truth[0][:1000]
-    config = replace(SMALL, k=96)
+    config = replace(SMALL, k=96, dead_features=DeadFeatures(dead_after=1000))
     trainable = trainable_of(x, config)
     with torch.no_grad():
         trainable.parameters["b_enc"][:5] = -1e6
@@ -511,7 +512,7 @@ with joined() as world:
     for variant in ("topk", "batchtopk", "jumprelu"):
         dead = DeadFeatures(dead_after=256, resample_every=1024)
         Memory.records = []
-        config = SAEConfig(n_features=48, k=3, variant=variant, tokens=128 * 40, batch=128, dead_features=dead)
+        config = SAEConfig(n_features=48, k=3, lr=1e-3, variant=variant, tokens=128 * 40, batch=128, dead_features=dead)
         sae = SAE.fit(ArraySource(x), config, Memory())
         found[variant] = {"records": Memory.records, "W_dec": sae.W_dec.tolist()}
     if world.is_first:

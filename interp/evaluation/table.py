@@ -145,8 +145,8 @@ METRICS = (
         key="fvu_own_target",
         path="reconstruction.fvu_own_target",
         heading="own FVU",
-        help="Where codes do not decode to an activation: the FVU by what the method itself rebuilds (bilinear: all products of two "
-        "coordinates; random directions and differences of means: the activation, by least squares).",
+        help="Where codes do not decode to an activation: the FVU of what the method itself rebuilds (bilinear: products of "
+        "two coordinates; random directions, differences of means: the activation, by least squares).",
         format="%.3f",
         better="lower",
         is_first=False,

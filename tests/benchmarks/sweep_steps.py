@@ -38,7 +38,6 @@ FIGURES = {
     "readable": "readable",
 }
 """Columns of the table by their keys; dead as a share of the features."""
-AUXILIARY = DeadFeatures(dead_after=20_000, aux_k=512)
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,14 @@ class Sweep:
 
 def settings(given: Sweep) -> dict[str, SAEConfig]:
     """By their name in the table; the auxiliary loss is tried at the highest rate alone."""
-    base, found = SAEConfig(n_features=given.n_features, dead_features=DeadFeatures()), {}
+    base, found = SAEConfig(n_features=given.n_features, dead_features=DeadFeatures(aux_k=0)), {}
     for tokens, batch in LENGTHS:
         for lr in given.lrs:
             name = f"{tokens // 1000}k tokens, batch {batch}, lr {lr:g}"
             found[name] = replace(base, tokens=tokens, batch=batch, lr=lr)
     tokens, batch = LENGTHS[1]
     name = f"{tokens // 1000}k tokens, batch {batch}, lr {max(given.lrs):g}, auxiliary loss"
-    found[name] = replace(found[name.rsplit(",", 1)[0]], dead_features=AUXILIARY)
+    found[name] = replace(found[name.rsplit(",", 1)[0]], dead_features=DeadFeatures())
     return found
 
 

@@ -38,11 +38,10 @@ class SparseConfig(GradientConfig):
     whose coefficient is controlled (relu, gated, jumprelu), or batchtopk with nested dictionaries (matryoshka)."""
     k: int = 32
     """Features firing on one token: exactly (topk), on average (batchtopk, matryoshka), or aimed at (with a penalty)."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's learning rate at its height, for activations scaled to a mean norm of sqrt(d_in)."""
-    # Measured at blocks.2.hook_resid_post of the bundled model (17 000 rows; FVU on 3 000 others / features that never fire):
-    # 300 000 tokens: 1e-3 .149 / 0 %, 2e-3 .134 / 4 %, 3e-3 .129 / 16 %, 6e-3 .124 / 51 %; 800 000 tokens: 1e-3 .133 / 0 %,
-    # 2e-3 .131 / 5 %. The gain of a higher rate shrinks with the length of the training, the dead features stay.
+    # examples/training_steps.md: at all three sites a third of this rate leaves a higher FVU and finds concepts less well, and
+    # needs three times the tokens to make up for it. The price is dead features at attention outputs.
     variant_options: VariantOptions = field(default_factory=VariantOptions)
     """Options that one variant or another has."""
     dead_features: DeadFeatures = field(default_factory=DeadFeatures)

@@ -1,8 +1,4 @@
-"""What can be done for features that have not fired for long: an auxiliary loss, or a new direction.
-
-Both are off by default: in trainings of seconds an auxiliary loss raised the number of dead features; it is meant for windows
-of millions of tokens.
-"""
+"""What can be done for features that have not fired for long: an auxiliary loss, or a new direction."""
 
 from __future__ import annotations
 
@@ -26,10 +22,11 @@ class DeadFeatures:
     """When a feature counts as dead, and what is done about it."""
 
     dead_after: int = 0
-    """Tokens without firing after which a feature counts as dead; 0 means one pass over the source, at most 10 million."""
-    aux_k: int = 0
-    """Dead features that reconstruct the error of each token in an auxiliary loss (arXiv 2406.04093, appendix A.2); 0: none.
-    Half the width is usual."""
+    """Tokens without firing after which a feature counts as dead; 0 means a fiftieth of the tokens trained on, at least 20 000
+    and at most 10 million."""
+    aux_k: int = 512
+    """Dead features that reconstruct the error of each token in an auxiliary loss (arXiv 2406.04093, appendix A.2), at most; 0:
+    none. At an attention output of the bundled model (examples/training_steps.md) it leaves half as many dead features."""
     aux_weight: float = 1 / 32
     """Weight of that loss."""
     resample_every: int = 0
@@ -56,6 +53,11 @@ def auxiliary_error(
     values, indices = pre.topk(min(k, len(dead)), dim=1, sorted=False)
     z = torch.zeros_like(pre).scatter(1, indices, values.relu())
     return (error - z @ parameters["W_dec"][dead]).square().sum()
+
+
+def dead_after(options: DeadFeatures, tokens: int) -> int:
+    """Tokens without firing after which a feature counts as dead in a training on ``tokens``."""
+    return options.dead_after or min(max(tokens // 50, 20_000), 10_000_000)
 
 
 @torch.no_grad()

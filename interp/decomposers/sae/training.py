@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.decomposers.base import checked_moments
 from interp.decomposers.sae.config import SparseConfig
-from interp.decomposers.sae.dead_features import auxiliary_error, resample
+from interp.decomposers.sae.dead_features import auxiliary_error, dead_after, resample
 from interp.decomposers.sae.kernels import encode_all, encode_pairs, has_fast_bfloat16, pre_activations
 from interp.decomposers.sae.l0_control import L0Control
 from interp.decomposers.sae.row_sparse_adam import RowSparseAdam
@@ -109,7 +109,7 @@ class TrainableSAE:
             **self.variant.state,
             **(self._control.state if self._control else {}),
         }
-        self._dead_after = config.dead_features.dead_after or min(len(source), 10_000_000)
+        self._dead_after = dead_after(config.dead_features, config.tokens)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._workspace: Tensor | None = None
 
