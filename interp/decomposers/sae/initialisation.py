@@ -4,10 +4,10 @@
 * datapoint: rows of the data less their mean, at random, four in five; the rest uniform.
 * covariance: normalised Gaussian rows with the covariance of the data.
 * subspace (arXiv 2508.16929): normalised Gaussian rows within the r leading principal directions. Attention outputs live in
-  a space of few dimensions; directions outside of it fire on nothing and die. A share of the rows is uniform on the
-  whole sphere, because a feature outside the subspace can otherwise never be learned.
+  a space of few dimensions; directions outside of it fire on nothing and die.
 
-The encoder begins as the decoder times ``encoder_scale``, the decoder's bias as the mean of the data.
+The encoder begins as the decoder times ``encoder_scale``, the decoder's bias as the mean of the data and the encoder's as
+zero, which is then minus the mean pre-activation.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Initialisation:
     # held-out rows, FVU, concept AUROC): random 38 %, .0464, .757; datapoint 65 %, .0449, .765; subspace 45 %, .0466, .758.
     start: Literal["random", "datapoint", "covariance"] = "random"
     """Directions uniform on the sphere, rows of the data (one in five uniform), or Gaussian with the data's covariance."""
-    encoder_scale: float = 1.0
-    """The encoder begins as this multiple of the decoder."""
+    encoder_scale: float | Literal["auto"] = 1.0
+    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -62,10 +62,10 @@ class SubspaceInitialisation:
     rank: int | float | Literal["auto"] = "auto"
     """Dimensions of the subspace: a whole number, or a share (below 1, with a point) of the variance to hold. auto holds 99 %
     of the variance, at least a quarter of the width; where that takes 85 % of the width, directions begin anywhere."""
-    full_space: float = 0.2
-    """Share of the directions that begin anywhere; with none, a feature outside the subspace is never found."""
-    encoder_scale: float = 1.0
-    """The encoder begins as this multiple of the decoder."""
+    full_space: float = 0.0
+    """Share of the directions that begin anywhere. None do by default, because it is they that die."""
+    encoder_scale: float | Literal["auto"] = 1.0
+    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -168,6 +168,18 @@ def subspace_directions(
     return F.normalize(torch.cat([within, anywhere]), dim=1)
 
 
-def _check_scale(scale: float) -> None:
-    if scale <= 0:
+def best_scale(centred: Float[Tensor, "n d_in"], directions: Float[Tensor, "n_features d_in"], l0: float) -> float:
+    """The multiple of ``directions`` that as an encoder reconstructs the rows best, about ``l0`` codes active on each.
+
+    Which codes are the largest of a row does not depend on it, so that it is a ratio of least squares: <x, x^> / |x^|^2, where
+    x is a row less the mean and x^ what the unscaled directions make of it. 1 where no code is active.
+    """
+    values, indices = (centred @ directions.T).topk(max(1, round(l0)), dim=1)
+    decoded = F.embedding_bag(indices, directions, per_sample_weights=values.relu(), mode="sum")
+    squares = float(decoded.square().sum())
+    return float((decoded * centred).sum()) / squares if squares else 1.0
+
+
+def _check_scale(scale: float | Literal["auto"]) -> None:
+    if scale != "auto" and scale <= 0:
         raise InputError(f"the encoder's scale is {scale:g}; it must be above 0")
