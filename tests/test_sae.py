@@ -30,6 +30,7 @@ from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import (
     Initialisation,
     SubspaceInitialisation,
+    best_scale,
     choose_rank,
     initial_directions,
 )
@@ -338,6 +339,14 @@ def test_the_scale_that_is_found_has_the_least_error(rows_and_truth: Planted) ->
     fvus = [untrained(scale * factor).fvu(x) for factor in (0.9, 0.98, 1.02, 1.1)]
     assert found.fvu(x) < min(fvus)
     assert fvus[1] < fvus[0] < untrained(1.0).fvu(x)
+
+
+def test_codes_below_zero_have_no_part_in_the_scale() -> None:
+    x = torch.ones(4, 2)
+    assert best_scale(x, -torch.eye(2), 1) == 1.0
+    assert best_scale(x, torch.eye(2), 2) == 1.0
+    assert best_scale(x, torch.eye(2).repeat(2, 1), 4) == 0.5
+    assert best_scale(x, torch.tensor([[-1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), 3) == 0.5
 
 
 @every_variant

@@ -47,7 +47,8 @@ def test_several_values_make_as_many_runs_each_as_if_trained_alone(
     names = ["many-n24-k2", "many-n24-k4", "many-n32-k2", "many-n32-k4"]
     assert [run.name for run in runs] == names
     assert [(run.config["k"], run.config["n_features"]) for run in runs] == [(2, 24), (4, 24), (2, 32), (4, 32)]
-    assert [line.split()[0].rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()] == names
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert [path.rsplit("/", 1)[1] for path in lines] == names
     train(store, "sae", "--name", "alone", "--k", "4", "--n-features", "32", "--seed", "3")
     alone = weights(Run.load(store.path / "runs" / "alone"))
     for name, tensor in weights(runs[3]).items():

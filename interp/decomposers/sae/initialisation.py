@@ -8,6 +8,18 @@
 
 The encoder begins as the decoder times ``encoder_scale``, the decoder's bias as the mean of the data and the encoder's as
 zero, which is then minus the mean pre-activation.
+
+Measured at blocks.2.hook_attn_out of the bundled model (2048 features, k 32, subspace, 400 000 tokens, two seeds), by learning
+rate: FVU on held-out rows, and features that fire on none of the 120 000 rows.
+
+    encoder_scale           1e-3              2e-3                 3e-3
+    1, first FVU 1.9        .071, 0 and 0     .061, 16 and 25      .053, 194 and 199
+    auto, first FVU .37     .068, 12 and 6    .058, 169 and 177
+
+So a lower error at the start is worth less than a higher rate, which leaves fewer features silent at the same FVU; with random
+directions, too (2e-3, one seed: .061 and 103, with auto .060 and 328). The authors' other choices, each with auto and 1e-3, are
+not kept: the decoder's bias at the geometric median .068, 14 and 7; its rows free of their norm .068, 16 and 6; a rate of 1e-4
+.120; batches of 32 768 .183. The half of the width that they take as the rank is what auto takes here, 124 of 256.
 """
 
 from __future__ import annotations
@@ -48,7 +60,8 @@ class Initialisation:
     start: Literal["random", "datapoint", "covariance"] = "random"
     """Directions uniform on the sphere, rows of the data (one in five uniform), or Gaussian with the data's covariance."""
     encoder_scale: float | Literal["auto"] = 1.0
-    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best."""
+    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best. At every
+    learning rate it recovers planted features better, and leaves more features of real activations dead."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -63,9 +76,13 @@ class SubspaceInitialisation:
     """Dimensions of the subspace: a whole number, or a share (below 1, with a point) of the variance to hold. auto holds 99 %
     of the variance, at least a quarter of the width; where that takes 85 % of the width, directions begin anywhere."""
     full_space: float = 0.0
-    """Share of the directions that begin anywhere. None do by default, because it is they that die."""
+    """Share of the directions that begin anywhere. None do by default, because it is they that die: at an attention output of
+    the bundled model (2048 features, 3 seeds) a fifth left 73, 64 and 54 features dead, none left 1, 1 and 1, at the same FVU;
+    half of that fifth fired on nothing before the first step. Where features lie outside of the subspace some are needed: of
+    such planted ones a fifth found 81 %, none found none."""
     encoder_scale: float | Literal["auto"] = 1.0
-    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best."""
+    """The encoder begins as this multiple of the decoder; auto is the one that reconstructs some of the rows best. At every
+    learning rate it recovers planted features better, and leaves more features of real activations dead."""
 
     def __post_init__(self) -> None:
         check_options(self)
