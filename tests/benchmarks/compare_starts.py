@@ -7,7 +7,7 @@ again, so it can be interrupted; the table is written anew after every seed.
 
     python tests/benchmarks/compare_starts.py WORKSPACE --out examples/subspace_start.md
 
-The defaults take some 20 minutes on one core.
+The defaults take some 30 minutes on one core.
 """
 
 from __future__ import annotations
@@ -133,8 +133,15 @@ def planted(n: int, d: int = 256, rank: int = 26, n_directions: int = 512, l0: i
     return rows + 0.01 * torch.from_numpy(random.standard_normal((n, d))).float(), directions
 
 
-READING = ""
-"""What the tables say, made with the defaults."""
+READING = """\
+With few codes a token (k 8) the paper holds: directions that begin in the subspace nearly all live, of random ones 5 % (8 x)
+to 9 % (32 x) die, and the error is lower. With k 32 at most one feature dies from either start, and the subspace loses: its
+error is 2 % higher for every seed. Silence at step 0 does not tell the starts apart (28 and 30 % at 32 x): in training those
+of the subspace all come to life, random ones do not. On the planted site it takes dead features from 44 to 7 %, but finds the
+planted directions no better, so fewer dead features are not more features found. Every attention output here is of low rank,
+the first layer's most; the paper's 87 % dead of a million features is out of reach of this machine, and neither shown nor
+refuted."""
+"""What the tables say, made with the defaults but for two seeds."""
 
 
 def spectra(model: Any, workspace: Path) -> Iterator[str]:
