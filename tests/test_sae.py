@@ -30,6 +30,7 @@ from interp.decomposers.sae.dead_features import DeadFeatures
 from interp.decomposers.sae.initialisation import (
     Initialisation,
     SubspaceInitialisation,
+    best_scale,
     choose_rank,
     initial_directions,
 )
@@ -315,6 +316,53 @@ def test_a_subspace_holds_all_directions_but_the_full_space_share() -> None:
     assert (within[60:] < 0.9).all()
     torch.testing.assert_close(trainable.parameters["W_enc"].detach(), 0.5 * rows)
     torch.testing.assert_close(trainable.parameters["b_dec"].detach(), x.mean(0) * trainable.scale)
+
+
+def test_by_default_no_direction_of_a_subspace_autoencoder_begins_outside_of_it() -> None:
+    x, _ = planted(4000, rank=12, tail=0.001)
+    untrained = SubspaceSAE.untrained(ArraySource(x), SubspaceSAEConfig(n_features=64, k=3))
+    leading = torch.from_numpy(moments_of([x]).spectrum[1][: untrained.notes["rank"]]).float()
+    assert untrained.notes["rank"] < 20
+    torch.testing.assert_close((untrained.W_dec @ leading.T).norm(dim=1), torch.ones(64))
+
+
+def test_the_scale_that_is_found_has_the_least_error(rows_and_truth: Planted) -> None:
+    x = rows_and_truth[0][:2000]
+
+    def untrained(scale: Any) -> SAE:
+        return SAE.untrained(ArraySource(x), replace(SMALL, initialisation=Initialisation(encoder_scale=scale)))
+
+    found = untrained("auto")
+    scale = found.notes["encoder_scale"]
+    r = untrained(1.0).decode(untrained(1.0).encode(x)).double() - x.double().mean(0)
+    assert scale == pytest.approx(float((r * (x - x.mean(0))).sum() / r.square().sum()), abs=1e-4)
+    torch.testing.assert_close(found.tensors["W_enc"], scale * found.W_dec.T, rtol=1e-4, atol=1e-6)
+    fvus = [untrained(scale * factor).fvu(x) for factor in (0.9, 0.98, 1.02, 1.1)]
+    assert found.fvu(x) < min(fvus)
+    assert fvus[1] < fvus[0] < untrained(1.0).fvu(x)
+
+
+def test_codes_below_zero_have_no_part_in_the_scale() -> None:
+    x = torch.ones(4, 2)
+    assert best_scale(x, -torch.eye(2), 1) == 1.0
+    assert best_scale(x, torch.eye(2), 2) == 1.0
+    assert best_scale(x, torch.eye(2).repeat(2, 1), 4) == 0.5
+    assert best_scale(x, torch.tensor([[-1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), 3) == 0.5
+
+
+@every_variant
+def test_the_share_that_is_silent_before_the_first_step_is_kept(variant: VariantName) -> None:
+    x, _ = planted(4000, d=64, n_features=128, rank=8)
+    config = SAEConfig(n_features=512, k=3, variant=variant)
+    trainable = trainable_of(x, config)
+    assert next(iter(trainable.notes)) == "silent_at_start"
+    with torch.no_grad():
+        n_fired = sum(trainable.loss(rows)[1].fired for rows in x.split(2048))
+    assert trainable.notes["silent_at_start"] == pytest.approx(float((n_fired == 0).float().mean()), abs=0.01)
+    if variant in ("topk", "batchtopk", "jumprelu"):
+        assert trainable.notes["silent_at_start"] > 0.05
+    assert trainable.state["steps"] == 0
+    assert trainable.measure(x)["dead"] == 0
 
 
 def with_spectrum(values: list[float], n: int = 4000) -> Any:

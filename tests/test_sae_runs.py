@@ -96,16 +96,20 @@ def test_a_refusal_leaves_all_names_free(store: ActivationStore) -> None:
     assert not list((store.path / "runs").iterdir())
 
 
-def test_the_rank_and_why_it_was_chosen_are_printed(store: ActivationStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_silent_before_the_first_step_the_rank_and_why_it_was_chosen_are_printed(
+    store: ActivationStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(store, "subspace-sae", "--name", "within", "--k", "4", "--n-features", "24", "--rank", "0.9")
     shown = capsys.readouterr().out
     run = Run.load(store.path / "runs" / "within")
     assert run.kind == "subspace-sae"
-    assert f"rank: {run.decomposer().notes['rank']}\n" in shown
+    notes = run.decomposer().notes
+    assert f"silent at start: {notes['silent_at_start']}\n  encoder scale: {notes['encoder_scale']}\n  rank:" in shown
+    assert f"rank: {notes['rank']}\n" in shown
     assert "rank reason: holds 0.9 of the variance, as asked for" in shown
     assert run.decomposer().tensors["spectrum"].shape == (32,)
     main(["info", str(run.path), "--json"])
-    assert json.loads(capsys.readouterr().out)["notes"]["rank"] == run.decomposer().notes["rank"]
+    assert json.loads(capsys.readouterr().out)["notes"] == notes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from interp.decomposers.base import checked_moments
 from interp.decomposers.sae.config import SparseConfig
 from interp.decomposers.sae.dead_features import auxiliary_error, dead_after, resample
+from interp.decomposers.sae.initialisation import best_scale
 from interp.decomposers.sae.kernels import encode_all, encode_pairs, has_fast_bfloat16, pre_activations
 from interp.decomposers.sae.l0_control import L0Control
 from interp.decomposers.sae.row_sparse_adam import RowSparseAdam
@@ -37,12 +38,15 @@ N_WORST = 256
 OWN_RATE = 10
 """Rate of a variant's own parameters, in rates of the weights: logarithms go far, and Adam moves by one rate a step."""
 ROWS_TO_BEGIN = 2048
-"""Rows that a variant's own parameters begin by."""
+"""Rows that the encoder's scale and a variant's own parameters begin by."""
+ROWS_TO_COUNT = 16_384
+"""Rows that features must fire on before the first step not to be called silent. Of 8192 features with a k of 8 one fires on
+16 of them on average: of features that fire alike, none would be silent by chance."""
 
 
-def rows_to_begin(source: ActivationSource, seed: int) -> Float[Tensor, "n d_in"]:
+def rows_to_begin(source: ActivationSource, seed: int, at_most: int = ROWS_TO_BEGIN) -> Float[Tensor, "n d_in"]:
     """Some rows drawn at random, in the source's order."""
-    some = np.random.default_rng(seed).choice(len(source), min(len(source), ROWS_TO_BEGIN), replace=False)
+    some = np.random.default_rng(seed).choice(len(source), min(len(source), at_most), replace=False)
     return source.rows(np.sort(some))
 
 
@@ -61,6 +65,9 @@ class SeenByStep:
 class TrainableSAE:
     """The parameters in training, for activations scaled by ``scale``; on the GPU where there is one.
 
+    The encoder begins as ``directions`` times ``encoder_scale``; auto is the scale at which some rows are reconstructed best.
+    The notes say first which share of the features is silent before the first step.
+
     A frozen decoder keeps ``directions``, unit rows, to the bit: it has no gradient and belongs to no optimiser.
     """
 
@@ -70,23 +77,26 @@ class TrainableSAE:
         config: SparseConfig,
         directions: Float[Tensor, "n_features d_in"],
         *,
-        encoder_scale: float,
+        encoder_scale: float | Literal["auto"],
         is_decoder_frozen: bool = False,
         notes: Notes | None = None,
         kept: dict[str, Tensor] | None = None,
     ):
         moments = checked_moments(source)
         n = config.n_features
-        self.config, self.notes, self._kept = config, notes or {}, kept or {}
+        self.config, self._kept = config, kept or {}
         self.scale = math.sqrt(source.d_in) / moments.mean_norm
         rows = rows_to_begin(source, config.seed)
         self.device = torch.device("cuda") if torch.cuda.is_available() else rows.device
         self._bfloat16 = config.arithmetic.encoder == "bfloat16" and has_fast_bfloat16(self.device)
+        b_dec = torch.from_numpy(moments.mean).float() * self.scale
+        if encoder_scale == "auto":
+            encoder_scale = best_scale(self.scale * rows.cpu() - b_dec, directions, config.target_l0 or config.k)
         weights = {
             "W_enc": encoder_scale * directions,
             "b_enc": torch.zeros(n),
             "W_dec": directions,
-            "b_dec": torch.from_numpy(moments.mean).float() * self.scale,
+            "b_dec": b_dec,
         }
         self.parameters = {name: tensor.to(self.device).requires_grad_() for name, tensor in weights.items()}
         self._is_decoder_frozen = is_decoder_frozen
@@ -112,6 +122,22 @@ class TrainableSAE:
         self._dead_after = dead_after(config.dead_features, config.tokens)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._workspace: Tensor | None = None
+        silent = self._silent_share(rows_to_begin(source, config.seed, ROWS_TO_COUNT))
+        self.notes: Notes = {
+            "silent_at_start": round(silent, 4),
+            "encoder_scale": round(encoder_scale, 4),
+            **(notes or {}),
+        }
+
+    @torch.no_grad()
+    def _silent_share(self, rows: Float[Tensor, "n d_in"]) -> float:
+        """Share of the features that fire on none of the rows."""
+        n_fired = torch.zeros(self.config.n_features, dtype=torch.int64, device=self.device)
+        for some in rows.to(self.device).split(ROWS_TO_BEGIN):
+            centred = self._centred(some)
+            _, batch, z = self._codes(centred, self._pre_activations(centred))
+            n_fired += self._n_fired(batch, z)
+        return float((n_fired == 0).float().mean())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam; the variant's own parameters at ``OWN_RATE`` times the rate."""
@@ -136,14 +162,7 @@ class TrainableSAE:
         if self._workspace is None or len(self._workspace) != len(x):
             self._workspace = torch.empty(len(x), n, device=self.device)
         pre = self._pre_activations(centred, out=self._workspace, bfloat16=self._bfloat16)
-        selection = self.variant.select(pre)
-        if selection.entries is None:
-            batch = Batch(centred, p, encode_all(centred, p["W_enc"], p["b_enc"], p["b_dec"], pre), None)
-        else:
-            pairs = self.variant.pairs(selection.entries, len(x))
-            values = encode_pairs(centred, p["W_enc"], p["b_enc"], p["b_dec"], pre, pairs)
-            batch = Batch(centred, p, values, pairs)
-        z = self.variant.activate(batch)
+        selection, batch, z = self._codes(centred, pre)
         # x^ and x are compared with b_dec taken off both; what is added is zero, with the gradient of b_dec
         decoded = self.variant.decode(z, batch) + (p["b_dec"] - p["b_dec"].detach())
         loss = F.mse_loss(decoded, centred.expand_as(decoded), reduction="sum") / (decoded.numel() // x.numel())
@@ -156,12 +175,27 @@ class TrainableSAE:
         penalty = self.variant.penalty(z, batch)
         if penalty is not None:
             loss = loss + penalty
+        return loss / len(x), SeenByStep(selection, self._n_fired(batch, z), len(x), worst)
+
+    def _codes(
+        self, centred: Float[Tensor, "n d_in"], pre: Float[Tensor, "n n_features"]
+    ) -> tuple[Selection, Batch, Float[Tensor, "*_"]]:
+        """(what was selected, what the variant sees, codes of the shape of ``Batch.pre``), of rows in training."""
+        p, selection = self.parameters, self.variant.select(pre)
+        if selection.entries is None:
+            batch = Batch(centred, p, encode_all(centred, p["W_enc"], p["b_enc"], p["b_dec"], pre), None)
+        else:
+            pairs = self.variant.pairs(selection.entries, len(centred))
+            values = encode_pairs(centred, p["W_enc"], p["b_enc"], p["b_dec"], pre, pairs)
+            batch = Batch(centred, p, values, pairs)
+        return selection, batch, self.variant.activate(batch)
+
+    def _n_fired(self, batch: Batch, z: Float[Tensor, "*_"]) -> Int[Tensor, " n_features"]:
+        """Rows of the batch on which each feature fires."""
         is_active = z.detach() > 0
         if batch.pairs is None:
-            fired = is_active.sum(0)
-        else:
-            fired = torch.bincount(batch.pairs.feature[is_active], minlength=n)
-        return loss / len(x), SeenByStep(selection, fired, len(x), worst)
+            return is_active.sum(0)
+        return torch.bincount(batch.pairs.feature[is_active], minlength=self.config.n_features)
 
     def _auxiliary_loss(
         self, centred: Float[Tensor, "n d_in"], error: Float[Tensor, "n d_in"]
