@@ -9,7 +9,8 @@ import torch
 
 from interp.decomposers import load
 from interp.decomposers.hierarchy import Hierarchy
-from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig, grow_levels
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
+from interp.decomposers.semi_nmf.levels import grow_levels
 from interp.errors import InputError
 from interp.store.source import ArraySource
 
@@ -36,7 +37,9 @@ def rows() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[SemiNMF, torch.Tensor]:
     """(semi-NMF of three levels above the planted features themselves, rows they make)."""
-    tensors = {"features": families(), "l1": torch.tensor(0.0)} | grow_levels(families(), CONFIG).to_tensors()
+    tensors = {"features": families(), "b_dec": torch.zeros(D), "l1": torch.tensor(0.0)} | grow_levels(
+        families(), CONFIG
+    ).to_tensors()
     return SemiNMF(CONFIG, tensors), rows()
 
 

@@ -66,9 +66,20 @@ def objective(x: torch.Tensor, g: torch.Tensor, features: torch.Tensor, l1: floa
 # ------------------------------------------------------------------------------------------------------------ features
 
 
-def test_planted_features_are_found_again(fitted, planted):
-    assert mean_max_cosine(planted[1], fitted.write_directions().numpy()) >= 0.95
-    assert fitted.fvu(planted[0]) < 0.05
+@pytest.mark.parametrize("l1", [0.0, 0.02])
+def test_columns_that_hardly_vary_are_an_offset_and_cost_nothing(planted, fitted, l1):
+    """Without the offset features are spent on the columns, and l1 is in units of their size: FVUs of .4 and 3."""
+    steady = torch.full((len(planted[0]), 5), 10.0)
+    steady[::2, 4] += 0.1
+    x, true = torch.cat([steady, planted[0]], 1), np.pad(planted[1], [(0, 0), (5, 0)])
+    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=l1, seed=1))
+    assert semi_nmf.b_dec[:4].tolist() == [10.0] * 4
+    assert float(semi_nmf.b_dec[4]) == pytest.approx(10.05, abs=1e-3)
+    assert not semi_nmf.b_dec[5:].any()
+    assert not fitted.b_dec.any()
+    assert not semi_nmf.W_dec[:, :4].any()
+    assert semi_nmf.fvu(x) < 0.05
+    assert mean_max_cosine(true, semi_nmf.write_directions().numpy()) >= 0.95
 
 
 def test_untrained_features_are_random_with_as_many_entries_and_the_same_l1(planted, fitted):
@@ -219,7 +230,7 @@ def test_codes_of_correlated_features_are_those_of_scipy_too():
 
 def test_codes_with_l1_satisfy_the_conditions_of_the_optimum(planted):
     x = planted[0]
-    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=0.05))
+    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=0.05, debias=False))
     z, l1 = semi_nmf.encode(x), semi_nmf.tensors["l1"]
     assert float(l1) == pytest.approx(0.05 * float(x.norm(dim=1).mean()), rel=1e-5)
     slope = (z @ semi_nmf.W_dec - x) @ semi_nmf.W_dec.T + l1
@@ -227,6 +238,22 @@ def test_codes_with_l1_satisfy_the_conditions_of_the_optimum(planted):
     assert slope[z > 0].abs().max() < tolerance
     assert slope[z == 0].min() > -tolerance
     assert (z >= 0).all()
+
+
+def test_debiased_codes_are_the_least_squares_of_scipy_on_the_support_that_l1_chose(planted):
+    x = planted[0][:100]
+    biased = SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=0.05, debias=False))
+    semi_nmf = SemiNMF(replace(biased.config, debias=True), biased.tensors)
+    chosen, z = biased.encode(x) > 0, semi_nmf.encode(x)
+    exact = np.zeros(z.shape)
+    for row, values, support in zip(exact, x.double().numpy(), chosen.numpy(), strict=True):
+        if support.any():  # scipy aborts without a column
+            row[support] = nnls(semi_nmf.W_dec.double().numpy()[support].T, values)[0]
+    assert (chosen.sum(1) < K).all()
+    assert not z[~chosen].any()
+    difference = np.linalg.norm(z.numpy() - exact, axis=1)
+    assert (difference <= 1e-4 * np.linalg.norm(exact, axis=1)).all()
+    assert semi_nmf.fvu(x) < 0.8 * biased.fvu(x)
 
 
 def test_a_rows_codes_do_not_depend_on_the_rows_beside_it():

@@ -35,6 +35,8 @@ class SemiNMFConfig(DecomposerConfig):
     #
     # Most features fire on most tokens without l1, and not because they carry the mean: taking the mean off, or learning an
     # offset, makes it worse (probably because codes around an offset are hardly bound by being non-negative).
+    debias: bool = True
+    """Take back how far l1 shrinks codes: it chooses which features a token has, whose codes are least squares without it."""
     passes: int = 60
     """Passes over the data, at most."""
     tolerance: float = 1e-5

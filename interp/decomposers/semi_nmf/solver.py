@@ -15,6 +15,7 @@ step of the features. The result is that of one process but for the order of add
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from interp.decomposers.semi_nmf.features import (
     least_squares_features,
     take_out_norms,
 )
+from interp.decomposers.semi_nmf.multiplicative import fit_multiplicative
 from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
 from interp.decomposers.semi_nmf.online import learn_online
 from interp.decomposers.semi_nmf.start import chunks_of, codes_from_centres, share_of, spherical_centres, totals_of
@@ -147,3 +149,14 @@ class Solver:
             self.features[dead] = badly_explained(x, self.features, l1=self.l1, s=self.s, count=n_dead)
             self.world.broadcast(self.features)
         return n_dead
+
+
+def fit_features(
+    source: ActivationSource, config: SemiNMFConfig, recorder: Recorder
+) -> tuple[Float[Tensor, "K d_in"], float]:
+    """(unit-norm features of ``source``, l1 in units of activation), by the solver that the config names."""
+    if config.solver == "multiplicative":
+        return fit_multiplicative(source, config, recorder), 0.0
+    with closing(Solver(source, config, recorder.checkpoints)) as solver:
+        solver.run(recorder)
+    return solver.features, solver.l1
