@@ -230,7 +230,7 @@ def test_codes_of_correlated_features_are_those_of_scipy_too():
 
 def test_codes_with_l1_satisfy_the_conditions_of_the_optimum(planted):
     x = planted[0]
-    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=0.05, debias=False))
+    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=0.05))
     z, l1 = semi_nmf.encode(x), semi_nmf.tensors["l1"]
     assert float(l1) == pytest.approx(0.05 * float(x.norm(dim=1).mean()), rel=1e-5)
     slope = (z @ semi_nmf.W_dec - x) @ semi_nmf.W_dec.T + l1
@@ -242,7 +242,7 @@ def test_codes_with_l1_satisfy_the_conditions_of_the_optimum(planted):
 
 def test_debiased_codes_are_the_least_squares_of_scipy_on_the_support_that_l1_chose(planted):
     x = planted[0][:100]
-    biased = SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=0.05, debias=False))
+    biased = SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=0.05))
     semi_nmf = SemiNMF(replace(biased.config, debias=True), biased.tensors)
     chosen, z = biased.encode(x) > 0, semi_nmf.encode(x)
     exact = np.zeros(z.shape)

@@ -35,8 +35,13 @@ class SemiNMFConfig(DecomposerConfig):
     #
     # Most features fire on most tokens without l1, and not because they carry the mean: taking the mean off, or learning an
     # offset, makes it worse (probably because codes around an offset are hardly bound by being non-negative).
-    debias: bool = True
+    debias: bool = False
     """Take back how far l1 shrinks codes: it chooses which features a token has, whose codes are least squares without it."""
+    # Off, since it gains FVU and loses what the model makes of the reconstruction. 200 features at blocks.2.mlp.hook_post of
+    # the bundled model, 15 passes, held-out text:  FVU    norm of x^ / x    CE recovered
+    #     codes with l1                            .505   .65               .762
+    #     debiased                                 .496   .71               .734
+    #     100 principal components                 .495   .71               .728
     passes: int = 60
     """Passes over the data, at most."""
     tolerance: float = 1e-5

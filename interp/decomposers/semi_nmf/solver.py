@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.decomposers.base import check_enough_rows
+from interp.decomposers.semi_nmf.checkpoints import Checkpoints
 from interp.decomposers.semi_nmf.codes import CodeTable
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
@@ -53,7 +54,8 @@ RESEED_ROWS = 4096
 class Solver:
     """The state of one factorisation: the features, this process's codes, and the sums over the last pass.
 
-    ``folder`` is where codes lie that are too many for memory. Raises InputError as ``SemiNMF.fit`` says.
+    ``folder`` is where codes lie that are too many for memory, and where checkpoints lie, from which a fit of the same options
+    goes on. Raises InputError as ``SemiNMF.fit`` says.
     """
 
     def __init__(self, source: ActivationSource, config: SemiNMFConfig, folder: Path | None = None):
@@ -65,14 +67,31 @@ class Solver:
         self.s = config.n_non_zero(source.d_in)
         self.l1 = config.l1 * self.totals.mean_norm
         self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
-        centres = spherical_centres(source, K, seed=config.seed)
-        self.world.broadcast(centres)
+        # Column by column in memory, as a least-squares step leaves them: the last bits of products depend on it.
+        self.features = torch.zeros(source.d_in, K).T
+        # Passes done, most passes, last loss, passes running without progress
+        self._progress = torch.tensor([0, config.passes, math.inf, 0], dtype=torch.float64)
+        self._checkpoints = Checkpoints(config, folder)
         self.n_least_squares = 0 if config.online_epochs else LEAST_SQUARES_PASSES
-        if config.online_epochs:
-            epochs, seed = config.online_epochs, config.seed
-            self.features = learn_online(source, centres, self.world, epochs=epochs, l1=self.l1, s=self.s, seed=seed)
-        else:
+        is_online = config.online_epochs > 0 and not self._checkpoints.has("state.codes")
+        if is_online or not self._checkpoints.load(self._tensors(), tables={"state.codes": self.codes}):
+            self._begin()
+
+    def _begin(self) -> None:
+        """The first features, and the first codes where exact passes follow at once."""
+        config = self.config
+        centres = spherical_centres(self.source, config.n_features, seed=config.seed)
+        self.world.broadcast(centres)
+        if not config.online_epochs:
             self._start(centres)
+            return
+        self.features = learn_online(
+            self.source, centres, config=config, l1=self.l1, s=self.s, checkpoints=self._checkpoints
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What the next pass depends on besides the codes, by name."""
+        return {"parameter.features": self.features, "progress": self._progress}
 
     def close(self) -> None:
         """Give the codes back."""
@@ -80,9 +99,12 @@ class Solver:
 
     def run(self, recorder: Recorder) -> None:
         """Passes until the loss no longer falls, or ``config.passes``."""
-        last, flat = math.inf, 0
-        bar = progress(range(self.config.passes), total=self.config.passes, what="semi-nmf", unit="pass")
-        for i in bar:
+        done, _, last, flat = self._progress.tolist()
+        for i in progress(
+            range(int(done), self.config.passes), total=self.config.passes - int(done), what="semi-nmf", unit="pass"
+        ):
+            if flat == 3:
+                return
             self._update_codes(cold=i == 0 and self.config.online_epochs > 0)
             if i < self.n_least_squares:
                 self.features = least_squares_features(self.sums, self.s)
@@ -96,8 +118,8 @@ class Solver:
             recorder.log({**record, "l0": float(self.sums.n_active.sum()) / n, "dead": n_dead})
             is_flat = i >= self.n_least_squares and last - loss < self.config.tolerance * loss
             flat, last = flat + 1 if is_flat else 0, loss
-            if flat == 3:
-                return
+            self._progress[[0, 2, 3]] = torch.tensor([i + 1, last, flat], dtype=torch.float64)
+            self._checkpoints.save_when_due(self._tensors(), tables={"state.codes": self.codes})
 
     def _start(self, centres: Float[Tensor, "K d_in"]) -> None:
         """The first codes, from the centres, and the features that suit them."""
