@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from scipy.optimize import minimize, nnls
 
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.decomposers.semi_nmf.features import badly_explained, hard_threshold_descent, keep_largest
+from interp.decomposers.semi_nmf.l1_search import _next
 from interp.decomposers.semi_nmf.non_negative import improve_codes, lipschitz_constant, non_negative_codes
 from interp.decomposers.semi_nmf.solver import LEAST_SQUARES_PASSES, Solver
 from interp.errors import InputError
@@ -291,7 +293,28 @@ def test_l1_makes_fewer_features_fire(planted):
     assert counts[0] > counts[1] > counts[2] > 0
 
 
+def test_the_l1_is_found_through_a_line_of_logarithms():
+    steep = {math.log(l1): math.log(40 * l1**-0.5) for l1 in (0.02, 0.08)}
+    assert _next(steep, math.log(40)) == pytest.approx(0.64)  # eight times 0.08, though the line goes on to 1
+    assert _next(steep, math.log(200)) == pytest.approx(0.04)
+    assert _next({math.log(0.02): math.log(30)}, math.log(30)) == pytest.approx(0.02)
+
+
 # --------------------------------------------------------------------------------------------------------- wrong input
+
+
+def test_a_target_l0_with_an_l1_or_out_of_reach_is_refused(planted):
+    with pytest.raises(InputError, match=r"--target-l0 5 searches for l1, but --l1 0\.02 gives it; give one of them"):
+        SemiNMFConfig(target_l0=5.0, l1=0.02)
+    for target in (0.0, 16.0):
+        with pytest.raises(
+            InputError, match=f"--target-l0 is {target:g}; it must be above 0 and below --n-features 16"
+        ):
+            replace(CONFIG, l1=None, target_l0=target)
+    with pytest.raises(
+        InputError, match=r"--target-l0 15\.9 cannot be reached: without l1 a row has \d+ features on averag"
+    ):
+        SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=None, target_l0=15.9))
 
 
 def test_options_out_of_range_are_refused():

@@ -136,6 +136,21 @@ def test_processes_keep_every_row_once_in_whole_chunks(n: int, size: int):
     assert max(map(len, shares)) <= CHUNK * -(-n // (CHUNK * size))
 
 
+# ------------------------------------------------------------------------------------------------------------ target L0
+
+
+@pytest.mark.parametrize("options", [{"target_l0": 2.0}, {"target_l0": 5.0, "debias": True}], ids=str)
+def test_a_target_l0_is_reached_on_other_rows_within_a_tenth(options):
+    x, _ = planted(10_000)
+    config = replace(CONFIG, l1=None, **options)
+    found = SemiNMF.fit(ArraySource(x[:7000]), config)
+    assert found.config == config
+    assert float((found.encode(x[7000:]) > 0).sum(1).float().mean()) == pytest.approx(config.target_l0, rel=0.1)
+    assert torch.equal(SemiNMF.fit(ArraySource(x[:7000]), config).W_dec, found.W_dec)
+    untrained = SemiNMF.untrained(ArraySource(x[:7000]), config)
+    assert float((untrained.encode(x[7000:]) > 0).sum(1).float().mean()) == pytest.approx(config.target_l0, rel=0.1)
+
+
 # ------------------------------------------------------------------------------------------------------- online epochs
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.decomposers.base import LinearDecomposer, check_enough_rows, register
 from interp.decomposers.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
+from interp.decomposers.semi_nmf.l1_search import l1_of_features, searched_l1
 from interp.decomposers.semi_nmf.levels import grow_levels
 from interp.decomposers.semi_nmf.non_negative import debiased, non_negative_codes
 from interp.decomposers.semi_nmf.solver import fit_features
@@ -54,23 +55,28 @@ class SemiNMF(LinearDecomposer):
 
         Under ``torchrun`` every process learns from its share of the rows, and all end with the same features.
         Raises InputError when the source has fewer rows than features, rows that are all the same or not finite, and when
-        l1 is so large that every code is zero.
+        l1 is so large that every code is zero, and when no l1 gives as large an L0 as is asked for.
         """
         offset = steady_offset(source)
-        features, l1 = fit_features(Shifted(source, offset) if offset.any() else source, config, recorder or Silent())
+        rows = Shifted(source, offset) if offset.any() else source
+        options = config
+        if config.target_l0 is not None:
+            options = replace(config, l1=searched_l1(rows, config), target_l0=None)
+        features, l1 = fit_features(rows, options, recorder or Silent())
         tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(l1)}
         return cls(config, tensors | grow_levels(features, config).to_tensors())
 
     @classmethod
     def untrained(cls, source: ActivationSource, config: SemiNMFConfig) -> SemiNMF:
-        """Random features with as many entries as learned ones may have, and the same l1, without levels. The features that a
-        fit begins with will not do: they are centres of clusters of the rows."""
+        """Random features with as many entries as learned ones may have, and the same l1 or target L0, without levels. The
+        features that a fit begins with will not do: they are centres of clusters of the rows."""
         check_enough_rows(source, config.n_features)
         processes, offset = world(), steady_offset(source)
-        totals = totals_of(Shifted(source, offset), share_of(len(source), processes), processes)
-        s = config.n_non_zero(source.d_in)
+        rows, s = Shifted(source, offset), config.n_non_zero(source.d_in)
+        totals = totals_of(rows, share_of(len(source), processes), processes)
         features = random_features(config.n_features, source.d_in, s, seed=config.seed)
-        tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(config.l1 * totals.mean_norm)}
+        l1 = config.l1_weight * totals.mean_norm if config.target_l0 is None else l1_of_features(rows, features, config)
+        tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(l1)}
         return cls(replace(config, levels=()), tensors)
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
@@ -87,6 +93,6 @@ class SemiNMF(LinearDecomposer):
         features = hierarchy.features[level]
         above = Hierarchy(hierarchy.features[level:], hierarchy.weights[level:])
         assert isinstance(self.config, SemiNMFConfig)
-        config = replace(self.config, n_features=len(features), levels=above.ranks[1:])
+        config = replace(self.config, n_features=len(features), levels=above.ranks[1:], target_l0=None)
         own = {"features": features, "b_dec": self.b_dec, "l1": self.tensors["l1"]}
         return SemiNMF(config, own | above.to_tensors())

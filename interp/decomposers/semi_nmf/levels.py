@@ -20,7 +20,7 @@ def grow_levels(features: Float[Tensor, "K d_in"], config: SemiNMFConfig) -> Hie
     levels, weights = [features], []
     for rank in config.levels:
         below = levels[-1]
-        one_level = replace(config, n_features=rank, levels=(), online_epochs=0)
+        one_level = replace(config, n_features=rank, levels=(), online_epochs=0, l1=config.l1_weight, target_l0=None)
         above, l1 = fit_features(ArraySource(below), one_level, Silent())
         products, gram = below @ above.T, above @ above.T
         weights.append(debiased(products, gram, non_negative_codes(products - l1, gram)))

@@ -65,7 +65,7 @@ class Solver:
         self.rows = share_of(n, self.world)
         self.totals = totals_of(source, self.rows, self.world)
         self.s = config.n_non_zero(source.d_in)
-        self.l1 = config.l1 * self.totals.mean_norm
+        self.l1 = config.l1_weight * self.totals.mean_norm
         self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
         # Column by column in memory, as a least-squares step leaves them: the last bits of products depend on it.
         self.features = torch.zeros(source.d_in, K).T
@@ -148,7 +148,7 @@ class Solver:
         self.sums.add_up(self.world)
         self.codes.scale = torch.ones(self.config.n_features)
         if not self.sums.S.any():
-            raise InputError(f"with --l1 {self.config.l1:g} no feature is used by any row; give a smaller one")
+            raise InputError(f"with --l1 {self.config.l1_weight:g} no feature is used by any row; give a smaller one")
 
     def _objective(self) -> tuple[float, float]:
         """(squared error, l1 term), both summed over all rows, with codes scaled so that features have unit norm."""
