@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -11,6 +11,8 @@ from interp.errors import InputError
 from interp.training.config import DecomposerConfig
 
 DEFAULT_L1 = 0.02
+WIDER = 2
+"""So many times as many entries a feature may have as those of the level below."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ class SemiNMFConfig(DecomposerConfig):
     online_epochs: int = 0
     """Epochs in shuffled batches before the exact passes, which keep no codes: for millions of rows."""
     levels: tuple[int, ...] = ()
-    """Ranks of a hierarchy above the features, each smaller than the one before, such as 100 25."""
+    """Ranks of a hierarchy above the features, each smaller than the one before, such as 100 25. A level's features may have
+    twice as many entries as those of the level below."""
+    pull: float = 0.0
+    """How strongly features are drawn to what level 1 makes of them: the weight of that distance against the error, which
+    rises by it. 0 learns the features first, then the levels."""
     code_memory: float = 1.0
     """GiB of codes (4 bytes a row and feature) to keep in memory; more than that lie in a file while fitting."""
     solver: Literal["accelerated", "multiplicative"] = "accelerated"
@@ -81,6 +87,10 @@ class SemiNMFConfig(DecomposerConfig):
         if any(above >= below for below, above in pairwise(ranks)) or ranks[-1] < 1:
             shown = " ".join(map(str, self.levels))
             raise InputError(f"the levels {shown} must fall from below --n-features {self.n_features}, to 1 or more")
+        if self.pull < 0 or (self.pull and not self.levels):
+            raise InputError(f"--pull is {self.pull:g}; it must not be negative, and needs --levels")
+        if self.solver == "multiplicative" and self.pull:
+            raise InputError("the multiplicative updates cannot draw features to a hierarchy; leave out --pull")
         if self.solver == "multiplicative" and (self.l1 != 0 or self.online_epochs):
             raise InputError("the multiplicative updates have neither l1 nor online epochs; add --l1 0")
 
@@ -88,6 +98,19 @@ class SemiNMFConfig(DecomposerConfig):
     def l1_weight(self) -> float:
         """l1 where it is not searched."""
         return DEFAULT_L1 if self.l1 is None else self.l1
+
+    def at_level(self, level: int) -> SemiNMFConfig:
+        """The options that a level of the hierarchy is fitted with, to the features below it."""
+        return replace(
+            self,
+            n_features=self.levels[level - 1],
+            sparsity=min(1.0, self.sparsity * WIDER**level),
+            l1=self.l1_weight,
+            target_l0=None,
+            online_epochs=0,
+            levels=(),
+            pull=0.0,
+        )
 
     def n_non_zero(self, d_in: int) -> int:
         """Entries of a feature that may be non-zero, s."""

@@ -20,7 +20,7 @@ from interp.decomposers.base import LinearDecomposer, check_enough_rows, registe
 from interp.decomposers.hierarchy import Hierarchy
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.l1_search import l1_of_features, searched_l1
-from interp.decomposers.semi_nmf.levels import grow_levels
+from interp.decomposers.semi_nmf.levels import grow_levels, made_by_parents, refitted_null
 from interp.decomposers.semi_nmf.non_negative import debiased, non_negative_codes
 from interp.decomposers.semi_nmf.solver import fit_features
 from interp.decomposers.semi_nmf.start import Shifted, random_features, share_of, steady_offset, totals_of
@@ -62,9 +62,13 @@ class SemiNMF(LinearDecomposer):
         options = config
         if config.target_l0 is not None:
             options = replace(config, l1=searched_l1(rows, config), target_l0=None)
-        features, l1 = fit_features(rows, options, recorder or Silent())
+        toward = (lambda each: made_by_parents(each, config)) if config.pull else None
+        features, l1 = fit_features(rows, options, recorder or Silent(), toward=toward)
+        hierarchy, notes = grow_levels(features, config)
+        if config.pull:
+            notes |= refitted_null(rows, features, l1, options)
         tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(l1)}
-        return cls(config, tensors | grow_levels(features, config).to_tensors())
+        return cls(config, tensors | hierarchy.to_tensors(), notes)
 
     @classmethod
     def untrained(cls, source: ActivationSource, config: SemiNMFConfig) -> SemiNMF:
@@ -77,7 +81,7 @@ class SemiNMF(LinearDecomposer):
         features = random_features(config.n_features, source.d_in, s, seed=config.seed)
         l1 = config.l1_weight * totals.mean_norm if config.target_l0 is None else l1_of_features(rows, features, config)
         tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(l1)}
-        return cls(replace(config, levels=()), tensors)
+        return cls(replace(config, levels=(), pull=0.0), tensors)
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """The codes of the objective with the features fixed, to about 1e-4 of the norm of a row's codes; debiased on their
@@ -93,6 +97,6 @@ class SemiNMF(LinearDecomposer):
         features = hierarchy.features[level]
         above = Hierarchy(hierarchy.features[level:], hierarchy.weights[level:])
         assert isinstance(self.config, SemiNMFConfig)
-        config = replace(self.config, n_features=len(features), levels=above.ranks[1:], target_l0=None)
+        config = replace(self.config, n_features=len(features), levels=above.ranks[1:], target_l0=None, pull=0.0)
         own = {"features": features, "b_dec": self.b_dec, "l1": self.tensors["l1"]}
         return SemiNMF(config, own | above.to_tensors())

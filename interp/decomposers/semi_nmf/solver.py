@@ -15,6 +15,7 @@ step of the features. The result is that of one process but for the order of add
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -55,13 +56,21 @@ class Solver:
     """The state of one factorisation: the features, this process's codes, and the sums over the last pass.
 
     ``folder`` is where codes lie that are too many for memory, and where checkpoints lie, from which a fit of the same options
-    goes on. Raises InputError as ``SemiNMF.fit`` says.
+    goes on. ``toward`` says of features [K, d] what they are drawn to, with the weight ``config.pull``. Raises InputError as
+    ``SemiNMF.fit`` says.
     """
 
-    def __init__(self, source: ActivationSource, config: SemiNMFConfig, folder: Path | None = None):
+    def __init__(
+        self,
+        source: ActivationSource,
+        config: SemiNMFConfig,
+        folder: Path | None = None,
+        *,
+        toward: Callable[[Tensor], Tensor] | None = None,
+    ):
         n, K = len(source), config.n_features
         check_enough_rows(source, K)
-        self.source, self.config, self.world = source, config, world()
+        self.source, self.config, self.world, self._toward = source, config, world(), toward
         self.rows = share_of(n, self.world)
         self.totals = totals_of(source, self.rows, self.world)
         self.s = config.n_non_zero(source.d_in)
@@ -109,17 +118,27 @@ class Solver:
             if i < self.n_least_squares:
                 self.features = least_squares_features(self.sums, self.s)
             else:
-                hard_threshold_descent(self.features, self.sums.B, self.sums.C, self.l1 * self.sums.S, s=self.s)
+                B, C = self._pulled()
+                hard_threshold_descent(self.features, B, C, self.l1 * self.sums.S, s=self.s)
             error, penalty = self._objective()
             loss = error + penalty
             n_dead = self._finish_pass(i)
             n = self.totals.n
             record = {"step": i + 1, "tokens": (i + 1) * n, "loss": loss / n, "fvu": error / self.totals.variance}
             recorder.log({**record, "l0": float(self.sums.n_active.sum()) / n, "dead": n_dead})
-            is_flat = i >= self.n_least_squares and last - loss < self.config.tolerance * loss
+            # Drawn to something else, features may explain the rows less, pass by pass.
+            is_flat = i >= self.n_least_squares and self._toward is None and last - loss < self.config.tolerance * loss
             flat, last = flat + 1 if is_flat else 0, loss
             self._progress[[0, 2, 3]] = torch.tensor([i + 1, last, flat], dtype=torch.float64)
             self._checkpoints.save_when_due(self._tensors(), tables={"state.codes": self.codes})
+
+    def _pulled(self) -> tuple[Float[Tensor, "K d_in"], Float[Tensor, "K K"]]:
+        """B and C of the objective with pull sum_k C_kk |f_k - t_k|^2 added, t what the features are drawn to."""
+        B, C = self.sums.B, self.sums.C
+        if self._toward is None:
+            return B, C
+        weight = self.config.pull * C.diagonal()
+        return B + weight[:, None] * self._toward(self.features).double(), C + torch.diag(weight)
 
     def _start(self, centres: Float[Tensor, "K d_in"]) -> None:
         """The first codes, from the centres, and the features that suit them."""
@@ -174,11 +193,18 @@ class Solver:
 
 
 def fit_features(
-    source: ActivationSource, config: SemiNMFConfig, recorder: Recorder
+    source: ActivationSource,
+    config: SemiNMFConfig,
+    recorder: Recorder,
+    *,
+    toward: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "K d_in"], float]:
-    """(unit-norm features of ``source``, l1 in units of activation), by the solver that the config names."""
+    """(unit-norm features of ``source``, l1 in units of activation), by the solver that the config names.
+
+    ``toward`` is that of ``Solver``.
+    """
     if config.solver == "multiplicative":
         return fit_multiplicative(source, config, recorder), 0.0
-    with closing(Solver(source, config, recorder.checkpoints)) as solver:
+    with closing(Solver(source, config, recorder.checkpoints, toward=toward)) as solver:
         solver.run(recorder)
     return solver.features, solver.l1

@@ -1,0 +1,202 @@
+"""Semi-NMF on the MLP neurons of the bundled model: what holds of arXiv 2506.10920, measured on held-out text.
+
+Trains it for several mean L0s with several seeds, judges each run, and writes tables to examples/semi_nmf.md: sparsity against
+error, concepts and readability; codes with and without debiasing beside principal components; the hierarchy beside two nulls;
+an offset. Begins with the demo's stores. What is there already is not done again.
+
+    python tests/benchmarks/semi_nmf_paper.py WORKSPACE
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from interp.capture.to_store import capture
+from interp.corpora.sources import load_corpus
+from interp.decomposers.base import LinearDecomposer
+from interp.decomposers.baselines.pca import PCA, PCAConfig
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
+from interp.decomposers.semi_nmf.start import Shifted
+from interp.demo.recipe import MLP, RESIDUAL, DemoConfig
+from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
+from interp.evaluation.results import METRICS_FILE, ConceptConfig, EvaluationConfig
+from interp.evaluation.suite import evaluate_run
+from interp.evaluation.table import metrics_rows
+from interp.files import write_whole
+from interp.model.language_model import LanguageModel, load_model
+from interp.runs.record import RECORD, Run
+from interp.runs.training import keep_run, train_run
+from interp.store.reader import ActivationStore
+
+OUT = Path(__file__).parent.parent.parent / "examples" / "semi_nmf.md"
+EVALUATION = EvaluationConfig(n_steered=0, n_ablated=0, concepts=ConceptConfig(max_rows=10_000))
+N_FEATURES, PASSES = 200, 15
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is measured, and on how much."""
+
+    workspace: tyro.conf.Positional[Path]
+    """Folder of the stores and runs."""
+    targets: tuple[int, ...] = (8, 16, 32, 64)
+    """Mean L0s."""
+    seeds: int = 1
+    """Seeds of each."""
+    out: Path = OUT
+    """Where the tables are written."""
+
+
+class Study:
+    """The stores, the model, and the figures found so far, which lie in the workspace."""
+
+    def __init__(self, given: Paper):
+        self.given = given
+        self._path = given.workspace / "semi_nmf_paper.json"
+        self._found: dict[str, dict[str, float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        paths, config, corpora = self.given.workspace, DemoConfig(), ("stdlib", "stdlib:held-out")
+        asked = {"demo": config.training_text, "demo-held-out": config.held_out_text}
+        self.store, self.held_out = (
+            ActivationStore(paths / name) if (paths / name / "store.json").exists()
+            else capture(self.model, load_corpus([corpus]), options, paths / name)
+            for corpus, (name, options) in zip(corpora, asked.items(), strict=True)
+        )  # fmt: skip
+
+    @property
+    def model(self) -> LanguageModel:
+        return _model()
+
+    def once(self, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Figures by a name: those of the workspace, or measured now and kept there."""
+        if name not in self._found:
+            self._found[name] = measure()
+            write_whole(self._path, json.dumps(self._found, indent=1).encode())
+            print(name, self._found[name], flush=True)
+        return self._found[name]
+
+    def judged(self, run: Run) -> dict[str, Any]:
+        """The metrics of a run."""
+        if not (run.path / METRICS_FILE).exists():
+            evaluate_run(run, model=self.model, store=self.held_out, config=EVALUATION)
+        return metrics_rows([run])[0]
+
+    def fit(self, target: int, seed: int) -> Run:
+        config = SemiNMFConfig(n_features=N_FEATURES, passes=PASSES, target_l0=float(target), seed=seed)
+        return train_run(self.store, MLP, config, f"semi-l0-{target}-{seed}")
+
+    def centred(self, target: int, seed: int) -> Run:
+        """The same on rows less their mean, which is the offset of its reconstruction."""
+        name = f"semi-centred-{target}-{seed}"
+        if (path := self.store.path / "runs" / name / RECORD).exists():
+            return Run.load(path.parent)
+        config = SemiNMFConfig(n_features=N_FEATURES, passes=PASSES, target_l0=float(target), seed=seed)
+        source = self.store.site(MLP)
+        mean = torch.from_numpy(source.moments().mean).float()
+        fitted = SemiNMF.fit(Shifted(source, mean), config)
+        return keep_run(self.store, MLP, SemiNMF(config, fitted.tensors | {"b_dec": mean}), name)
+
+    def pca(self, n: int) -> Run:
+        return train_run(self.store, MLP, PCAConfig(n_features=n), f"pca-{n}")
+
+    def reconstruction(self, decomposer: LinearDecomposer) -> dict[str, float]:
+        """Of held-out text: FVU, |x^| / |x|, L0, and the cross-entropy that is recovered."""
+        found = evaluate_reconstruction(decomposer, self.held_out.site(MLP))
+        tokens = self.held_out.tokens()
+        spread = torch.from_numpy(
+            tokens[:: max(1, len(tokens) // EVALUATION.n_sequences)][: EVALUATION.n_sequences]
+        ).long()
+        spliced = spliced_loss(self.model, decomposer, MLP, spread)
+        assert found.fvu is not None
+        assert found.shrinkage is not None
+        assert spliced.ce_recovered_mean is not None
+        return {"fvu": found.fvu, "norm": found.shrinkage, "l0": found.l0, "ce": spliced.ce_recovered_mean}
+
+
+@cache
+def _model() -> LanguageModel:
+    return load_model("demo")
+
+
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Mean, and the least and the greatest where there are several."""
+    mean = f"{statistics.fmean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
+
+
+def table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, "|" + "---|" * head.count(" | ") + "---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def beside_null(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """A score, that of the best null, and the difference with its interval (of several seeds, from the least to the most)."""
+    excess = [row[f"excess_{key}"] for row in rows]
+    low, high = min(each[1] for each in excess), max(each[2] for each in excess)
+    null = statistics.fmean(row[f"null_{key}"] for row in rows)
+    return f"{spread([row[key] for row in rows], '.2f')} : {null:.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def sparsity_table(study: Study) -> str:
+    """The trade of L0 against error, concepts and readability."""
+    rows = []
+    seeds = range(study.given.seeds)
+    kinds: list[tuple[str, Callable[[int], Run]]] = [
+        (f"semi-NMF, L0 {target} asked", lambda seed, target=target: study.fit(target, seed)) for target in study.given.targets
+    ]  # fmt: skip
+    kinds.append(("semi-NMF, L0 32 asked, mean taken off", lambda seed: study.centred(32, seed)))
+    kinds += [(f"PCA, {n} components", lambda seed, n=n: study.pca(n)) for n in (100, N_FEATURES)]
+    for name, run_of in kinds:
+        found = [study.judged(run_of(seed)) for seed in (seeds if name.startswith("semi") else (0,))]
+        rows.append([
+            name, *(spread([row[key] for row in found], form) for key, form in (("l0", ".1f"), ("fvu", ".3f"), ("ce_recovered", ".3f"))),
+            *(beside_null(found, key) if found[0][key] is not None else "" for key in ("concepts", "readable")),
+        ])  # fmt: skip
+    head = "| 200 features | L0 | FVU | CE recovered | concepts found, F1 : best null [excess] | readable share : null [excess] |"
+    return table(head, rows)
+
+
+def debias_table(study: Study) -> str:
+    """Codes of the objective and debiased ones, and principal components."""
+    rows = []
+    for target in study.given.targets:
+        found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+        for seed in range(study.given.seeds):
+            fitted = study.fit(target, seed).decomposer()
+            for debias, kept in found.items():
+                options = SemiNMFConfig(n_features=N_FEATURES, debias=debias)
+                decomposer = SemiNMF(options, fitted.tensors)
+                name = f"{'debiased' if debias else 'biased'} {target} {seed}"
+                kept.append(study.once(name, lambda d=decomposer: study.reconstruction(d)))
+        for debias, kept in found.items():
+            rows.append(
+                [
+                    f"semi-NMF, L0 {target} asked" + ", debiased" * debias,
+                    *(spread([each[k] for each in kept]) for k in ("fvu", "norm", "ce")),
+                ]
+            )
+    for n in (50, 100, N_FEATURES):
+        pca = study.once(
+            f"pca {n}", lambda n=n: study.reconstruction(PCA.fit(study.store.site(MLP), PCAConfig(n_features=n)))
+        )
+        rows.append([f"PCA, {n} components", *(f"{pca[k]:.3f}" for k in ("fvu", "norm", "ce"))])
+    return table("| codes | FVU | norm of x^ over that of x | CE recovered |", rows)
+
+
+def main(given: Paper) -> None:
+    torch.set_num_threads(1)
+    study = Study(given)
+    tables = [sparsity_table(study), debias_table(study)]
+    print("\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Paper, config=(tyro.conf.OmitArgPrefixes,)))
