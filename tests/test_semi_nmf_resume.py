@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp.decomposers.semi_nmf import checkpoints
+from interp.decomposers.semi_nmf import checkpoints, solver
 from interp.decomposers.semi_nmf.checkpoints import Checkpoints
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
@@ -62,12 +62,19 @@ def same(found: SemiNMF, expected: SemiNMF) -> bool:
     return all(torch.equal(found.tensors[name], tensor) for name, tensor in expected.tensors.items())
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 9, 11, 16])
-@pytest.mark.parametrize("options", [{}, {"code_memory": 0.0, "l1": 0.0}, {"online_epochs": 1}], ids=str)
+@pytest.mark.parametrize("in_memory", [1.0, 0.0])
+@pytest.mark.parametrize("killed_at", [1, 9, 11, 16])
+@pytest.mark.parametrize("options", [{}, {"l1": 0.0}, {"online_epochs": 1}], ids=str)
 def test_a_fit_killed_in_any_pass_goes_on_to_the_same_bits(
-    x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], killed_at: int
+    x: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    killed_at: int,
+    in_memory: float,
 ) -> None:
     always(monkeypatch)
+    monkeypatch.setattr(solver, "IN_MEMORY", in_memory)
     config, whole = replace(CONFIG, **options), Memory()
     expected = SemiNMF.fit(ArraySource(x), config, whole)
     with pytest.raises(KeyboardInterrupt):

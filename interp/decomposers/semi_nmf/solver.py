@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.decomposers.base import check_enough_rows
 from interp.decomposers.semi_nmf.checkpoints import Checkpoints
-from interp.decomposers.semi_nmf.codes import CodeTable
+from interp.decomposers.semi_nmf.codes import IN_MEMORY, CodeTable
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
     COLD_STEPS,
@@ -75,7 +75,7 @@ class Solver:
         self.totals = totals_of(source, self.rows, self.world)
         self.s = config.n_non_zero(source.d_in)
         self.l1 = config.l1_weight * self.totals.mean_norm
-        self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
+        self.codes = CodeTable(len(self.rows), K, folder=folder, limit=IN_MEMORY)
         # Column by column in memory, as a least-squares step leaves them: the last bits of products depend on it.
         self.features = torch.zeros(source.d_in, K).T
         # Passes done, most passes, last loss, passes running without progress
