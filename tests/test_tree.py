@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from interp.browse.tree import ConceptTree, branch_rows, tree_rows, tree_text, what_levels_leave
+from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
@@ -85,6 +86,14 @@ def test_the_tree_is_rows_and_indented_lines(tree: ConceptTree) -> None:
     assert rows[0]["level"] == 2
     for row, line in zip(rows, lines, strict=True):
         assert line.startswith("  " * row["depth"] + f"{row['level']}.{row['feature']}  {row['name']}")
+
+
+def test_the_command_prints_what_levels_leave_above_the_tree(
+    run: Run, tree: ConceptTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tree", str(run.path)])
+    printed = capsys.readouterr().out
+    assert printed == "\n".join([*tree.what_levels_leave, tree_text(tree.nodes())]) + "\n"
 
 
 def test_a_branch_shows_its_depth_and_what_it_takes_from_its_parent(tree: ConceptTree) -> None:

@@ -155,8 +155,11 @@ def _model() -> LanguageModel:
     return load_model("demo")
 
 
-def spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Mean, and the least and the greatest where there are several."""
+def spread(found: Sequence[float | None], form: str = ".3f") -> str:
+    """Mean, and the least and the greatest where there are several; nothing for a method that does not have the figure."""
+    values = [value for value in found if value is not None]
+    if not values:
+        return ""
     mean = f"{statistics.fmean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
 
@@ -169,6 +172,8 @@ def table(head: str, rows: Sequence[Sequence[str]]) -> str:
 def beside_null(rows: Sequence[dict[str, Any]], key: str) -> str:
     """A score, that of the best null, and the difference with its interval (of several seeds, from the least to the most)."""
     excess = [row[f"excess_{key}"] for row in rows]
+    if None in excess:
+        return ""
     low, high = min(each[1] for each in excess), max(each[2] for each in excess)
     null = statistics.fmean(row[f"null_{key}"] for row in rows)
     return f"{spread([row[key] for row in rows], '.2f')} : {null:.2f} [{low:+.2f}, {high:+.2f}]"
@@ -186,10 +191,9 @@ def sparsity_table(study: Study) -> str:
     for name, run_of in kinds:
         found = [study.judged(run_of(seed)) for seed in (seeds if name.startswith("semi") else (0,))]
         figures = (("l0", ".1f"), ("fvu", ".3f"), ("ce_recovered", ".3f"))
-        has_own_firing = found[0]["concepts"] is not None
         rows.append([
             name, *(spread([row[key] for row in found], form) for key, form in figures),
-            *(beside_null(found, key) if has_own_firing else "" for key in ("concepts", "readable")),
+            *(beside_null(found, key) for key in ("concepts", "readable")),
         ])  # fmt: skip
     head = "| 200 features | L0 | FVU | CE recovered | concepts, F1 : best null [excess] | readable : null [excess] |"
     return table(head, rows)
