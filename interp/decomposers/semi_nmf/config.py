@@ -47,9 +47,10 @@ class SemiNMFConfig(DecomposerConfig):
     """Take back how far l1 shrinks codes: it chooses which features a token has, whose codes are least squares without it."""
     # Off, since from an L0 of 16 on it gains FVU and loses what the model makes of the reconstruction (CE recovered). 200
     # features at blocks.2.mlp.hook_post of the bundled model, held-out text, codes as they are : debiased:
-    #     L0  8    FVU .598 : .561    CE .648 : .701
-    #     L0 16        .544 : .527       .735 : .709
-    #     L0 32        .507 : .499       .761 : .732
+    #     L0  8    FVU .590 : .553    CE .648 : .701
+    #     L0 16        .537 : .520       .735 : .709
+    #     L0 32        .500 : .492       .761 : .732
+    #     L0 64        .478 : .475       .771 : .754
     passes: int = 60
     """Passes over the data, at most."""
     tolerance: float = 1e-5
