@@ -272,6 +272,8 @@ def test_the_tree_page_shows_every_level_and_what_a_branch_fires_on(
     )
     assert table["branch"][0].startswith("1.")
     assert page.html[0].proto.body.count("<small>") > 0
+    left = f"Level 1 leaves {run.decomposer().notes['level1_unexplained']:.0%} of the 9 features below unexplained"
+    assert any(left in caption.value for caption in page.caption)
     page.query_params["run"] = "tiny/sae"
     page.run()
     assert "'sae' has no hierarchy; train semi-nmf with --levels" in page.info[0].value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from interp.decomposers import load
 from interp.decomposers.hierarchy import Hierarchy
-from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig, grow_levels
+from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
+from interp.decomposers.semi_nmf.levels import grow_levels, shuffled
+from interp.decomposers.semi_nmf.solver import Solver
 from interp.errors import InputError
 from interp.store.source import ArraySource
 
@@ -36,8 +39,9 @@ def rows() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[SemiNMF, torch.Tensor]:
     """(semi-NMF of three levels above the planted features themselves, rows they make)."""
-    tensors = {"features": families(), "l1": torch.tensor(0.0)} | grow_levels(families(), CONFIG).to_tensors()
-    return SemiNMF(CONFIG, tensors), rows()
+    own = {"features": families(), "b_dec": torch.zeros(D), "l1": torch.tensor(0.0)}
+    hierarchy, notes = grow_levels(families(), CONFIG)
+    return SemiNMF(CONFIG, own | hierarchy.to_tensors(), notes), rows()
 
 
 def test_planted_families_are_the_branches(fitted):
@@ -49,13 +53,75 @@ def test_planted_families_are_the_branches(fitted):
 def test_a_fit_has_its_levels_and_constraints_hold_at_each():
     hierarchy = SemiNMF.fit(ArraySource(rows()), CONFIG).hierarchy
     assert hierarchy.ranks == (20, 4, 2)
-    for features in hierarchy.features:
-        assert (features != 0).sum(1).max() <= S
+    for level, features in enumerate(hierarchy.features):
+        assert (features != 0).sum(1).max() <= S * 2**level
         torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
     for weights, (below, above) in zip(hierarchy.weights, pairwise(hierarchy.ranks), strict=True):
         assert weights.shape == (below, above)
         assert (weights >= 0).all()
         assert (weights > 0).any()
+
+
+def test_what_a_level_leaves_stands_between_its_bound_and_its_null(fitted):
+    """Planted families: seven of ten neurons are shared. Shuffled features have nothing in common."""
+    hierarchy, notes = fitted[0].hierarchy, fitted[0].notes
+    below = hierarchy.features[0].double()
+    made = hierarchy.weights[0].double() @ hierarchy.features[1].double()
+    assert notes["level1_unexplained"] == pytest.approx(float(((below - made) ** 2).sum() / (below**2).sum()), abs=1e-6)
+    u, s, v = torch.linalg.svd(below, full_matrices=False)
+    best = (u[:, :FAMILIES] * s[:FAMILIES]) @ v[:FAMILIES]
+    assert notes["level1_bound"] == pytest.approx(float(((below - best) ** 2).sum() / (below**2).sum()))
+    assert notes["level1_bound"] <= notes["level1_unexplained"] < 0.5
+    assert 0.6 < notes["level1_null_least"] < notes["level1_null"] < notes["level1_null_most"] < 1
+    assert {f"level2_{name}" for name in ("unexplained", "null", "null_least", "null_most", "bound")} < set(notes)
+
+
+def test_a_null_has_the_entries_of_each_feature_elsewhere():
+    features = families()
+    null = shuffled(features, 3)
+    torch.testing.assert_close(null.sort(dim=1).values, features.sort(dim=1).values)
+    assert (null @ null.T).fill_diagonal_(0).abs().mean() < 0.3 * (features @ features.T).fill_diagonal_(0).abs().mean()
+    assert torch.equal(null, shuffled(features, 3))
+    assert not torch.equal(null, shuffled(features, 4))
+
+
+def test_the_step_that_draws_features_to_a_target_minimises_its_objective():
+    x = rows().double()
+    config = replace(CONFIG, n_features=3, levels=(2,), sparsity=1.0, pull=0.7)
+    target = torch.randn(3, D, generator=torch.Generator().manual_seed(4))
+    solver = Solver(ArraySource(x), config, toward=lambda features: target)
+    g = solver.codes.whole().double()
+    free = torch.zeros(3, D, dtype=torch.float64, requires_grad=True)
+    used = g.square().sum(0)
+    optimizer = torch.optim.LBFGS([free], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def objective() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (x - g @ free).square().sum() + 0.7 * (used[:, None] * (free - target.double()) ** 2).sum()
+        value.backward()
+        return value
+
+    optimizer.step(objective)
+    solver.sums.C, solver.sums.B = g.T @ g, g.T @ x
+    B, C = solver._pulled()
+    torch.testing.assert_close(torch.linalg.solve(C, B), free.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_drawing_features_to_their_parents_leaves_less_of_them_and_more_of_the_rows():
+    x, config = rows()[:600], replace(CONFIG, passes=13, levels=(4,))
+    found = {pull: SemiNMF.fit(ArraySource(x), replace(config, pull=pull)) for pull in (0.0, 1.0)}
+    assert found[1.0].notes["level1_unexplained"] < 0.8 * found[0.0].notes["level1_unexplained"]
+    assert found[1.0].fvu(x) > found[0.0].fvu(x)
+    # The null that is refitted has been drawn to its parents too: it is the harder one.
+    assert found[1.0].notes["level1_refitted_null_most"] < found[1.0].notes["level1_null_least"]
+    assert "level1_refitted_null" not in found[0.0].notes
+
+
+def test_a_pull_without_levels_is_refused():
+    with pytest.raises(InputError, match=r"--pull is 0\.5; it must not be negative, and needs --levels"):
+        SemiNMFConfig(pull=0.5)
+    with pytest.raises(InputError, match="--pull is -1; it must not be negative"):
+        SemiNMFConfig(pull=-1, levels=(4,))
 
 
 def test_rows_are_reconstructed_from_every_level_by_the_products_of_weights(fitted):

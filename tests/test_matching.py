@@ -107,7 +107,7 @@ def kept(store: ActivationStore, directions: np.ndarray, name: str, *, signed: b
     if signed:
         tensors = {"W_dec": rows, "b_dec": torch.zeros(rows.shape[1])}
         return keep_run(store, SITE, PCA(PCAConfig(n_features=len(rows)), tensors), name)
-    tensors = {"features": rows, "l1": torch.zeros(())}
+    tensors = {"features": rows, "b_dec": torch.zeros(rows.shape[1]), "l1": torch.zeros(())}
     return keep_run(store, SITE, SemiNMF(SemiNMFConfig(n_features=len(rows)), tensors), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from scipy.optimize import minimize, nnls
 
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.decomposers.semi_nmf.features import badly_explained, hard_threshold_descent, keep_largest
+from interp.decomposers.semi_nmf.l1_search import _next
 from interp.decomposers.semi_nmf.non_negative import improve_codes, lipschitz_constant, non_negative_codes
 from interp.decomposers.semi_nmf.solver import LEAST_SQUARES_PASSES, Solver
 from interp.errors import InputError
@@ -66,9 +68,20 @@ def objective(x: torch.Tensor, g: torch.Tensor, features: torch.Tensor, l1: floa
 # ------------------------------------------------------------------------------------------------------------ features
 
 
-def test_planted_features_are_found_again(fitted, planted):
-    assert mean_max_cosine(planted[1], fitted.write_directions().numpy()) >= 0.95
-    assert fitted.fvu(planted[0]) < 0.05
+@pytest.mark.parametrize("l1", [0.0, 0.02])
+def test_columns_that_hardly_vary_are_an_offset_and_cost_nothing(planted, fitted, l1):
+    """Without the offset features are spent on the columns, and l1 is in units of their size: FVUs of .4 and 3."""
+    steady = torch.full((len(planted[0]), 5), 10.0)
+    steady[::2, 4] += 0.1
+    x, true = torch.cat([steady, planted[0]], 1), np.pad(planted[1], [(0, 0), (5, 0)])
+    semi_nmf = SemiNMF.fit(ArraySource(x), replace(CONFIG, l1=l1, seed=1))
+    assert semi_nmf.b_dec[:4].tolist() == [10.0] * 4
+    assert float(semi_nmf.b_dec[4]) == pytest.approx(10.05, abs=1e-3)
+    assert not semi_nmf.b_dec[5:].any()
+    assert not fitted.b_dec.any()
+    assert not semi_nmf.W_dec[:, :4].any()
+    assert semi_nmf.fvu(x) < 0.05
+    assert mean_max_cosine(true, semi_nmf.write_directions().numpy()) >= 0.95
 
 
 def test_untrained_features_are_random_with_as_many_entries_and_the_same_l1(planted, fitted):
@@ -229,6 +242,22 @@ def test_codes_with_l1_satisfy_the_conditions_of_the_optimum(planted):
     assert (z >= 0).all()
 
 
+def test_debiased_codes_are_the_least_squares_of_scipy_on_the_support_that_l1_chose(planted):
+    x = planted[0][:100]
+    biased = SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=0.05))
+    semi_nmf = SemiNMF(replace(biased.config, debias=True), biased.tensors)
+    chosen, z = biased.encode(x) > 0, semi_nmf.encode(x)
+    exact = np.zeros(z.shape)
+    for row, values, support in zip(exact, x.double().numpy(), chosen.numpy(), strict=True):
+        if support.any():  # scipy aborts without a column
+            row[support] = nnls(semi_nmf.W_dec.double().numpy()[support].T, values)[0]
+    assert (chosen.sum(1) < K).all()
+    assert not z[~chosen].any()
+    difference = np.linalg.norm(z.numpy() - exact, axis=1)
+    assert (difference <= 1e-4 * np.linalg.norm(exact, axis=1)).all()
+    assert semi_nmf.fvu(x) < 0.8 * biased.fvu(x)
+
+
 def test_a_rows_codes_do_not_depend_on_the_rows_beside_it():
     features = correlated_features()
     x = torch.randn(40, 40, generator=torch.Generator().manual_seed(4))
@@ -264,7 +293,28 @@ def test_l1_makes_fewer_features_fire(planted):
     assert counts[0] > counts[1] > counts[2] > 0
 
 
+def test_the_l1_is_found_through_a_line_of_logarithms():
+    steep = {math.log(l1): math.log(40 * l1**-0.5) for l1 in (0.02, 0.08)}
+    assert _next(steep, math.log(40)) == pytest.approx(0.64)  # eight times 0.08, though the line goes on to 1
+    assert _next(steep, math.log(200)) == pytest.approx(0.04)
+    assert _next({math.log(0.02): math.log(30)}, math.log(30)) == pytest.approx(0.02)
+
+
 # --------------------------------------------------------------------------------------------------------- wrong input
+
+
+def test_a_target_l0_with_an_l1_or_out_of_reach_is_refused(planted):
+    with pytest.raises(InputError, match=r"--target-l0 5 searches for l1, but --l1 0\.02 gives it; give one of them"):
+        SemiNMFConfig(target_l0=5.0, l1=0.02)
+    for target in (0.0, 16.0):
+        with pytest.raises(
+            InputError, match=f"--target-l0 is {target:g}; it must be above 0 and below --n-features 16"
+        ):
+            replace(CONFIG, l1=None, target_l0=target)
+    with pytest.raises(
+        InputError, match=r"--target-l0 15\.9 cannot be reached: without l1 a row has \d+ features on averag"
+    ):
+        SemiNMF.fit(ArraySource(planted[0]), replace(CONFIG, l1=None, target_l0=15.9))
 
 
 def test_options_out_of_range_are_refused():

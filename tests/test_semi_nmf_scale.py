@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from interp.decomposers.semi_nmf import solver
 from interp.decomposers.semi_nmf.codes import CodeTable
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.decomposers.semi_nmf.start import CHUNK, share_of
@@ -69,18 +70,20 @@ def test_a_code_table_holds_what_was_written_times_its_scale(tmp_path, limit):
     table.close()
 
 
-def test_codes_on_disk_give_the_features_of_codes_in_memory_to_the_bit():
+def test_codes_on_disk_give_the_features_of_codes_in_memory_to_the_bit(monkeypatch):
     x, _ = planted(9000)
     in_memory = SemiNMF.fit(ArraySource(x), CONFIG)
-    on_disk = SemiNMF.fit(ArraySource(x), replace(CONFIG, code_memory=0.0))
+    monkeypatch.setattr(solver, "IN_MEMORY", 0.0)
+    on_disk = SemiNMF.fit(ArraySource(x), CONFIG)
     assert torch.equal(in_memory.W_dec, on_disk.W_dec)
 
 
-def test_rows_streamed_from_a_store_give_the_features_of_rows_in_memory(tiny_store):
+def test_rows_streamed_from_a_store_give_the_features_of_rows_in_memory(tiny_store, monkeypatch):
     source = tiny_store.site("blocks.1.mlp.hook_post")
     config = SemiNMFConfig(n_features=12, passes=14)
-    streamed = SemiNMF.fit(source, replace(config, code_memory=0.0))
     in_memory = SemiNMF.fit(ArraySource(source.rows(np.arange(len(source)))), config)
+    monkeypatch.setattr(solver, "IN_MEMORY", 0.0)
+    streamed = SemiNMF.fit(source, config)
     assert torch.equal(streamed.W_dec, in_memory.W_dec)
 
 
@@ -134,6 +137,21 @@ def test_processes_keep_every_row_once_in_whole_chunks(n: int, size: int):
     assert [row for share in shares for row in share] == list(range(n))
     assert all(share.start % CHUNK == 0 or not share for share in shares)
     assert max(map(len, shares)) <= CHUNK * -(-n // (CHUNK * size))
+
+
+# ------------------------------------------------------------------------------------------------------------ target L0
+
+
+@pytest.mark.parametrize("options", [{"target_l0": 2.0}, {"target_l0": 5.0, "debias": True}], ids=str)
+def test_a_target_l0_is_reached_on_other_rows_within_a_tenth(options):
+    x, _ = planted(10_000)
+    config = replace(CONFIG, l1=None, **options)
+    found = SemiNMF.fit(ArraySource(x[:7000]), config)
+    assert found.config == config
+    assert float((found.encode(x[7000:]) > 0).sum(1).float().mean()) == pytest.approx(config.target_l0, rel=0.1)
+    assert torch.equal(SemiNMF.fit(ArraySource(x[:7000]), config).W_dec, found.W_dec)
+    untrained = SemiNMF.untrained(ArraySource(x[:7000]), config)
+    assert float((untrained.encode(x[7000:]) > 0).sum(1).float().mean()) == pytest.approx(config.target_l0, rel=0.1)
 
 
 # ------------------------------------------------------------------------------------------------------- online epochs

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from interp.browse.tree import ConceptTree, branch_rows, tree_rows, tree_text
+from interp.browse.tree import ConceptTree, branch_rows, tree_rows, tree_text, what_levels_leave
+from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
@@ -87,6 +88,14 @@ def test_the_tree_is_rows_and_indented_lines(tree: ConceptTree) -> None:
         assert line.startswith("  " * row["depth"] + f"{row['level']}.{row['feature']}  {row['name']}")
 
 
+def test_the_command_prints_what_levels_leave_above_the_tree(
+    run: Run, tree: ConceptTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tree", str(run.path)])
+    printed = capsys.readouterr().out
+    assert printed == "\n".join([*tree.what_levels_leave, tree_text(tree.nodes())]) + "\n"
+
+
 def test_a_branch_shows_its_depth_and_what_it_takes_from_its_parent(tree: ConceptTree) -> None:
     nodes = tree.nodes()
     for node, row in zip(nodes, branch_rows(nodes), strict=True):
@@ -94,6 +103,22 @@ def test_a_branch_shows_its_depth_and_what_it_takes_from_its_parent(tree: Concep
         assert indented == f"{node.level}.{node.feature}\u2002{node.name}"
         assert row["features"] == len(node.leaves)
         assert row["share"] == (pytest.approx(100 * node.share) if node.depth else None)
+
+
+def test_what_a_level_leaves_is_said_beside_chance(tree: ConceptTree, run: Run) -> None:
+    notes = run.decomposer().notes
+    first, second = tree.what_levels_leave
+    assert first.startswith(f"Level 1 leaves {notes['level1_unexplained']:.0%} of the 12 features below unexplained (")
+    assert f"any 2 directions leave at least {notes['level2_bound']:.0%})." in second
+    figures = {"unexplained": 0.401, "null": 0.655, "null_least": 0.6512, "null_most": 0.66, "bound": 0.3}
+    assert what_levels_leave((9, 4), {f"level1_{name}": value for name, value in figures.items()}) == [
+        "Level 1 leaves 40% of the 9 features below unexplained (66% [65.1, 66.0] if the neurons of each are shuffled; any 4 "
+        "directions leave at least 30%)."
+    ]
+    figures |= {"refitted_null": 0.487, "refitted_null_least": 0.48, "refitted_null_most": 0.49}
+    [drawn] = what_levels_leave((9, 4), {f"level1_{name}": value for name, value in figures.items()})
+    assert "49% [48.0, 49.0] if features are learned and drawn to their parents in the same way" in drawn
+    assert what_levels_leave((9, 4), {}) == []
 
 
 def test_a_run_without_levels_is_refused(run: Run) -> None:

@@ -30,6 +30,7 @@ def show() -> None:
         return
     ranks = " > ".join(str(rank) for rank in reversed(tree.hierarchy.ranks))
     st.caption(f"{ranks} features. Each is shown below its heaviest parent and named by the tokens it fires on.")
+    st.caption("  \n".join(tree.what_levels_leave))
     left, right = st.columns([3, 4], gap="large")
     with left:
         chosen = st.dataframe(

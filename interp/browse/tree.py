@@ -8,7 +8,9 @@ the larger activations count.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +18,7 @@ from scipy import sparse
 from interp.errors import InputError
 from interp.figures import show_blanks
 from interp.index.reader import Example, FeatureIndex
+from interp.records import Notes
 from interp.runs.record import Run
 
 N_CONTEXTS = 50
@@ -54,6 +57,8 @@ class ConceptTree:
                 f"'{run.name}' has no hierarchy; train semi-nmf with --levels, such as --n-features 200 --levels 50 12"
             )
         self.hierarchy, self._index = hierarchy, index
+        self.what_levels_leave = what_levels_leave(hierarchy.ranks, run.decomposer().notes)
+        """Of each level, a sentence on how much of the features below it leaves unexplained, beside chance."""
         parts = [index.activations(f) for f in range(index.n_features)]
         bounds = np.cumsum([0, *(len(rows) for rows, _ in parts)])
         rows, values = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
@@ -102,6 +107,34 @@ class ConceptTree:
 
     def _largest_first(self, level: int, features: list[int]) -> list[int]:
         return sorted(features, key=lambda f: -len(self._leaves[level, f]))
+
+
+def what_levels_leave(ranks: Sequence[int], notes: Notes) -> list[str]:
+    """Of each level that the notes of a run have figures of, a sentence: how much of the features below it leaves unexplained,
+    beside the same of shuffled features (mean, least and most of five draws) and what any as many directions must leave."""
+    sentences = []
+    for level, (below, rank) in enumerate(pairwise(ranks), start=1):
+        figures = {
+            key.removeprefix(f"level{level}_"): float(value)
+            for key, value in notes.items()
+            if key.startswith(f"level{level}_")
+        }
+        if not figures:
+            continue
+        null = f"{_range(figures, 'null')} if the neurons of each are shuffled"
+        if "refitted_null" in figures:
+            null += f", {_range(figures, 'refitted_null')} if features are learned and drawn to their parents in the same way "
+            null += "from rows made of shuffled ones"
+        sentences.append(
+            f"Level {level} leaves {figures['unexplained']:.0%} of the {below} features below unexplained ({null}; any {rank} "
+            f"directions leave at least {figures['bound']:.0%})."
+        )
+    return sentences
+
+
+def _range(figures: dict[str, float], name: str) -> str:
+    low, high = (100 * figures[f"{name}_{end}"] for end in ("least", "most"))
+    return f"{figures[name]:.0%} [{low:.1f}, {high:.1f}]"
 
 
 def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:

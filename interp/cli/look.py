@@ -83,8 +83,14 @@ class Tree:
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
         with FeatureIndex(run.index_path) as index:
-            nodes = ConceptTree(run, index).nodes()
-        print(json.dumps(tree_rows(nodes), indent=1) if self.json else tree_text(nodes))
+            tree = ConceptTree(run, index)
+            nodes = tree.nodes()
+        if self.json:
+            print(json.dumps(tree_rows(nodes), indent=1))
+            return
+        for sentence in tree.what_levels_leave:
+            print(sentence)
+        print(tree_text(nodes))
 
 
 def _verified(path: Path) -> str:

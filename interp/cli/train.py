@@ -44,7 +44,7 @@ class Train:
             )
             print(f"{run.path}  {figures}  {run.record.seconds} s")
             print_notes(run)
-            if isinstance(config, GradientConfig) and (said := advice(curve, config)):
+            if isinstance(config, GradientConfig) and (said := advice(records, config)):
                 print(f"  {said}")
         if self.stability:
             path = store.path / "runs" / f"{self.name}-stability"

@@ -140,14 +140,15 @@ import sys
 import numpy as np, torch
 sys.path.insert(0, sys.argv[3])
 from bench_semi_nmf import MEMORY_CONFIG, MappedRows, resident
-from interp.decomposers.semi_nmf import SemiNMF
-from interp.decomposers.semi_nmf_multiplicative import multiplicative_updates, random_codes
-from interp.store import ArraySource
-from dataclasses import replace
+from interp.decomposers.semi_nmf import solver
+from interp.decomposers.semi_nmf.decomposer import SemiNMF
+from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates, random_codes
+from interp.store.source import ArraySource
 rows = MappedRows(sys.argv[2])
 base = resident("VmRSS")
 if sys.argv[1] == "ours":
-    SemiNMF.fit(rows, replace(MEMORY_CONFIG, code_memory=0.0))
+    solver.IN_MEMORY = 0.0
+    SemiNMF.fit(rows, MEMORY_CONFIG)
 elif sys.argv[1] == "ours in memory":
     SemiNMF.fit(ArraySource(rows.rows(np.arange(len(rows)))), MEMORY_CONFIG)
 else:

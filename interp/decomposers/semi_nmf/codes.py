@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+IN_MEMORY = 1.0
+"""GiB of codes to keep in memory; more than that lie in a file while fitting, which gives the same bits."""
+
 
 class CodeTable:
     """[n, K] float32 of zeros. The file has no name in its folder: it is gone when the process is, however that ends."""

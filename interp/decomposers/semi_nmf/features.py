@@ -24,8 +24,8 @@ class Sums:
 
     def __init__(self, n_features: int, d_in: int):
         K = n_features
-        self._flat = torch.zeros(K * K + K * d_in + 2 * K, dtype=torch.float64)
-        C, B, self.S, self.n_active = self._flat.split([K * K, K * d_in, K, K])
+        self.flat = torch.zeros(K * K + K * d_in + 2 * K, dtype=torch.float64)
+        C, B, self.S, self.n_active = self.flat.split([K * K, K * d_in, K, K])
         """S; and the number of positive codes of each feature."""
         self.C, self.B = C.view(K, K), B.view(K, d_in)
 
@@ -38,11 +38,11 @@ class Sums:
 
     def absorb(self, other: Sums, *, keep: float) -> None:
         """Count in what another has, after letting what is held count for ``keep`` of what it did."""
-        self._flat.mul_(keep).add_(other._flat)
+        self.flat.mul_(keep).add_(other.flat)
 
     def add_up(self, processes: World) -> None:
         """Add up what the processes hold: the one exchange of a pass."""
-        processes.sum(self._flat)
+        processes.sum(self.flat)
 
     def rescale(self, factors: Float[Tensor, " K"]) -> None:
         """As if each feature's codes had been multiplied by its factor."""

@@ -24,16 +24,33 @@ def cold_start(products: Float[Tensor, "n K"], gram: Float[Tensor, "K K"]) -> Fl
     return products.clamp_min(0) / gram.diagonal().clamp_min(1e-12)
 
 
-def non_negative_codes(
-    products: Float[Tensor, "n K"], gram: Float[Tensor, "K K"], *, tolerance: float = 1e-6, max_steps: int = 1000
+def debiased(
+    products: Float[Tensor, "n K"], gram: Float[Tensor, "K K"], codes: Float[Tensor, "n K"]
 ) -> Float[Tensor, "n K"]:
-    """The minimiser for each row by itself; ``products`` is P, ``gram`` is Q.
+    """The non-negative least squares without l1 among those codes of each row that are positive in ``codes``.
+
+    ``products`` is X F^T. l1 chooses which features a row has and shrinks their codes; this takes the shrinking back.
+    """
+    outside = torch.tensor(-math.inf, dtype=products.dtype)
+    return non_negative_codes(torch.where(codes > 0, products, outside), gram, start=codes)
+
+
+def non_negative_codes(
+    products: Float[Tensor, "n K"],
+    gram: Float[Tensor, "K K"],
+    *,
+    start: Float[Tensor, "n K"] | None = None,
+    tolerance: float = 1e-6,
+    max_steps: int = 1000,
+) -> Float[Tensor, "n K"]:
+    """The minimiser for each row by itself, from ``start``; ``products`` is P, ``gram`` is Q. A code whose product is minus
+    infinity stays zero.
 
     A row stops when a step moves it by less than ``tolerance`` of its norm, whatever the rows beside it do.
     """
     lipschitz = lipschitz_constant(gram)
     p, step = products / lipschitz, gram / lipschitz
-    codes = cold_start(products, gram)
+    codes = cold_start(products, gram) if start is None else start.clone()
     rows = torch.arange(len(products))
     g = y = codes
     t = torch.ones(len(g), 1)

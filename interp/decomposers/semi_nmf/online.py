@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.decomposers.semi_nmf.checkpoints import Checkpoints
+from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
     Sums,
     badly_explained,
@@ -21,7 +24,7 @@ from interp.decomposers.semi_nmf.features import (
     take_out_norms,
 )
 from interp.decomposers.semi_nmf.start import codes_from_centres
-from interp.distributed import World
+from interp.distributed import world
 from interp.progress import progress
 from interp.store.source import ActivationSource, shuffled_batches
 
@@ -35,22 +38,24 @@ LEAST_SQUARES = 0.75
 def learn_online(
     source: ActivationSource,
     centres: Float[Tensor, "K d_in"],
-    processes: World,
     *,
-    epochs: int,
+    config: SemiNMFConfig,
     l1: float,
     s: int,
-    seed: int,
+    checkpoints: Checkpoints,
 ) -> Float[Tensor, "K d_in"]:
-    """Unit-norm features with at most ``s`` non-zeros after ``epochs``; each process takes its share of every batch."""
-    n, K = len(source), len(centres)
+    """Unit-norm features with at most ``s`` non-zeros after ``config.online_epochs``; each process takes its share of every
+    batch. What a killed fit has saved in ``checkpoints`` it goes on from."""
+    n, K, processes = len(source), len(centres), world()
     size = min(BATCH, n)
-    n_batches = epochs * (n // size)
+    n_batches = config.online_epochs * (n // size)
     share = slice(processes.rank, None, processes.size)
-    held = Sums(K, source.d_in)
-    features = centres
-    with closing(shuffled_batches(source, size, range(n_batches), seed=seed, share=share)) as batches:
-        for i, x in enumerate(progress(batches, total=n_batches, what="online epochs", unit="batch")):
+    held, done = Sums(K, source.d_in), torch.zeros(1, dtype=torch.float64)
+    features = torch.zeros(source.d_in, K).T  # column by column, as a least-squares step leaves them
+    checkpoints.load({"parameter.features": features, "state.sums": held.flat, "progress": done})
+    left = range(int(done), n_batches)
+    with closing(shuffled_batches(source, size, left, seed=config.seed, share=share)) as batches:
+        for i, x in zip(left, progress(batches, total=len(left), what="online epochs", unit="batch"), strict=True):
             g = codes_from_centres(x, centres) if i == 0 else cold_codes(x, features, l1=l1)
             sums = Sums(K, source.d_in)
             sums.add(x, g)
@@ -66,4 +71,6 @@ def learn_online(
             if dead.any():
                 features[dead] = badly_explained(x, features, l1=l1, s=s, count=int(dead.sum()))
                 processes.broadcast(features)
+            done[0] = i + 1
+            checkpoints.save_when_due({"parameter.features": features, "state.sums": held.flat, "progress": done})
     return features

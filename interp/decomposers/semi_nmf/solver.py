@@ -15,6 +15,8 @@ step of the features. The result is that of one process but for the order of add
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.decomposers.base import check_enough_rows
-from interp.decomposers.semi_nmf.codes import CodeTable
+from interp.decomposers.semi_nmf.checkpoints import Checkpoints
+from interp.decomposers.semi_nmf.codes import IN_MEMORY, CodeTable
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
     COLD_STEPS,
@@ -34,6 +37,7 @@ from interp.decomposers.semi_nmf.features import (
     least_squares_features,
     take_out_norms,
 )
+from interp.decomposers.semi_nmf.multiplicative import fit_multiplicative
 from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
 from interp.decomposers.semi_nmf.online import learn_online
 from interp.decomposers.semi_nmf.start import chunks_of, codes_from_centres, share_of, spherical_centres, totals_of
@@ -51,26 +55,52 @@ RESEED_ROWS = 4096
 class Solver:
     """The state of one factorisation: the features, this process's codes, and the sums over the last pass.
 
-    ``folder`` is where codes lie that are too many for memory. Raises InputError as ``SemiNMF.fit`` says.
+    ``folder`` is where codes lie that are too many for memory, and where checkpoints lie, from which a fit of the same options
+    goes on. ``toward`` says of features [K, d] what they are drawn to, with the weight ``config.pull``. Raises InputError as
+    ``SemiNMF.fit`` says.
     """
 
-    def __init__(self, source: ActivationSource, config: SemiNMFConfig, folder: Path | None = None):
+    def __init__(
+        self,
+        source: ActivationSource,
+        config: SemiNMFConfig,
+        folder: Path | None = None,
+        *,
+        toward: Callable[[Tensor], Tensor] | None = None,
+    ):
         n, K = len(source), config.n_features
         check_enough_rows(source, K)
-        self.source, self.config, self.world = source, config, world()
+        self.source, self.config, self.world, self._toward = source, config, world(), toward
         self.rows = share_of(n, self.world)
         self.totals = totals_of(source, self.rows, self.world)
         self.s = config.n_non_zero(source.d_in)
-        self.l1 = config.l1 * self.totals.mean_norm
-        self.codes = CodeTable(len(self.rows), K, folder=folder, limit=config.code_memory)
-        centres = spherical_centres(source, K, seed=config.seed)
-        self.world.broadcast(centres)
+        self.l1 = config.l1_weight * self.totals.mean_norm
+        self.codes = CodeTable(len(self.rows), K, folder=folder, limit=IN_MEMORY)
+        # Column by column in memory, as a least-squares step leaves them: the last bits of products depend on it.
+        self.features = torch.zeros(source.d_in, K).T
+        # Passes done, most passes, last loss, passes running without progress
+        self._progress = torch.tensor([0, config.passes, math.inf, 0], dtype=torch.float64)
+        self._checkpoints = Checkpoints(config, folder)
         self.n_least_squares = 0 if config.online_epochs else LEAST_SQUARES_PASSES
-        if config.online_epochs:
-            epochs, seed = config.online_epochs, config.seed
-            self.features = learn_online(source, centres, self.world, epochs=epochs, l1=self.l1, s=self.s, seed=seed)
-        else:
+        is_online = config.online_epochs > 0 and not self._checkpoints.has("state.codes")
+        if is_online or not self._checkpoints.load(self._tensors(), tables={"state.codes": self.codes}):
+            self._begin()
+
+    def _begin(self) -> None:
+        """The first features, and the first codes where exact passes follow at once."""
+        config = self.config
+        centres = spherical_centres(self.source, config.n_features, seed=config.seed)
+        self.world.broadcast(centres)
+        if not config.online_epochs:
             self._start(centres)
+            return
+        self.features = learn_online(
+            self.source, centres, config=config, l1=self.l1, s=self.s, checkpoints=self._checkpoints
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What the next pass depends on besides the codes, by name."""
+        return {"parameter.features": self.features, "progress": self._progress}
 
     def close(self) -> None:
         """Give the codes back."""
@@ -78,24 +108,37 @@ class Solver:
 
     def run(self, recorder: Recorder) -> None:
         """Passes until the loss no longer falls, or ``config.passes``."""
-        last, flat = math.inf, 0
-        bar = progress(range(self.config.passes), total=self.config.passes, what="semi-nmf", unit="pass")
-        for i in bar:
+        done, _, last, flat = self._progress.tolist()
+        for i in progress(
+            range(int(done), self.config.passes), total=self.config.passes - int(done), what="semi-nmf", unit="pass"
+        ):
+            if flat == 3:
+                return
             self._update_codes(cold=i == 0 and self.config.online_epochs > 0)
             if i < self.n_least_squares:
                 self.features = least_squares_features(self.sums, self.s)
             else:
-                hard_threshold_descent(self.features, self.sums.B, self.sums.C, self.l1 * self.sums.S, s=self.s)
+                B, C = self._pulled()
+                hard_threshold_descent(self.features, B, C, self.l1 * self.sums.S, s=self.s)
             error, penalty = self._objective()
             loss = error + penalty
             n_dead = self._finish_pass(i)
             n = self.totals.n
             record = {"step": i + 1, "tokens": (i + 1) * n, "loss": loss / n, "fvu": error / self.totals.variance}
             recorder.log({**record, "l0": float(self.sums.n_active.sum()) / n, "dead": n_dead})
-            is_flat = i >= self.n_least_squares and last - loss < self.config.tolerance * loss
+            # Drawn to something else, features may explain the rows less, pass by pass.
+            is_flat = i >= self.n_least_squares and self._toward is None and last - loss < self.config.tolerance * loss
             flat, last = flat + 1 if is_flat else 0, loss
-            if flat == 3:
-                return
+            self._progress[[0, 2, 3]] = torch.tensor([i + 1, last, flat], dtype=torch.float64)
+            self._checkpoints.save_when_due(self._tensors(), tables={"state.codes": self.codes})
+
+    def _pulled(self) -> tuple[Float[Tensor, "K d_in"], Float[Tensor, "K K"]]:
+        """B and C of the objective with pull sum_k C_kk |f_k - t_k|^2 added, t what the features are drawn to."""
+        B, C = self.sums.B, self.sums.C
+        if self._toward is None:
+            return B, C
+        weight = self.config.pull * C.diagonal()
+        return B + weight[:, None] * self._toward(self.features).double(), C + torch.diag(weight)
 
     def _start(self, centres: Float[Tensor, "K d_in"]) -> None:
         """The first codes, from the centres, and the features that suit them."""
@@ -124,7 +167,7 @@ class Solver:
         self.sums.add_up(self.world)
         self.codes.scale = torch.ones(self.config.n_features)
         if not self.sums.S.any():
-            raise InputError(f"with --l1 {self.config.l1:g} no feature is used by any row; give a smaller one")
+            raise InputError(f"with --l1 {self.config.l1_weight:g} no feature is used by any row; give a smaller one")
 
     def _objective(self) -> tuple[float, float]:
         """(squared error, l1 term), both summed over all rows, with codes scaled so that features have unit norm."""
@@ -147,3 +190,21 @@ class Solver:
             self.features[dead] = badly_explained(x, self.features, l1=self.l1, s=self.s, count=n_dead)
             self.world.broadcast(self.features)
         return n_dead
+
+
+def fit_features(
+    source: ActivationSource,
+    config: SemiNMFConfig,
+    recorder: Recorder,
+    *,
+    toward: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Float[Tensor, "K d_in"], float]:
+    """(unit-norm features of ``source``, l1 in units of activation), by the solver that the config names.
+
+    ``toward`` is that of ``Solver``.
+    """
+    if config.solver == "multiplicative":
+        return fit_multiplicative(source, config, recorder), 0.0
+    with closing(Solver(source, config, recorder.checkpoints, toward=toward)) as solver:
+        solver.run(recorder)
+    return solver.features, solver.l1
