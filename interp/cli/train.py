@@ -38,9 +38,9 @@ class Train:
             raise InputError(f"--stability is a number of refits, 0 or more, not {self.stability}")
         runs = train_runs(store, self.site, {self.name + ending: config for ending, config in configs.items()})
         for run, config in zip(runs, configs.values(), strict=True) if world().is_first else ():
-            curve = run.training_curve()
+            records = run.training_curve()
             figures = "  ".join(
-                f"{key} {value:.4g}" for key, value in curve[-1].items() if key not in ("step", "tokens")
+                f"{key} {value:.4g}" for key, value in records[-1].items() if key not in ("step", "tokens")
             )
             print(f"{run.path}  {figures}  {run.record.seconds} s")
             print_notes(run)

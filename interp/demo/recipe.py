@@ -38,8 +38,8 @@ SNIPPET_TOKENS = 300
 """Tokens of a snippet, some thirty lines: somewhat more than the model's context of 256."""
 
 RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
-    # 60 passes: FVU .382 for .397, four times the time
-    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=15, levels=(50, 12))),
+    # With the default l1, at an L0 of 32, its features find concepts no better than chance (examples/semi_nmf.md).
+    ("mlp-semi-nmf", MLP, SemiNMFConfig(passes=15, levels=(50, 12), target_l0=12)),
     ("mlp-sae", MLP, SAEConfig(tokens=600_000)),
     ("mlp-pca", MLP, PCAConfig()),
     ("resid-sae", RESIDUAL, SAEConfig(tokens=1_000_000)),
