@@ -51,7 +51,8 @@ def test_the_grade_is_the_rule(evidence: FeatureEvidence, grade: str) -> None:
     [
         (feature(), "import"),
         (feature(is_detected=False), ""),
-        (feature(reading=reading("label", "import_statement")), "import_statement"),
+        (feature(reading=reading("label", "import_statement")), "import"),
+        (feature(is_detected=False, reading=reading("label", "import_statement")), "import_statement"),
         (feature(reading=reading("token", " import")), "import"),
         (feature(is_detected=False, reading=reading("token", " import")), "token import"),
         (feature(is_detected=False, reading=reading("token before", "self.")), "after self."),

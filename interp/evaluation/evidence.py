@@ -109,14 +109,15 @@ class FeatureEvidence(Record, frozen=True):
 
     @property
     def label(self) -> str:
-        """A short name made from the evidence: a concept, else what its strongest tokens have in common; else empty."""
-        reading = self.reading
-        if reading is not None and reading.kind == "label" and reading.is_readable:
-            return reading.value
+        """A short name made from the evidence: the concept it detects, else what its strongest tokens have in common; else
+        empty."""
         if self.grade != "none" and self.detected is not None:
             return self.detected.concept
+        reading = self.reading
         if reading is None or not reading.is_readable:
             return ""
+        if reading.kind == "label":
+            return reading.value
         shown = reading.value.strip() or reading.value
         return f"token {shown}" if reading.kind == "token" else f"after {shown}"
 
