@@ -70,5 +70,6 @@ def joined() -> Iterator[World]:
     dist.init_process_group("nccl" if has_gpus else "gloo")
     try:
         yield world()
+        dist.barrier()  # a process that leaves earlier closes the connections that another may still need
     finally:
         dist.destroy_process_group()

@@ -377,9 +377,9 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(PARALLEL)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for command in ([sys.executable], torchrun):
-        subprocess.run(
-            [*command, str(tmp_path / "job.py"), str(tmp_path)], check=True, capture_output=True, timeout=120
-        )
+        job = [*command, str(tmp_path / "job.py"), str(tmp_path)]
+        done = subprocess.run(job, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
     for structure in ("ordered", "mixed"):
         alone, shared = (load_file(tmp_path / f"{structure}-{n}") for n in (1, 2))
         for name, tensor in alone.items():
