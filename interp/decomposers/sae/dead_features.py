@@ -26,7 +26,7 @@ class DeadFeatures:
     and at most 10 million."""
     aux_k: int = 512
     """Dead features that reconstruct the error of each token in an auxiliary loss (arXiv 2406.04093, appendix A.2), at most; 0:
-    none. At an attention output of the bundled model (examples/training_steps.md) it leaves half as many dead features."""
+    none. At an attention output of the bundled model (a million tokens, one seed) it left 13 % of the features dead, not 26."""
     aux_weight: float = 1 / 32
     """Weight of that loss."""
     resample_every: int = 0
