@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recorders import Memory
 from safetensors import safe_open
 from torch import Tensor
 
@@ -81,20 +82,6 @@ def rows_and_truth() -> Planted:
 @pytest.fixture(scope="module")
 def trained(rows_and_truth: Planted) -> dict[str, SAE]:
     return {variant: SAE.fit(ArraySource(rows_and_truth[0]), replace(SMALL, variant=variant)) for variant in VARIANTS}
-
-
-class Memory:
-    """A recorder that keeps records in a list and checkpoints in a folder, and is killed at one step."""
-
-    def __init__(self, folder: Path | None = None, *, killed_at: int | None = None):
-        self.checkpoints = folder
-        self.records: list[dict[str, float]] = []
-        self._killed_at = killed_at
-
-    def log(self, record: dict[str, float]) -> None:
-        if record["step"] == self._killed_at:
-            raise KeyboardInterrupt
-        self.records.append(record)
 
 
 def trainable_of(x: Tensor, config: SAEConfig) -> TrainableSAE:

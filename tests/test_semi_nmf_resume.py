@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from recorders import Memory
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,20 +26,6 @@ from interp.training.checkpoints import save_checkpoint
 from interp.training.protocol import CHECKPOINT
 
 CONFIG = SemiNMFConfig(n_features=12, sparsity=0.1, passes=16, tolerance=0.0, levels=(4,))
-
-
-class Memory:
-    """Keeps records in a list and checkpoints in a folder; is killed at the record of one step when asked."""
-
-    def __init__(self, folder: Path | None = None, *, killed_at: int | None = None):
-        self.checkpoints = folder
-        self.records: list[dict[str, float]] = []
-        self._killed_at = killed_at
-
-    def log(self, record: dict[str, float]) -> None:
-        if record["step"] == self._killed_at:
-            raise KeyboardInterrupt
-        self.records.append(record)
 
 
 @pytest.fixture(scope="module")
