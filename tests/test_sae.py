@@ -342,6 +342,7 @@ def test_the_share_that_is_silent_before_the_first_step_is_kept(variant: Variant
     x, _ = planted(4000, d=64, n_features=128, rank=8)
     config = SAEConfig(n_features=512, k=3, variant=variant)
     trainable = trainable_of(x, config)
+    trainable.note_start(ArraySource(x))
     assert next(iter(trainable.notes)) == "silent_at_start"
     with torch.no_grad():
         n_fired = sum(trainable.loss(rows)[1].fired for rows in x.split(2048))

@@ -25,6 +25,10 @@ class TrainableDecomposer(Trainable, Protocol):
     notes: Notes
     """What a person should know of the training; JSON."""
 
+    def note_start(self, source: ActivationSource) -> None:
+        """Add to the notes what only a training needs to know of the initial values, which are still in place."""
+        ...
+
     def finished(self) -> dict[str, Tensor]:
         """The tensors of the trained decomposer, float32, on the CPU."""
         ...
@@ -55,6 +59,8 @@ class GradientDecomposer(Decomposer):
     ) -> list[G]:
         """One trained decomposer for each config, each the same as if it had been trained alone."""
         trainables = [cls.trainable(source, config) for config in configs]
+        for trainable in trainables:
+            trainable.note_start(source)
         trainings = [Training(*each) for each in zip(trainables, configs, recorders, strict=True)]
         train_together(trainings, source)
         return [

@@ -1,8 +1,8 @@
 """All methods and all baselines on one MLP and one residual site of the bundled model: what is found, beside nulls and seeds.
 
 Captures the demo's text, trains every method with every seed and number of features, judges each run on held-out text, and
-writes a table of means and standard deviations over the seeds and the page of ``interp compare``. What is there already is
-not done again, so it can be interrupted.
+writes a table of means and standard deviations over the seeds. What is there already is not done again, so it can be
+interrupted, and two processes can share the sites.
 
     python tests/benchmarks/compare_methods.py WORKSPACE --out examples/methods.md
 """
@@ -68,18 +68,21 @@ SEEDLESS = ("pca", "neurons", "diff-means")
 
 
 def methods(given: Comparison, n_features: int, d_in: int) -> Iterator[tuple[str, DecomposerConfig]]:
-    """Every method by its name, with ``n_features``, or as many as it can have."""
-    trained: dict[str, Any] = {"n_features": n_features, "tokens": given.tokens, "lr": 3e-3}
+    """Every method by its name, with ``n_features``, or as many as it can have; with as many active as the SAE has, where
+    that can be asked for."""
+    trained: dict[str, Any] = {"n_features": n_features, "tokens": given.tokens}
+    at_most = min(n_features, d_in)
     yield "sae", SAEConfig(**trained)
     yield "subspace-sae", SubspaceSAEConfig(**trained)
-    yield "semi-nmf", SemiNMFConfig(n_features=n_features, passes=15)
-    yield "bilinear", BilinearConfig(n_features=n_features, tokens=given.tokens)
+    # with 2048 features a pass takes a minute
+    yield "semi-nmf", SemiNMFConfig(n_features=n_features, passes=15 if n_features <= 512 else 5, target_l0=32)
+    yield "bilinear", BilinearConfig(**trained)
     yield "frozen-sae", FrozenSAEConfig(**trained)
-    yield "nmf", NMFConfig(n_features=n_features)
+    yield "nmf", NMFConfig(n_features=at_most, rows=5000, passes=20)
     yield "kmeans", KMeansConfig(n_features=n_features)
-    yield "pca", PCAConfig(n_features=min(n_features, d_in))
-    yield "ica", ICAConfig(n_features=min(n_features, d_in))
-    yield "neurons", NeuronsConfig(n_features=n_features)
+    yield "pca", PCAConfig(n_features=at_most)
+    yield "ica", ICAConfig(n_features=at_most)
+    yield "neurons", NeuronsConfig(n_features=at_most)
     yield "random", RandomConfig(n_features=n_features)
     yield "diff-means", DiffMeansConfig()
 
@@ -145,16 +148,17 @@ def main(given: Comparison) -> None:
                 runs = []
                 for seed in range(1 if name in SEEDLESS else given.seeds):
                     started = time.time()
-                    run = train_run(
-                        store, site, replace(method, seed=seed), f"{site.split('.', 2)[2]}-{name}-{size}-s{seed}"
-                    )
+                    short = f"{site.split('.', 2)[2]}-{name}-{method.n_features}-s{seed}"
+                    run = train_run(store, site, replace(method, seed=seed), short)
                     if not is_judged(run):
                         evaluate_run(run, model=model, store=held_out, config=config)
                     runs.append(run)
                     print(f"{run.name}: {time.time() - started:.0f} s", flush=True)
-                if len(runs) > 1:
+                if len(runs) > 1 and read_metrics(runs[0]).seeds is None:
                     report_seeds(runs)
-                lines.append(row(name, [read_metrics(run) for run in runs]))
+                n_features = runs[0].n_features
+                few = f" ({n_features:,})" if n_features != size else ""
+                lines.append(row(name + few, [read_metrics(run) for run in runs]))
                 write_whole(given.out.with_suffix(".partial.md"), "\n".join(lines).encode())
     write_whole(given.out, ("\n".join(lines).strip() + "\n").encode())
     given.out.with_suffix(".partial.md").unlink(missing_ok=True)

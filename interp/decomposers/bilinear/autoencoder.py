@@ -253,6 +253,9 @@ class TrainableBilinear:
         }
         self.state = {"step": torch.zeros((), dtype=torch.int64)}
 
+    def note_start(self, source: ActivationSource) -> None:
+        """Nothing: no latent can be silent."""
+
     def optimizers(self) -> list[torch.optim.Optimizer]:
         matrices = list(self.parameters.values())
         if self.config.optimizer == "adam":

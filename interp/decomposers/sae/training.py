@@ -66,8 +66,6 @@ class TrainableSAE:
     """The parameters in training, for activations scaled by ``scale``; on the GPU where there is one.
 
     The encoder begins as ``directions`` times ``encoder_scale``; auto is the scale at which some rows are reconstructed best.
-    The notes say first which share of the features is silent before the first step.
-
     A frozen decoder keeps ``directions``, unit rows, to the bit: it has no gradient and belongs to no optimiser.
     """
 
@@ -122,22 +120,18 @@ class TrainableSAE:
         self._dead_after = dead_after(config.dead_features, config.tokens)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._workspace: Tensor | None = None
-        silent = self._silent_share(rows_to_begin(source, config.seed, ROWS_TO_COUNT))
-        self.notes: Notes = {
-            "silent_at_start": round(silent, 4),
-            "encoder_scale": round(encoder_scale, 4),
-            **(notes or {}),
-        }
+        self.notes: Notes = {"encoder_scale": round(encoder_scale, 4), **(notes or {})}
 
     @torch.no_grad()
-    def _silent_share(self, rows: Float[Tensor, "n d_in"]) -> float:
-        """Share of the features that fire on none of the rows."""
+    def note_start(self, source: ActivationSource) -> None:
+        """Note first which share of the features is silent before the first step: fires on none of some rows."""
+        rows = rows_to_begin(source, self.config.seed, ROWS_TO_COUNT).to(self.device)
         n_fired = torch.zeros(self.config.n_features, dtype=torch.int64, device=self.device)
-        for some in rows.to(self.device).split(ROWS_TO_BEGIN):
+        for some in rows.split(ROWS_TO_BEGIN):
             centred = self._centred(some)
             _, batch, z = self._codes(centred, self._pre_activations(centred))
             n_fired += self._n_fired(batch, z)
-        return float((n_fired == 0).float().mean())
+        self.notes = {"silent_at_start": round(float((n_fired == 0).float().mean()), 4), **self.notes}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam; the variant's own parameters at ``OWN_RATE`` times the rate."""
