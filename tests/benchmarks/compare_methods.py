@@ -43,6 +43,9 @@ from interp.runs.training import train_run
 from interp.training.config import DecomposerConfig
 
 
+SITES = (MLP, RESIDUAL)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What is compared, and on how much."""
@@ -51,8 +54,8 @@ class Comparison:
     """Folder of the stores and runs."""
     out: Path
     """Markdown file for the table."""
-    sites: tuple[str, ...] = (MLP, RESIDUAL)
-    """Hook points."""
+    sites: tuple[str, ...] = SITES
+    """Hook points of the table."""
     sizes: tuple[int, ...] = (256, 2048)
     """Numbers of features; a method that cannot have more than the site is wide has as many."""
     seeds: int = 3
@@ -130,12 +133,12 @@ def row(name: str, found: Sequence[Metrics]) -> str:
 def main(given: Comparison) -> None:
     torch.set_num_threads(given.threads)
     model, text = load_model("demo"), DemoConfig()
-    training = replace(text.training_text, sites=given.sites)
+    training = replace(text.training_text, sites=SITES)
     store = capture(model, load_corpus(["stdlib"]), training, given.workspace / "methods")
     held_out = capture(
         model,
         load_corpus(["stdlib:held-out"]),
-        replace(text.held_out_text, sites=given.sites),
+        replace(text.held_out_text, sites=SITES),
         given.workspace / "methods-held-out",
     )
     config = EvaluationConfig(n_steered=0, n_ablated=0)
@@ -156,7 +159,7 @@ def main(given: Comparison) -> None:
                     print(f"{run.name}: {time.time() - started:.0f} s", flush=True)
                 if len(runs) > 1 and read_metrics(runs[0]).seeds is None:
                     report_seeds(runs)
-                n_features = runs[0].n_features
+                n_features = runs[0].decomposer().n_features
                 few = f" ({n_features:,})" if n_features != size else ""
                 lines.append(row(name + few, [read_metrics(run) for run in runs]))
                 write_whole(given.out.with_suffix(".partial.md"), "\n".join(lines).encode())
