@@ -42,7 +42,6 @@ from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.training.config import DecomposerConfig
 
-
 SITES = (MLP, RESIDUAL)
 
 
