@@ -19,7 +19,7 @@ from interp.steering import steerer as steerer_module
 from interp.steering.continuations import SteeringRequest, SteeringResult, steering_record
 from interp.steering.edits import edit_activations
 from interp.steering.records import read_steering_records, write_steering_record
-from interp.steering.search import STRENGTH_GRID, search_strengths
+from interp.steering.search import LARGEST_STRENGTH, EffectOfVectors, lift, search_strengths
 from interp.steering.steerer import Steerer
 
 SITES = ("blocks.1.hook_resid_post", "blocks.0.mlp.hook_post", "blocks.1.attn.hook_z")
@@ -262,7 +262,7 @@ def test_an_unreachable_effect_is_reported_with_the_nearest_strength(steerer: St
         assert search.kl < search.target
 
 
-def test_the_search_takes_the_first_crossing_and_halves_the_bracket() -> None:
+def test_the_search_takes_the_first_crossing() -> None:
     def effect(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         return np.where(rows == 0, strengths**2, np.where(strengths < 1, strengths, 0.9 / strengths))
 
@@ -271,8 +271,34 @@ def test_the_search_takes_the_first_crossing_and_halves_the_bracket() -> None:
     assert effects == pytest.approx(0.5, rel=0.01)
     assert search_strengths(lambda rows, s: 0 * s + 0.1, 1, 0.5)[1] == 0.1
     assert search_strengths(lambda rows, s: 0 * s + 1.5, 1, 0.5) == (0, 0), "none at all is nearer"
-    assert STRENGTH_GRID[0] == pytest.approx(0.02)
-    assert len(STRENGTH_GRID) == 12
+    assert search_strengths(lambda rows, s: 1e-6 * s, 1, 0.5)[0] == LARGEST_STRENGTH
+    assert search_strengths(lambda rows, s: 1e6 * s**2, 1, 0.5)[0] == pytest.approx((0.5e-6) ** 0.5, rel=0.01)
+
+
+def test_a_quadratic_effect_is_found_in_two_tries_and_one_from_the_right_start() -> None:
+    tried: list[float] = []
+
+    def effect(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        tried.extend(strengths.tolist())
+        return 0.7 * strengths**2
+
+    search_strengths(effect, 1, 0.5)
+    assert len(tried) == 2
+    tried.clear()
+    search_strengths(effect, 1, 0.5, start=np.array([(0.5 / 0.7) ** 0.5]))
+    assert len(tried) == 1
+
+
+def test_lifts_are_the_slow_formula(model: LanguageModel, steerer: Steerer, tokens: torch.Tensor) -> None:
+    wanted, added = torch.tensor([3, 70, 9]), 4.0 * steerer.directions[:3]
+    found = EffectOfVectors(model, SITES[0], tokens).lifts(added, wanted)
+    clean = model.logits(tokens).double().softmax(-1)[..., wanted].sum(-1).log()
+    for feature in range(3):
+        steered = steerer.logits(tokens, {feature: 4.0 / float(steerer.scales[feature])}).double().softmax(-1)
+        gain = (steered[..., wanted].sum(-1).log() - clean)[tokens != model.bos_id].mean()
+        assert found[feature] == pytest.approx(float(gain), rel=1e-4)
+    nothing = torch.zeros(2, 5).log_softmax(-1)
+    assert float(lift(nothing, nothing, torch.tensor([1]))[0]) == 0
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -285,12 +311,12 @@ def test_effects_that_are_not_finite_are_above_the_target(wrong: float) -> None:
     assert search_strengths(lambda rows, s: 0 * s + wrong, 1, 0.5) == (0, 0)
 
 
-def test_a_model_that_predicts_nothing_finite_is_refused(
-    steerer: Steerer, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logits = steerer.model.logits
-    monkeypatch.setattr(steerer.model, "logits", lambda tokens: torch.nan * logits(tokens))
-    with pytest.raises(InputError, match="predicts nothing finite on the neutral text, so no effect can be measured"):
+def test_a_model_that_predicts_nothing_finite_is_refused(steerer: Steerer, tokens: torch.Tensor) -> None:
+    overflow = [("unembed.hook_in", lambda x, hook: x * torch.inf)]
+    with (
+        steerer.model.bridge.hooks(fwd_hooks=overflow),
+        pytest.raises(InputError, match="predicts nothing finite on the neutral text, so no effect can be measured"),
+    ):
         steerer.strengths_for_kl([0], 0.1, tokens=tokens)
 
 

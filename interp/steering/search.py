@@ -1,11 +1,13 @@
-"""Find the strength at which a feature has a given effect on neutral text: a log grid, then bisection, many at once.
+"""Find the strength at which a feature has a given effect on neutral text, for many features at once.
 
-An effect that is not finite, such as of activations that overflow, counts as above every target.
+The effect of a small strength s is quadratic in it (KL = s^2 d^T F d / 2, F the Fisher information of the predictions in the
+activation), so each feature's next strength is read off a line in log KL against log s, kept inside of the bracket that is
+known so far. An effect that is not finite, such as of activations that overflow, counts as above every target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,20 +16,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.capture.forward import FastestForward, logits_of_versions
 from interp.errors import InputError
-from interp.metrics import kl_divergence
-from interp.steering.edits import edit_activations, text_positions
+from interp.metrics import kl_of_log_probabilities
+from interp.steering.edits import text_positions
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
 
-STRENGTH_GRID = tuple(float(s) for s in np.geomspace(0.02, 50.0, 12))
-"""Strengths tried, in multiples of a feature's maximum, before bisection: a factor 2 apart, so that the KL, which grows
-with the square of a small strength, grows at most about fourfold between neighbours."""
-N_BISECTIONS = 8
-"""Halvings of the bracket: the strength is then known to 1 part in 256 of it."""
+LARGEST_STRENGTH = 50.0
+"""In multiples of a feature's maximum: what has no effect there is out of reach."""
+FIRST_STRENGTH = 0.3
+"""Tried first where nothing better is known."""
 KL_TOLERANCE = 0.05
 """A target counts as reached when the KL differs from it by at most this share of it."""
+_PRECISION = 0.01
+"""The search of a feature ends when its KL differs from the target by at most this share of it."""
+_AT_MOST = 20
+"""Strengths tried of a feature."""
+_STEP = 4.0
+"""A strength is raised by this factor at most, so that the first crossing of the target is found, and lowered by its square."""
 _LOGITS_PER_PASS = 2**24  # values held at once per forward pass: 64 MB in float32
 
 
@@ -48,63 +56,118 @@ class StrengthSearch:
 
 
 def search_strengths(
-    effect: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, target: float
+    effect: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    n: int,
+    target: float,
+    *,
+    start: Float[np.ndarray, " n"] | None = None,
+    largest: float = LARGEST_STRENGTH,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """(strengths, effects) nearest to ``target`` of ``n`` features; ``effect(rows, strengths)`` measures many at once.
 
-    Where no effect is nearer than none at all, both are 0.
+    ``start`` are the strengths tried first. Where no effect is nearer than none at all, both are 0.
     """
-    low, high, value = np.zeros(n), np.full(n, np.nan), np.zeros(n)
-    best, best_value = np.zeros(n), np.zeros(n)
-
-    def measure(rows: np.ndarray, strengths: np.ndarray) -> None:
-        found = effect(rows, strengths)
-        value[rows] = np.where(np.isfinite(found), found, np.inf)
-        better = rows[np.abs(value[rows] - target) < np.abs(best_value[rows] - target)]
-        best[better], best_value[better] = strengths[np.isin(rows, better)], value[better]
-
-    for strength in STRENGTH_GRID:
-        rows = np.flatnonzero(np.isnan(high))
-        if not len(rows):
+    strength = np.clip(np.full(n, FIRST_STRENGTH) if start is None else start, 1e-6, largest)
+    low, low_value = np.zeros(n), np.zeros(n)
+    high, high_value = np.full(n, np.inf), np.full(n, np.inf)
+    best, best_value, going = np.zeros(n), np.zeros(n), np.arange(n)
+    for _ in range(_AT_MOST):
+        if not len(going):
             break
-        measure(rows, np.full(len(rows), strength))
-        above = value[rows] >= target
-        high[rows[above]], low[rows[~above]] = strength, strength
-    rows = np.flatnonzero(~np.isnan(high))
-    for _ in range(N_BISECTIONS if len(rows) else 0):
-        middle = (low[rows] + high[rows]) / 2
-        measure(rows, middle)
-        above = value[rows] >= target
-        high[rows[above]], low[rows[~above]] = middle[above], middle[~above]
+        tried = strength[going]
+        found = effect(going, tried)
+        value = np.where(np.isfinite(found), found, np.inf)
+        better = np.abs(value - target) < np.abs(best_value[going] - target)
+        best[going[better]], best_value[going[better]] = tried[better], value[better]
+        above = value >= target
+        high[going[above]], high_value[going[above]] = tried[above], value[above]
+        low[going[~above]], low_value[going[~above]] = tried[~above], value[~above]
+        is_done = (np.abs(value - target) <= _PRECISION * target) | (~above & (tried >= largest))
+        going = going[~is_done]
+        strength[going] = [
+            min(largest, _next(target, low[i], low_value[i], high[i], high_value[i])) for i in going.tolist()
+        ]
     return best, best_value
 
 
+def _next(target: float, low: float, low_value: float, high: float, high_value: float) -> float:
+    """The strength to try next, between what is known to be too weak and too strong."""
+    if low == 0.0:
+        share = np.sqrt(target / high_value) if np.isfinite(high_value) else 0.0
+        return high * max(share, _STEP**-2)
+    if not np.isfinite(high):
+        share = np.sqrt(target / low_value) if low_value > 0 else np.inf
+        return low * float(np.clip(share, 1 + _PRECISION, _STEP))
+    place = 0.5
+    if np.isfinite(high_value) and low_value > 0:
+        place = np.log(target / low_value) / np.log(high_value / low_value)
+    return low * (high / low) ** float(np.clip(place, 0.1, 0.9))
+
+
 class EffectOfVectors:
-    """Mean KL on fixed tokens when a vector is added at a site, for many vectors, several in one forward pass."""
+    """Mean KL on fixed tokens when a vector is added at a site, for many vectors, several in one forward pass.
+
+    Raises InputError for tokens without text and where the model predicts nothing finite.
+    """
 
     def __init__(self, model: LanguageModel, site: str, tokens: Int[Tensor, "n_seq n_pos"]):
-        self.model, self.site, self.tokens = model, site, tokens
-        self.per_pass = rows_per_pass(model, tokens.shape[1])
-        self.is_text = text_positions(model, tokens)[:, 1:]
-        self.clean = torch.cat([model.logits(batch)[:, 1:] for batch in tokens.split(self.per_pass)])
-        if not self.clean.logsumexp(-1).isfinite().all():
+        self.model, self.site, self.tokens = model, site, tokens.to(model.device)
+        self.is_text = text_positions(model, self.tokens)
+        self.forward = FastestForward(model, model.sites([site]), self.tokens[:1])
+        nothing = torch.zeros(1, self.forward.sites[0].d_in, device=model.device)
+        self.clean = [log_p[0] for log_p in self._log_probs(nothing)]
+        if not all(log_p.isfinite().all() for log_p in self.clean):
             raise InputError(
                 f"'{model.id}' predicts nothing finite on the neutral text, so no effect can be measured; "
                 "give its weights in float32"
             )
 
+    @torch.no_grad()
     def __call__(self, added: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
         """Mean of KL(p_0 || p) over the tokens of text for each row of ``added``, nats per token."""
-        n_seq, n_pos = self.tokens.shape
-        pairs = torch.cartesian_prod(torch.arange(len(added)), torch.arange(n_seq)).to(added.device)
-        values = torch.cat([self._pass(added, pair) for pair in pairs.split(self.per_pass)])
-        return values.view(len(added), n_seq, n_pos - 1)[:, self.is_text].double().mean(1).cpu().numpy()
+        return self._mean(added, kl_of_log_probabilities)
 
-    def _pass(self, added: Float[Tensor, "n d_in"], pairs: Int[Tensor, "m 2"]) -> Float[Tensor, "m pos"]:
-        vectors, sequences = added[pairs[:, 0], None], pairs[:, 1]
-        with edit_activations(self.model, self.site, lambda x: x + vectors.to(x.dtype)):
-            steered = self.model.logits(self.tokens[sequences])
-        return kl_divergence(self.clean[sequences], steered[:, 1:])
+    @torch.no_grad()
+    def lifts(self, added: Float[Tensor, "n d_in"], tokens: Int[Tensor, " k"]) -> Float[np.ndarray, " n"]:
+        """Gain in log-probability that the next token is one of ``tokens``, mean over the same positions, nats."""
+        return self._mean(added, lambda clean, log_p: lift(clean, log_p, tokens))
+
+    def _mean(
+        self, added: Float[Tensor, "n d_in"], measure: Callable[[Tensor, Tensor], Float[Tensor, "n k"]]
+    ) -> Float[np.ndarray, " n"]:
+        """Of ``measure(clean, steered)``, log-probabilities [k, d_vocab] and [n, k, d_vocab], over the tokens of text."""
+        found = []
+        for some in added.split(rows_per_pass(self.model, self.tokens.shape[1])):
+            total = torch.zeros(len(some), dtype=torch.float64, device=added.device)
+            for clean, log_p in zip(self.clean, self._log_probs(some), strict=True):
+                total += measure(clean, log_p).double().sum(-1)
+            found.append(total / int(self.is_text.sum()))
+        return torch.cat(found).cpu().numpy()
+
+    def _log_probs(self, added: Float[Tensor, "n d_in"]) -> Iterator[Float[Tensor, "n k d_vocab"]]:
+        """Of each sequence, the log-probabilities predicted at its k tokens of text, once for each row of ``added``."""
+        with self.forward.kernels():
+            for tokens, is_text in zip(self.tokens, self.is_text, strict=True):
+                vectors = added[:, None] * is_text[:, None]
+                positions = is_text.nonzero().squeeze(1)
+                yield (
+                    logits_of_versions(
+                        self.model,
+                        self.site,
+                        tokens,
+                        lambda x: x + vectors.to(x.dtype),
+                        positions,  # noqa: B023
+                    )
+                    .float()
+                    .log_softmax(-1)
+                )
+
+
+def lift(
+    clean: Float[Tensor, "*p d_vocab"], log_p: Float[Tensor, "*q d_vocab"], tokens: Int[Tensor, " k"]
+) -> Float[Tensor, "*q"]:
+    """Gain in log-probability that the next token is one of ``tokens``; leading axes broadcast."""
+    return log_p[..., tokens].logsumexp(-1) - clean[..., tokens].logsumexp(-1)
 
 
 def rows_per_pass(model: LanguageModel, n_pos: int) -> int:

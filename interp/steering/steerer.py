@@ -200,13 +200,19 @@ class Steerer:
 
     @torch.no_grad()
     def strengths_for_kl(
-        self, features: Sequence[int], target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1
+        self,
+        features: Sequence[int],
+        target: float,
+        *,
+        tokens: Int[Tensor, "n_seq n_pos"],
+        sign: int = 1,
+        start: Float[np.ndarray, " n"] | None = None,
     ) -> list[StrengthSearch]:
         """For each feature, the strength (of the given sign) whose effect on neutral ``tokens`` is ``target`` nats per token.
 
-        Strengths of ``STRENGTH_GRID`` are tried upwards until the effect first exceeds the target, then the bracket is
-        halved ``N_BISECTIONS`` times. All features advance together: rows of one batch carry different directions.
-        A target that no strength on the grid reaches gives ``reached=False`` with the nearest strength found.
+        All features advance together: rows of one batch carry different directions. ``start`` are the strengths tried first
+        (absolute values). A target that no strength up to ``LARGEST_STRENGTH`` reaches gives ``reached=False`` with the
+        nearest strength found.
         """
         if target <= 0 or sign not in (-1, 1):
             raise InputError(
@@ -219,7 +225,7 @@ class Steerer:
         def kl_of(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
             return effect(unit[torch.from_numpy(active)] * torch.from_numpy(strengths)[:, None].to(unit))
 
-        strengths, kls = search_strengths(kl_of, len(rows), target)
+        strengths, kls = search_strengths(kl_of, len(rows), target, start=start)
         return [
             StrengthSearch(sign * s, kl, reached=abs(kl - target) <= KL_TOLERANCE * target, feature=f, target=target)
             for f, s, kl in zip(rows.tolist(), strengths.tolist(), kls.tolist(), strict=True)
