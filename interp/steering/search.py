@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,19 +149,13 @@ class EffectOfVectors:
         """Of each sequence, the log-probabilities predicted at its k tokens of text, once for each row of ``added``."""
         with self.forward.kernels():
             for tokens, is_text in zip(self.tokens, self.is_text, strict=True):
-                vectors = added[:, None] * is_text[:, None]
-                positions = is_text.nonzero().squeeze(1)
-                yield (
-                    logits_of_versions(
-                        self.model,
-                        self.site,
-                        tokens,
-                        lambda x: x + vectors.to(x.dtype),
-                        positions,  # noqa: B023
-                    )
-                    .float()
-                    .log_softmax(-1)
-                )
+                versions = partial(_plus, added[:, None] * is_text[:, None])
+                logits = logits_of_versions(self.model, self.site, tokens, versions, is_text.nonzero().squeeze(1))
+                yield logits.float().log_softmax(-1)
+
+
+def _plus(added: Float[Tensor, "n n_pos d_in"], x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n n_pos d_in"]:
+    return x + added.to(x.dtype)
 
 
 def lift(
