@@ -16,8 +16,8 @@ from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.sae.autoencoder import SAEConfig
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import CausalTest, Counterpart, Detected, Evidence, FeatureEvidence
-from interp.evaluation.results import Estimate
 from interp.index.build import IndexConfig, build_index
 from interp.model.language_model import load_model
 from interp.runs.record import Run

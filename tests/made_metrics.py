@@ -7,12 +7,12 @@ from typing import Any
 
 from msgspec import structs
 
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.results import (
     METRICS_FILE,
     BaselineReport,
     ConceptReport,
     ConceptResult,
-    Estimate,
     EvaluationConfig,
     HeldOut,
     Metrics,
@@ -22,9 +22,8 @@ from interp.evaluation.results import (
     SeedReport,
     SimulabilityReport,
     SplicedLoss,
-    SteeringConfig,
-    SteeringReport,
 )
+from interp.evaluation.steering_results import SteeringConfig, SteeringEffect, SteeringReport
 from interp.records import write_record
 from interp.runs.record import RECORD, Run, RunRecord
 
@@ -107,11 +106,26 @@ def seeds(stability: float = 0.8, chance: float = 0.31) -> SeedReport:
 
 
 def steering(difference: float | None = 0.31, null_difference: float | None = 0.02) -> SteeringReport:
-    return SteeringReport(
-        config=SteeringConfig(), n_prompts=2, reason=None if difference is not None else "nothing fires",
-        mean_difference=difference, mean_null_difference=null_difference, mean_score=0.5, mean_null_score=0.2,
-        n_unreached=0, effects=(), null=(),
-    )  # fmt: skip
+    reason = None if difference is not None else "nothing fires"
+    return made_steering(reason=reason, mean_difference=difference, mean_null_difference=null_difference)
+
+
+def made_steering(*effects: SteeringEffect, **parts: Any) -> SteeringReport:
+    known: dict[str, Any] = {
+        "config": SteeringConfig(), "n_prompts": 2, "reason": None, "mean_difference": 0.31, "mean_null_difference": 0.02,
+        "mean_score": 0.5, "n_unreached": 0, "n_above_controls": 0, "effects": effects,
+    }  # fmt: skip
+    return SteeringReport(**known | parts)
+
+
+def made_effect(**parts: Any) -> SteeringEffect:
+    known: dict[str, Any] = {
+        "concept": "comment", "way": "output", "feature": 3, "sign": 1, "strength": 1.5, "kl": 0.2, "reached": True,
+        "n_texts": 96, "baseline_share": 0.1, "steered_share": 0.4, "difference": around(0.3), "fluency": 0.6, "score": 0.4,
+        "distinct_2": 0.9, "baseline_distinct_2": 0.95, "repetition": 0.02, "controls": (), "written": {}, "tried": (),
+        "texts": ("# one",), "baseline_texts": ("x = 1",), "prompts": ("import os",),
+    }  # fmt: skip
+    return SteeringEffect(**known | parts)
 
 
 def made_metrics(name: str = "r", **parts: Any) -> Metrics:

@@ -15,10 +15,10 @@ from interp.errors import InputError
 from interp.evaluation import ablation
 from interp.evaluation.ablation import AblationTarget, LabelledText, ablate_features
 from interp.evaluation.ablation_results import AblationConfig, ConceptAblation
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import Detected, FeatureEvidence
 from interp.evaluation.feature_evidence import ablation_tests
 from interp.evaluation.prediction_means import PredictionMeans
-from interp.evaluation.results import Estimate
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
 from interp.records import from_json, to_json

@@ -29,7 +29,8 @@ from interp.evaluation.comparison_figures import (
     probes_figure,
     tradeoff_figure,
 )
-from interp.evaluation.results import Estimate, Metrics
+from interp.evaluation.estimates import Estimate
+from interp.evaluation.results import Metrics
 
 CHANCE = Estimate(value=0.01, low=-0.02, high=0.04)
 

@@ -23,33 +23,17 @@ from interp.evaluation import reconstruction, suite
 from interp.evaluation.evidence import read_evidence
 from interp.evaluation.held_out import held_out
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
-from interp.evaluation.results import (
-    EvaluationConfig,
-    HeldOut,
-    SteeringConfig,
-    SteeringEffect,
-    read_metrics,
-)
+from interp.evaluation.results import EvaluationConfig, HeldOut, read_metrics
 from interp.evaluation.stability import RowSample
-from interp.evaluation.steering_effect import (
-    SteeredFeature,
-    SteeringTask,
-    _compare,
-    _Texts,
-    choose_features,
-    random_directions_like,
-    steer_concept,
-    steer_concepts,
-)
+from interp.evaluation.steering_effect import SteeringTask
+from interp.evaluation.steering_results import SteeringConfig
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import build_index
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
-from interp.records import from_json, to_json
 from interp.runs.record import Run
 from interp.runs.training import train_run
-from interp.steering.search import StrengthSearch
 from interp.steering.steerer import Steerer
 from interp.store.reader import ActivationStore
 from interp.store.source import ArraySource
@@ -248,131 +232,10 @@ def test_splicing_refuses_what_it_cannot_splice(model: LanguageModel, tokens: Te
         spliced_loss(model, identity(32), SITE, torch.full((2, 5), model.bos_id))
 
 
-# ------------------------------------------------------------------------------------------------------------ steering
-
-
-def share_of_letter(text: str, *, start: int) -> dict[str, float]:
-    written = text[start:]
-    return {letter: written.count(letter) / max(1, len(written)) for letter in "ab"}
-
-
-@pytest.fixture
-def task(tokens: Tensor) -> SteeringTask:
-    config = SteeringConfig(target_kl=0.5, n_samples=6, n_tokens=20)
-    return SteeringTask(("x = ", "def "), share_of_letter, tokens, config)
-
-
-@pytest.fixture
-def letter_steerer(model: LanguageModel) -> Steerer:
-    """Feature 0 writes the letter "a" at the last layer, feature 1 is dead, feature 2 anything."""
-    row = model.tokenizer.convert_tokens_to_ids("a")
-    unembedding = model.bridge.W_U[:, row]
-    directions = torch.stack(
-        [unembedding, torch.zeros(32), torch.randn(32, generator=torch.Generator().manual_seed(0))]
-    )
-    return Steerer(model, SITE, directions, torch.ones(3))
-
-
-def test_a_feature_that_writes_a_letter_raises_its_share(letter_steerer: Steerer, task: SteeringTask) -> None:
-    effect = steer_concept(letter_steerer, 0, concept="a", task=task)
-    assert effect.reached
-    assert effect.kl == pytest.approx(0.5, rel=0.05)
-    assert effect.difference == pytest.approx(effect.steered_share - effect.baseline_share)
-    assert effect.interval[0] > 0
-    assert effect.interval[0] <= effect.difference <= effect.interval[1]
-    assert 0 < effect.fluency <= 1
-    assert len(effect.texts) == len(effect.baseline_texts) == 12
-    shares = [share_of_letter(text, start=0)["a"] for text in effect.texts]
-    assert effect.steered_share == pytest.approx(np.mean(shares))
-    opposite = steer_concept(letter_steerer, 0, concept="a", task=task, sign=-1)
-    assert opposite.strength < 0
-    assert opposite.steered_share <= effect.baseline_share
-
-
-def test_features_written_in_one_batch_do_what_they_do_alone(letter_steerer: Steerer, task: SteeringTask) -> None:
-    both = steer_concepts(letter_steerer, [SteeredFeature("a", 0), SteeredFeature("b", 2)], task=task)
-    alone = steer_concept(letter_steerer, 2, concept="b", task=task)
-    assert both[1].texts == alone.texts
-    assert both[0].baseline_texts == alone.baseline_texts
-
-
-def test_a_dead_feature_changes_nothing_and_is_not_reached(letter_steerer: Steerer, task: SteeringTask) -> None:
-    effect = steer_concept(letter_steerer, 1, concept="a", task=task)
-    assert not effect.reached
-    assert effect.texts == effect.baseline_texts
-    assert effect.difference == 0
-    assert effect.fluency == pytest.approx(1, abs=0.2)
-
-
-def test_random_directions_reach_the_same_effect_without_the_letter(
-    letter_steerer: Steerer, task: SteeringTask
-) -> None:
-    random = random_directions_like(letter_steerer, 3, seed=0)
-    effects = steer_concepts(random, [SteeredFeature("a", i) for i in range(3)], task=task)
-    assert all(effect.reached for effect in effects)
-    assert (
-        np.mean([e.difference for e in effects]) < steer_concept(letter_steerer, 0, concept="a", task=task).difference
-    )
-
-
-def test_of_several_candidates_the_one_that_writes_the_concept_is_chosen(
-    letter_steerer: Steerer, task: SteeringTask
-) -> None:
-    """Neither the order of the candidates nor their number decides, and judging draws other texts than the trial."""
-    groups = [[SteeredFeature("a", 2), SteeredFeature("a", 0)], [SteeredFeature("a", 2)]]
-    assert choose_features(letter_steerer, groups, task=task) == [SteeredFeature("a", 0), SteeredFeature("a", 2)]
-
-
-def test_the_trial_draws_other_texts_than_the_judging(
-    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Chosen and judged on the same texts, the best of many would win by luck."""
-    seeds: list[int] = []
-    sample = letter_steerer.sample_each
-    monkeypatch.setattr(
-        letter_steerer, "sample_each", lambda *a, seed, **o: (seeds.append(seed), sample(*a, seed=seed, **o))[1]
-    )
-    steer_concepts(letter_steerer, [SteeredFeature("a", 0)], task=task)
-    judged = set(seeds)
-    choose_features(letter_steerer, [[SteeredFeature("a", 0)]], task=task)
-    assert len(seeds) == 4
-    assert not judged & set(seeds[2:])
-
-
-def test_fluency_and_score_are_worked_by_hand(task: SteeringTask) -> None:
-    """Fluency stands against the mean baseline of a prompt, 2 nats for both here; the score is a harmonic mean."""
-    task = replace(task, config=structs.replace(task.config, n_samples=2))
-    prompts, tokens = ("x", "x", "y", "y"), np.arange(12).reshape(4, 3)
-    baseline = _Texts(prompts, ("b", "b", "b", "b"), tokens, np.array([1.0, 3.0, 2.5, 1.5]))
-    steered = _Texts(prompts, ("ab", "aa", "ab", "bb"), tokens, np.array([2 + np.log(2), 2 + np.log(4), 1.0, 2.0]))
-    search = StrengthSearch(1.0, 0.5, reached=True, feature=0, target=0.5)
-    effect = _compare(SteeredFeature("a", 0), search, steered, baseline, task)
-    assert effect.fluency == pytest.approx((1 / 2 + 1 / 4 + 1 + 1) / 4)
-    # shares 1/2, 1, 1/2, 0
-    assert effect.steered_share == pytest.approx(0.5)
-    assert effect.score == pytest.approx((1 / 2 + 2 * 1 / 4 / (5 / 4) + 2 * 1 / 2 / (3 / 2) + 0) / 4)
-    overflowing = replace(steered, nll=np.array([np.nan, np.inf, np.nan, 2.0]))
-    assert _compare(SteeredFeature("a", 0), search, overflowing, baseline, task).fluency == pytest.approx(1 / 4)
-
-
-def test_an_effect_that_is_never_finite_is_written_as_not_reached(
-    letter_steerer: Steerer, task: SteeringTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("interp.steering.search.kl_divergence", lambda p, q: torch.full(p.shape[:-1], torch.nan))
-    effect = steer_concept(letter_steerer, 0, concept="a", task=task)
-    assert (effect.strength, effect.kl, effect.reached) == (0, 0, False)
-    assert effect.texts == effect.baseline_texts
-    assert from_json(to_json(effect), SteeringEffect, "the effect") == effect
-
-
-def test_a_concept_the_judge_does_not_know_is_refused(letter_steerer: Steerer, task: SteeringTask) -> None:
-    with pytest.raises(InputError, match="no concept 'comment' in what the judge knows"):
-        steer_concept(letter_steerer, 0, concept="comment", task=task)
-    with pytest.raises(InputError, match="no prompt to write from"):
-        steer_concept(letter_steerer, 0, concept="a", task=replace(task, prompts=()))
-
-
 # --------------------------------------------------------------------------------------------------------------- suite
+
+
+LETTERS = {"a": lambda c: c == "a", "digit": str.isdigit, "blank": lambda c: c == " "}
 
 
 def letters(document: Document, spans: np.ndarray) -> np.ndarray:
@@ -398,6 +261,17 @@ def stores(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> tu
     return opened[0], opened[1]
 
 
+@pytest.fixture
+def task() -> SteeringTask:
+    config = SteeringConfig(target_kl=0.5, n_candidates=4, n_written=2, n_draws=2, max_rounds=1, n_tokens=12)
+    return SteeringTask(("x = ", "def "), ("a b",), share_of_letters, config, concepts=("a", "digit"))
+
+
+def share_of_letters(text: str, *, start: int) -> dict[str, float]:
+    written = text[start:]
+    return {name: sum(map(is_one, written)) / max(1, len(written)) for name, is_one in LETTERS.items()}
+
+
 @pytest.fixture(scope="module")
 def run(stores: tuple[ActivationStore, ActivationStore], model: LanguageModel) -> Run:
     trained = train_run(stores[0], SITE, PCAConfig(n_features=16), "pca")
@@ -411,7 +285,6 @@ CONFIG = EvaluationConfig(n_sequences=8, n_steered=2)
 def test_the_suite_writes_what_it_found_and_where(
     run: Run, model: LanguageModel, stores: tuple[ActivationStore, ActivationStore], task: SteeringTask
 ) -> None:
-    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1, "blank": 0.0}, concepts=("a", "digit"))
     metrics = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
     assert read_metrics(run) == metrics
     assert not list(run.path.glob("*.partial"))
@@ -423,9 +296,10 @@ def test_the_suite_writes_what_it_found_and_where(
     assert metrics.spliced.ce_recovered_mean < 1
     assert {c.concept for c in metrics.concepts.concepts} == {"a", "digit", "blank"}
     assert {e.concept for e in metrics.steering.effects} == {"a", "digit"}
-    assert metrics.steering.mean_difference == np.mean([e.difference for e in metrics.steering.effects])
-    assert len(metrics.steering.null) == 2
-    assert {len(e.texts) for e in metrics.steering.effects} == {4}
+    assert metrics.steering.mean_difference == np.mean([e.difference.value for e in metrics.steering.effects])
+    controls = ["features", "random", "difference in means", "principal directions", "other concepts"]
+    assert all([c.name for c in e.controls] == controls for e in metrics.steering.effects)
+    assert {(len(e.texts), e.n_texts) for e in metrics.steering.effects} == {(2, 8)}
 
     assert metrics.complete
     assert metrics.done == ("reconstruction", "spliced", "concepts", "ablation", "steering")
@@ -449,7 +323,6 @@ def test_an_interrupted_evaluation_goes_on_after_the_last_suite_it_finished(
     task: SteeringTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
     whole = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
 
     def interrupted(*args: Any, **options: Any) -> Any:
@@ -465,39 +338,6 @@ def test_an_interrupted_evaluation_goes_on_after_the_last_suite_it_finished(
         patch.setattr(suite, "evaluate_concepts", interrupted)  # it is not carried out again
         assert evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task) == whole
     assert read_metrics(run) == whole
-
-
-def test_steerings_null_is_chosen_among_as_many_random_directions_in_the_same_way(
-    run: Run,
-    model: LanguageModel,
-    stores: tuple[ActivationStore, ActivationStore],
-    task: SteeringTask,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of each concept's candidates, own or random, the one that a trial prefers is steered; here it prefers the last."""
-    trials: list[tuple[Steerer, list[list[SteeredFeature]]]] = []
-    steered: list[tuple[Steerer, list[SteeredFeature]]] = []
-
-    def choose(steerer: Steerer, candidates: Any, *, task: SteeringTask) -> list[SteeredFeature]:
-        trials.append((steerer, candidates))
-        return [group[-1] for group in candidates]
-
-    def steer(steerer: Steerer, choices: Any, *, task: SteeringTask) -> list[SteeringEffect]:
-        steered.append((steerer, choices))
-        return steer_concepts(steerer, choices, task=task)
-
-    monkeypatch.setattr(suite, "choose_features", choose)
-    monkeypatch.setattr(suite, "steer_concepts", steer)
-    task = replace(task, judge=lambda text, *, start: {"a": 0.5, "digit": 0.1}, concepts=("a", "digit"))
-    metrics = evaluate_run(run, model=model, store=stores[1], config=CONFIG, steering=task)
-    (own, groups), (random, null_groups) = trials
-    assert [len(group) for group in groups] == [task.config.n_candidates] * 2
-    assert [[c.concept for c in group] for group in null_groups] == [[c.concept for c in group] for group in groups]
-    tried = [choice.feature for group in null_groups for choice in group]
-    assert len(set(tried)) == len(tried) == random.n_features
-    assert not (random.directions @ own.directions.T > 0.999).any()
-    assert steered == [(own, [g[-1] for g in groups]), (random, [g[-1] for g in null_groups])]
-    assert [e.feature for e in metrics.steering.null] == [group[-1].feature for group in null_groups]
 
 
 def captured_again(
@@ -608,8 +448,9 @@ def test_what_steering_would_refuse_is_refused_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr(suite, "evaluate_reconstruction", lambda *args: pytest.fail("it has begun"))
     evaluate = partial(evaluate_run, run, model=model, store=stores[1], config=CONFIG)
-    with pytest.raises(InputError, match="no prompt to write from"):
-        evaluate(steering=replace(task, prompts=()))
+    for without in ({"prompts": ()}, {"trial_prompts": ()}):
+        with pytest.raises(InputError, match="no prompt to write from; give at least one to judge by and one for the"):
+            evaluate(steering=replace(task, **without))
     with pytest.raises(InputError, match=r"the prompt 'a a.* exceed the \d+ tokens"):
         evaluate(steering=replace(task, prompts=("a " * 400,)))
     with pytest.raises(InputError, match="no concept 'digits' in what the judge knows"):

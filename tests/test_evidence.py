@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_metrics import made_effect, made_steering
+from msgspec import structs
 
 from interp.evaluation.ablation_results import AblationControl, AblationEffect, ConceptAblation
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import CausalTest, Detected, Evidence, FeatureEvidence, Reading
 from interp.evaluation.feature_evidence import ablation_tests, mean_effect, steering_tests
-from interp.evaluation.results import Estimate, SteeringConfig, SteeringEffect, SteeringReport
+from interp.evaluation.steering_results import SteeringControl
 
 ABOVE, AROUND, BELOW = (Estimate(value=v, low=v - 0.1, high=v + 0.1) for v in (0.3, 0.0, -0.3))
 
@@ -94,21 +97,20 @@ def test_an_ablation_counts_with_the_control_that_does_most() -> None:
     assert ablation_tests([ablation(effect(None, None))]) == []
 
 
-def test_steering_counts_less_its_control_with_both_uncertainties() -> None:
-    def steered(feature: int, difference: float, low: float, high: float) -> SteeringEffect:
-        return SteeringEffect(
-            concept="import", feature=feature, strength=1.0, kl=0.2, reached=True, baseline_share=0.1,
-            steered_share=0.1 + difference, difference=difference, interval=(low, high), fluency=0.5, score=0.2,
-            distinct_2=None, baseline_distinct_2=None, texts=(), baseline_texts=(), sign=-1,
-        )  # fmt: skip
+def test_steering_counts_less_the_null_that_adds_most() -> None:
+    def control(name: str, difference: float, excess: float) -> SteeringControl:
+        both = (Estimate(value=value, low=value - 0.05, high=value + 0.05) for value in (difference, excess))
+        return SteeringControl(name=name, difference=next(both), excess=next(both), spread=None, fluency=0.5)  # type: ignore[arg-type]
 
-    report = SteeringReport(
-        config=SteeringConfig(), n_prompts=1, reason=None, mean_difference=0.3, mean_null_difference=0.1, mean_score=None,
-        mean_null_score=None, n_unreached=0, effects=(steered(7, 0.3, 0.27, 0.33),), null=(steered(0, 0.1, 0.06, 0.14),),
-    )  # fmt: skip
-    ((feature, sign, test),) = steering_tests(report)
+    controls = (control("features", 0.02, 0.28), control("random", 0.1, 0.2), control("difference in means", 0.4, -0.1))
+    found = made_effect(feature=7, sign=-1, concept="import", controls=controls)
+    ((feature, sign, test),) = steering_tests(made_steering(found))
     assert (feature, sign, test.by, test.concept) == (7, -1, "steering", "import")
     assert (test.effect.value, test.effect.low, test.effect.high) == pytest.approx((0.2, 0.15, 0.25))
+    assert found.is_above_controls, "a supervised direction is no null"
+    assert not structs.replace(found, controls=(*controls, control("other concepts", 0.3, 0.04))).is_above_controls
+    assert not structs.replace(found, difference=AROUND).is_above_controls
+    assert steering_tests(made_steering(structs.replace(found, controls=()))) == []
 
 
 def test_the_mean_of_effects_is_surer_than_each() -> None:

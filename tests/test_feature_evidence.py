@@ -20,6 +20,7 @@ from interp.browse.evidence import (
     load_evidence,
     shown_labels,
 )
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import (
     GRADES,
     CausalTest,
@@ -29,7 +30,6 @@ from interp.evaluation.evidence import (
     FeatureEvidence,
     Reading,
 )
-from interp.evaluation.results import Estimate
 from interp.records import write_record
 from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import Run, RunRecord

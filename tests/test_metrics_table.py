@@ -12,8 +12,9 @@ import pytest
 from made_metrics import around, baseline, concepts, made_metrics, reconstruction, seeds, spliced, steering
 
 from interp.errors import InputError
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.number_text import percent, short
-from interp.evaluation.results import METRICS_FILE, Estimate, HeldOut, Metrics, defined, read_metrics
+from interp.evaluation.results import METRICS_FILE, HeldOut, Metrics, defined, read_metrics
 from interp.evaluation.table import (
     MARKS,
     METRICS,
@@ -273,7 +274,7 @@ def test_metrics_of_another_version_hide_no_other_run(tmp_path: Path) -> None:
     old = run_with(tmp_path, "old")
     record = json.loads((old.path / METRICS_FILE).read_text())
     (old.path / METRICS_FILE).write_text(json.dumps(record | {"version": 1}))
-    with pytest.raises(InputError, match="is interp-metrics version 1, this program reads interp-metrics version 3"):
+    with pytest.raises(InputError, match="is interp-metrics version 1, this program reads interp-metrics version 4"):
         read_metrics(old)
     text = metrics_table([old, run_with(tmp_path, "new")])
     assert f"old: not evaluated by this version; run: interp evaluate {old.path}." in text

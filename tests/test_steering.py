@@ -19,7 +19,7 @@ from interp.steering import steerer as steerer_module
 from interp.steering.continuations import SteeringRequest, SteeringResult, steering_record
 from interp.steering.edits import edit_activations
 from interp.steering.records import read_steering_records, write_steering_record
-from interp.steering.search import LARGEST_STRENGTH, EffectOfVectors, lift, search_strengths
+from interp.steering.search import LARGEST_STRENGTH, EffectOfVectors, search_strengths
 from interp.steering.steerer import Steerer
 
 SITES = ("blocks.1.hook_resid_post", "blocks.0.mlp.hook_post", "blocks.1.attn.hook_z")
@@ -291,14 +291,15 @@ def test_a_quadratic_effect_is_found_in_two_tries_and_one_from_the_right_start()
 
 def test_lifts_are_the_slow_formula(model: LanguageModel, steerer: Steerer, tokens: torch.Tensor) -> None:
     wanted, added = torch.tensor([3, 70, 9]), 4.0 * steerer.directions[:3]
-    found = EffectOfVectors(model, SITES[0], tokens).lifts(added, wanted)
+    effects, (other, found) = EffectOfVectors(model, SITES[0], tokens).measure(added, [torch.tensor([1]), wanted])
+    assert not np.allclose(other, found)
     clean = model.logits(tokens).double().softmax(-1)[..., wanted].sum(-1).log()
     for feature in range(3):
         steered = steerer.logits(tokens, {feature: 4.0 / float(steerer.scales[feature])}).double().softmax(-1)
         gain = (steered[..., wanted].sum(-1).log() - clean)[tokens != model.bos_id].mean()
         assert found[feature] == pytest.approx(float(gain), rel=1e-4)
-    nothing = torch.zeros(2, 5).log_softmax(-1)
-    assert float(lift(nothing, nothing, torch.tensor([1]))[0]) == 0
+        kl = slow_kl(model, steerer, tokens, {feature: 4.0 / float(steerer.scales[feature])})
+        assert effects[feature] == pytest.approx(kl, rel=1e-3)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

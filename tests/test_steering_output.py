@@ -30,7 +30,7 @@ def test_the_gradient_is_what_a_small_step_changes(byte_model: LanguageModel, si
     found = output_effects(byte_model, site, tokens, SETS)
     directions, effect = unit_rows(4, found.gradient.shape[1]), EffectOfVectors(byte_model, site, tokens)
     for row, wanted in zip(found.gradient, SETS, strict=True):
-        there, back = (effect.lifts(step * directions, wanted) for step in (0.02, -0.02))
+        there, back = (effect.measure(step * directions, [wanted])[1][0] for step in (0.02, -0.02))
         assert (there - back) / 0.04 == pytest.approx((directions @ row).numpy(), rel=0.02, abs=2e-4)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypedDict, final
 import pandas as pd
 
 from interp.errors import InputError
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import (
     EVIDENCE_FILE,
     GRADES,
@@ -27,7 +28,6 @@ from interp.evaluation.evidence import (
     read_evidence,
 )
 from interp.evaluation.number_text import short
-from interp.evaluation.results import Estimate
 from interp.figures import show_blanks
 from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import RECORD, Run

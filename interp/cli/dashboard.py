@@ -9,8 +9,8 @@ import tyro
 
 from interp.demo.recipe import DemoConfig, run_demo
 from interp.evaluation.results import read_metrics
+from interp.evaluation.steering_text import changed_texts, steering_lines
 from interp.evaluation.table import metrics_table
-from interp.runs.record import Run
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Demo:
     def run(self) -> None:
         result = run_demo(self.workspace, self.config)
         print(metrics_table(result.runs))
-        print(_steering_lines(result.runs))
+        for run in result.runs:
+            if (steering := read_metrics(run).steering) is not None:
+                print("", *steering_lines(run.name, steering), *changed_texts(steering), sep="\n")
         print()
         for step in result.steps:
             print(f"{step.name:<34}{step.wall_seconds:>7.1f} s wall {step.cpu_seconds:>7.1f} s CPU")
@@ -52,16 +54,3 @@ class Dashboard:
 
         print(f"the dashboard is at http://127.0.0.1:{self.port} (Ctrl+C ends it)")
         serve(self.workspace, port=self.port, open_browser=self.open_browser)
-
-
-def _steering_lines(runs: list[Run]) -> str:
-    lines = ["", "Share of the written text that is the concept, without -> with steering at KL 0.2, 64 samples:"]
-    for run in runs:
-        steering = read_metrics(run).steering
-        for effect in steering.effects if steering else ():
-            low, high = effect.interval
-            lines.append(
-                f"{run.name:<14}{effect.concept:<22}feature {effect.feature:>5}  {effect.baseline_share:>6.1%} -> "
-                f"{effect.steered_share:>6.1%}  [{low:+.1%}, {high:+.1%}]  fluency {effect.fluency:.2f}"
-            )
-    return "\n".join(lines)

@@ -18,6 +18,7 @@ from interp.evaluation.controls import judge_controls
 from interp.evaluation.results import EvaluationConfig, read_metrics
 from interp.evaluation.seeds import report_seeds
 from interp.evaluation.steering_effect import steering_task
+from interp.evaluation.steering_text import steering_lines
 from interp.evaluation.suite import evaluate_run
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.build import IndexConfig
@@ -80,7 +81,7 @@ class Evaluate:
         ):
             model, judged = load(run.model_id), runs_of_seeds(run, self.seeds)
             can_steer = label_set is not None and label_set.judge is not None and self.config.n_steered > 0
-            task = steering_task(run, label_set) if label_set and can_steer else None
+            task = steering_task(label_set) if label_set and can_steer else None
             for each in judged:
                 # the others show how figures spread; what steering costs is spent once
                 config = self.config if each is judged[0] else structs.replace(self.config, n_steered=0)
@@ -91,7 +92,13 @@ class Evaluate:
                 judge_controls(run, read_metrics(run), model=model, store=store)
             if len(judged) > 1:
                 report_seeds(judged)
-        print(json.dumps(metrics_rows(runs), indent=1) if self.json else metrics_table(runs, everything=self.all))
+        if self.json:
+            print(json.dumps(metrics_rows(runs), indent=1))
+            return
+        print(metrics_table(runs, everything=self.all))
+        for run in runs:
+            if (steering := read_metrics(run).steering) is not None:
+                print("", *steering_lines(run.name, steering), sep="\n")
 
 
 def _label_set(store: ActivationStore, config: EvaluationConfig) -> LabelSet | None:

@@ -118,7 +118,7 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
     for run in progress(runs, total=len(runs), what="evaluate and steer", unit="run"):
         with _timed(f"evaluate and steer {run.name}", steps):
             if not _is_evaluated(run, held_out):
-                task = steering_task(run, PYTHON, concepts=CONCEPTS_TO_STEER) if run.name in RUNS_TO_STEER else None
+                task = steering_task(PYTHON, concepts=CONCEPTS_TO_STEER) if run.name in RUNS_TO_STEER else None
                 evaluate_run(run, model=model, store=held_out, config=EvaluationConfig(), steering=task)
     return DemoResult(runs, steps)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.decomposers import Decomposer
 from interp.evaluation.detection import Detections, normalised_mutual_information
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.firing_codes import FiringCodes, random_directions
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.readable import LEAST_DOCUMENTS, Readings
@@ -27,14 +28,13 @@ from interp.evaluation.results import (
     ConceptReport,
     ConceptResult,
     DepthResult,
-    Estimate,
     NullReport,
 )
 from interp.evaluation.site_baselines import baseline_detections
 from interp.evaluation.trial import NULLS, RANDOM_DIRECTIONS, Judged, Trial, codes_of, documents_of, encoded, nulls_of
 from interp.metrics import auroc, auroc_matrix
 
-N_BEST = 8
+N_BEST = 16
 """Features named for each concept, the chosen one first."""
 HALF_WAY = 0.5
 """Precision that a feature must have to detect a concept, as a share of the way from the base rate to 1."""

@@ -24,10 +24,9 @@ from interp.decomposers import Decomposer
 from interp.decomposers.sae.autoencoder import FrozenSAE
 from interp.decomposers.sae.config import SparseConfig
 from interp.evaluation.concepts import null_report
-from interp.evaluation.judged_rows import JudgedRows
+from interp.evaluation.judged_rows import JudgedRows, judged_rows
 from interp.evaluation.resampling import Resamples
 from interp.evaluation.results import METRICS_FILE, ConceptConfig, Metrics, NullReport
-from interp.evaluation.suite import judged_rows
 from interp.evaluation.trial import Judged, Trial, codes_of, documents_of
 from interp.model.language_model import LanguageModel, shuffled_copy
 from interp.progress import progress

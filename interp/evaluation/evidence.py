@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from interp.evaluation.results import Estimate
+from interp.evaluation.estimates import Estimate
 from interp.records import FileRecord, Record, read_record
 
 if TYPE_CHECKING:
@@ -75,6 +75,22 @@ class CausalTest(Record, frozen=True):
     of the text (steering)."""
 
 
+class Output(Record, frozen=True):
+    """The concept that a feature is estimated to make the model write, from gradients at an equal effect on neutral text.
+
+    An estimate of what adding the feature does to the next token, not a test of it: it says nothing of the grade.
+    """
+
+    concept: str
+    sign: int
+    """-1 where adding the opposite of the feature does."""
+    lift: float
+    """Gain in log-probability of the tokens that begin the concept, in standard deviations over random directions distributed
+    like the activations."""
+    chance: float
+    """The lift that 5 % of these directions exceed, each for its own best concept."""
+
+
 class FeatureEvidence(Record, frozen=True):
     """All that is known of one feature."""
 
@@ -96,6 +112,8 @@ class FeatureEvidence(Record, frozen=True):
     methods: tuple[Counterpart, ...] = ()
     """In runs of other methods at the site, the most alike."""
     tests: tuple[CausalTest, ...] = ()
+    output: Output | None = None
+    """None where there is no concept whose tokens are known."""
 
     @property
     def grade(self) -> Grade:

@@ -13,6 +13,7 @@ from msgspec import structs
 from interp.errors import InputError
 from interp.evaluation.ablation_results import ConceptAblation
 from interp.evaluation.concepts import FeatureFindings
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import (
     EVIDENCE_FILE,
     N_TOKENS,
@@ -27,10 +28,12 @@ from interp.evaluation.evidence import (
 from interp.evaluation.firing_codes import FiringCodes, random_codes
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.matching import Pairing, best_matches
+from interp.evaluation.outputs import ConceptOutputs
 from interp.evaluation.readable import LABEL, NOTHING, TOKEN
 from interp.evaluation.resampling import mean_over_features
-from interp.evaluation.results import Estimate, SimulabilityReport, SteeringReport
+from interp.evaluation.results import SimulabilityReport
 from interp.evaluation.simulability import simulability
+from interp.evaluation.steering_results import SteeringReport
 from interp.records import write_record
 from interp.runs.record import Run, find_runs
 from interp.runs.seeds import siblings
@@ -47,11 +50,19 @@ def gather_evidence(
     rows: JudgedRows,
     token_strings: Sequence[str],
     seed: int,
+    *,
+    outputs: ConceptOutputs | None,
 ) -> SimulabilityReport | None:
-    """Write what was found of each feature of ``run``; returns how well features are simulated, None where too few fire."""
+    """Write what was found of each feature of ``run``, and what ``outputs`` estimates that it makes the model write.
+
+    Returns how well features are simulated, None where too few fire.
+    """
     chosen = _better_signs(findings, run.decomposer().n_features)
     auroc = simulability(rows.windows, findings.codes.codes[:, chosen], rows.is_test)
     counterparts = _counterparts(run)
+    decomposer = run.decomposer()
+    is_signed = decomposer.signed_codes or run.can("forms")
+    written = outputs.outputs(decomposer.write_directions(), is_signed=is_signed) if outputs is not None else None
     n_fires = findings.own.fires.sum(1) + findings.codes.n_fire_select(rows)
     features = tuple(
         FeatureEvidence(
@@ -65,6 +76,7 @@ def gather_evidence(
             simulability=float(auroc[feature]) if np.isfinite(auroc[feature]) else None,
             seeds=tuple(each[feature] for each in counterparts[0] if each[feature].feature >= 0),
             methods=tuple(each[feature] for each in counterparts[1] if each[feature].feature >= 0),
+            output=written[feature] if written is not None else None,
         )
         for feature, candidate in enumerate(chosen)
     )
@@ -110,18 +122,12 @@ def ablation_tests(found: Sequence[ConceptAblation]) -> list[tuple[int, int, Cau
 
 
 def steering_tests(report: SteeringReport) -> list[tuple[int, int, CausalTest]]:
-    """(feature, sign, test): share of the text that steering adds, less what the control adds.
-
-    The two are measured on different texts, so half-widths of their intervals are added in quadrature.
-    """
-    tests = []
-    for own, null in zip(report.effects, report.null, strict=True):
-        value = own.difference - null.difference
-        below = np.hypot(own.difference - own.interval[0], null.interval[1] - null.difference)
-        above = np.hypot(own.interval[1] - own.difference, null.difference - null.interval[0])
-        effect = Estimate(value=value, low=float(value - below), high=float(value + above))
-        tests.append((own.feature, own.sign, CausalTest(by="steering", concept=own.concept, effect=effect)))
-    return tests
+    """(feature, sign, test): share of the text that steering adds, less what the null adds that adds most."""
+    return [
+        (own.feature, own.sign, CausalTest(by="steering", concept=own.concept, effect=own.best_null.excess))
+        for own in report.effects
+        if own.best_null is not None
+    ]
 
 
 def mean_effect(effects: Sequence[Estimate]) -> Estimate | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.evaluation.results import ConceptConfig
 from interp.store.moments import Moments
+from interp.store.reader import ActivationStore
 from interp.store.source import ActivationSource
 
 WINDOW = 8
@@ -179,3 +182,26 @@ def token_windows(
         is_in &= (position - back >= 1) & (token != bos_id) & (document[sequence, at] == document[sequence, position])
         windows[is_in, back] = token[is_in]
     return windows
+
+
+def judged_rows(store: ActivationStore, site: str, config: ConceptConfig) -> JudgedRows:
+    """The rows that runs at ``site`` are judged on; those asked for last stay in memory.
+
+    Raises InputError for a store without labels or with fewer than two documents.
+    """
+    return _judged_rows(store.path.resolve(), store.identity, site, store.label_set(config.label_set), config)
+
+
+@lru_cache(maxsize=1)
+def _judged_rows(path: Path, identity: str, site: str, label_set: str, config: ConceptConfig) -> JudgedRows:
+    store = ActivationStore(path)
+    positions, (_, document) = store.positions(), store.documents()
+    return JudgedRows.draw(
+        store.site(site),
+        labels=store.labels(label_set),
+        names=store.label_sets[label_set],
+        documents=store.row_documents(),
+        windows=token_windows(store.tokens(), positions, document, bos_id=store.manifest.bos_id),
+        max_rows=config.max_rows,
+        seed=config.seed,
+    )

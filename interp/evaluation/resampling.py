@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from interp.evaluation.results import Estimate
+from interp.evaluation.estimates import Estimate
 from interp.metrics import bootstrap_interval
 
 N_DRAWS = 400

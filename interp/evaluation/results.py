@@ -10,25 +10,14 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from interp.evaluation.ablation_results import ConceptAblation
+from interp.evaluation.estimates import Estimate
+from interp.evaluation.steering_results import SteeringReport
 from interp.records import FileRecord, Record, read_record
 
 if TYPE_CHECKING:
     from interp.runs.record import Run
 
 METRICS_FILE = "metrics.json"
-
-
-class Estimate(Record, frozen=True):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_above_zero(self) -> bool:
-        """Of a difference: whether the whole interval is above 0."""
-        return self.low > 0
 
 
 class ConceptConfig(Record, frozen=True):
@@ -53,33 +42,14 @@ class ConceptConfig(Record, frozen=True):
     """Seed of the row sample, the split, the nulls and the bootstrap."""
 
 
-class SteeringConfig(Record, frozen=True):
-    """Options of the steering evaluation."""
-
-    target_kl: float = 0.2
-    """Effect on neutral text in nats per token; from about 0.6 on a model's fluency breaks."""
-    n_samples: int = 16
-    """Texts per prompt. The share of a text that is a comment varies so much that 32 texts in all measured a baseline of .10
-    as .23."""
-    n_tokens: int = 48
-    """Tokens per text."""
-    temperature: float = 1.0
-    """Sampling temperature."""
-    seed: int = 0
-    """Seed of the sampling noise, the random directions and the bootstrap."""
-    n_candidates: int = 6
-    """Features tried per concept, on texts of another seed; the one that adds most of the concept is evaluated. The null
-    is a random direction, chosen among as many in the same way."""
-
-
 class EvaluationConfig(Record, frozen=True):
     """Options of ``interp evaluate``."""
 
     n_sequences: int = 32
     """Sequences for the spliced loss (at most four forward passes each)."""
     n_steered: int = 4
-    """Concepts to steer, those detected best over the null; 0 for none. Only for label sets that can say how much of a
-    written text is a concept. Takes some twenty seconds a concept on the bundled model, most of an evaluation."""
+    """Concepts to steer, those that a feature is estimated to write most; 0 for none. Only for label sets that can say how much
+    of a written text is a concept. Takes half a minute a concept on the bundled model, most of an evaluation."""
     n_ablated: int = 6
     """Concepts whose feature is taken out of the model, those detected best over the null; 0 for none."""
     concepts: ConceptConfig = ConceptConfig()
@@ -335,62 +305,6 @@ class Absorption(Record, frozen=True):
     n_tokens: int
 
 
-class SteeringEffect(Record, frozen=True):
-    """What steering one feature did to the texts, compared with texts written without steering from the same noise."""
-
-    concept: str
-    feature: int
-    strength: float
-    """In multiples of the feature's maximum."""
-    kl: float
-    """Effect on neutral text at that strength, nats per token."""
-    reached: bool
-    """Whether ``kl`` is within 5 % of the target."""
-    baseline_share: float
-    """Share of what was written without steering that is the concept, mean over samples."""
-    steered_share: float
-    """The same with steering."""
-    difference: float
-    """steered_share - baseline_share."""
-    interval: tuple[float, float]
-    """95 % bootstrap interval over samples of the difference (samples are paired by their noise)."""
-    fluency: float
-    """Mean over samples, 0 to 1."""
-    score: float
-    """Mean over samples of the harmonic mean of share and fluency."""
-    distinct_2: float | None
-    """Different token pairs over all token pairs of a steered text, mean over texts; falls when steering makes it repeat."""
-    baseline_distinct_2: float | None
-    """The same without steering."""
-    texts: tuple[str, ...]
-    """Steered continuations, prompts in order, samples of a prompt side by side."""
-    baseline_texts: tuple[str, ...]
-    """Continuations without steering from the same noise."""
-    sign: int = 1
-    """-1 where it was steered towards low codes."""
-
-
-class SteeringReport(Record, frozen=True):
-    """Steering of several concepts, each beside a random direction of the same effect. Means are over concepts."""
-
-    config: SteeringConfig
-    n_prompts: int
-    """Prompts that were continued."""
-    reason: str | None
-    """Why nothing was steered; then there are no effects and no means."""
-    mean_difference: float | None
-    mean_null_difference: float | None
-    mean_score: float | None
-    mean_null_score: float | None
-    n_unreached: int
-    """Concepts whose feature did not reach the target effect."""
-    effects: tuple[SteeringEffect, ...]
-    null: tuple[SteeringEffect, ...]
-    """The same of the random directions."""
-    excess: Estimate | None = None
-    """mean_difference - mean_null_difference; intervals of the concepts, own and null, are added in quadrature."""
-
-
 class SeedReport(Record, frozen=True):
     """The same request trained from other seeds and judged on the same text."""
 
@@ -409,7 +323,7 @@ class Metrics(FileRecord, frozen=True):
     """``metrics.json``: everything measured of one run on one store."""
 
     SCHEMA: ClassVar[str] = "interp-metrics"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     run: str
     run_identity: str

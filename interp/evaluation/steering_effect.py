@@ -1,89 +1,105 @@
 """Steering: does writing a concept's feature into the model make it write more of the concept, and still write well?
 
-Features are brought to the same effect on neutral text (KL in nats per token), not the same coefficient, and each stands
-beside a random direction of the same effect. Per sample, with baseline and steered text drawn from the same noise,
+Features are brought to the same effect on neutral text (KL in nats per token), not to the same coefficient. What a feature adds
+to the share of the text that is the concept stands beside controls at the same effect, on the same prompts and noise:
 
-    share    = share of the continuation's characters that are the concept, by a judge of written text
-    fluency  = min(1, exp(-(NLL_steered - NLL_baseline))), NLL per token under the model without steering
-    score    = harmonic mean of share and fluency
+    features               the best of as many features of the same dictionary drawn at random, by the same trial
+    random                 the best of as many random directions as there are features, distributed like the activations and
+                           found and tried in the same way
+    other concepts         what the features chosen for the other concepts add of this one
+    difference in means    rows with the concept less rows without it, on select: supervised
+    principal directions   the best of the principal directions, found and tried in the same way
 
-If a target effect cannot be reached, the effect that was reached is reported. The judge is a function of the text alone.
+The first two are drawn several times; texts take turns between the draws. A concept's text is written until the interval of the
+gain is narrow. Nothing that chooses judges: prompts and noise of the trials are others, and their text is of select, while
+effects are matched on text of test. If a target effect cannot be reached, the effect that was reached is reported. The judge is
+a function of the text alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from msgspec import structs
 from torch import Tensor
 
 from interp.corpora.documents import LabelSet, TextJudge
 from interp.errors import InputError, unknown_name
-from interp.evaluation.results import SteeringConfig, SteeringEffect, defined
-from interp.metrics import bootstrap_interval, distinct_n
-from interp.steering.continuations import neutral_tokens
-from interp.steering.search import StrengthSearch
-from interp.steering.steerer import Steerer
+from interp.evaluation.estimates import Estimate
+from interp.evaluation.feature_evidence import mean_effect
+from interp.evaluation.firing_codes import random_directions
+from interp.evaluation.judged_rows import JudgedRows
+from interp.evaluation.outputs import ConceptOutputs, sequences_of
+from interp.evaluation.resampling import estimate
+from interp.evaluation.results import defined
+from interp.evaluation.steering_choice import Choice, Pool, Trial, by_output
+from interp.evaluation.steering_results import (
+    Control,
+    SteeringConfig,
+    SteeringControl,
+    SteeringEffect,
+    SteeringReport,
+)
+from interp.evaluation.written import Writer, Written
+from interp.progress import progress
+from interp.steering.scales import feature_scales
+from interp.steering.search import EffectOfVectors
+from interp.store.moments import Moments
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
     from interp.runs.record import Run
+    from interp.store.reader import ActivationStore
 
-_TRIAL_SEED = 10_007  # far from the seeds of the evaluation, which count up from the config's
-_ROWS_PER_PASS = 128  # texts written at once: the per-step overhead is spread, the key-value cache stays small
+_N_BOOTSTRAP = 1000
+_EVERY = 4
+"""One prompt of so many is used for the trials alone."""
+_SEQUENCES, _LENGTH = 8, 64
+"""Text on which effects are measured: 512 tokens give the mean KL to a few per cent."""
 
 
 @dataclass(frozen=True)
 class SteeringTask:
-    """Which prompts are continued, who judges the texts and how strong steering is: the same for every feature compared."""
+    """Which prompts are continued, who judges the texts and how strong steering is: the same for every run compared."""
 
     prompts: tuple[str, ...]
-    """Texts that the model continues."""
+    """Texts that the model continues where a feature is judged."""
+    trial_prompts: tuple[str, ...]
+    """Texts that it continues where features are tried."""
     judge: TextJudge
     """Says what share of a written text is each concept."""
-    neutral: Int[Tensor, "n_seq n_pos"]
-    """Sequences (BOS first) on which the effect is matched."""
     config: SteeringConfig
-    """Target effect, and how much is written."""
+    """Target effect, how features are found, and how much is written."""
     concepts: tuple[str, ...] | None = None
-    """Concepts that may be steered, all known to the judge; None for all that are detected."""
+    """Concepts that may be steered, all known to the judge; None for all that it knows."""
 
 
 def steering_task(
-    run: Run,
-    label_set: LabelSet,
-    *,
-    concepts: tuple[str, ...] | None = None,
-    config: SteeringConfig | None = None,
+    label_set: LabelSet, *, concepts: tuple[str, ...] | None = None, config: SteeringConfig | None = None
 ) -> SteeringTask:
-    """Steering ``run`` towards labels of a label set, with that set's prompts and judge.
+    """Steering towards labels of a label set, with that set's prompts and judge; every fourth prompt is for the trials alone.
 
-    ``concepts`` are by default all labels that the judge knows. The effect is matched on 512 tokens of the run's own store.
-    Raises InputError for a label set that cannot judge a text.
+    ``concepts`` are by default all labels that the judge knows. Raises InputError for a label set that cannot judge a text, and
+    for one with a single prompt.
     """
     if label_set.judge is None:
         raise InputError(f"the label set '{label_set.name}' cannot judge what a model writes; name one that can")
+    if len(label_set.prompts) < 2:
+        raise InputError(
+            f"the label set '{label_set.name}' has {len(label_set.prompts)} prompts; give two at least, since those that "
+            "features are tried on are not those that they are judged on"
+        )
     return SteeringTask(
-        prompts=label_set.prompts,
+        prompts=tuple(prompt for i, prompt in enumerate(label_set.prompts) if i % _EVERY),
+        trial_prompts=label_set.prompts[::_EVERY],
         judge=label_set.judge,
-        neutral=neutral_tokens(run, n_sequences=8, n_tokens=64),
         config=config or SteeringConfig(),
-        concepts=concepts or tuple(label_set.judge("", start=0)),
+        concepts=concepts,
     )
-
-
-@dataclass(frozen=True)
-class SteeredFeature:
-    """A feature to steer towards a concept, with the sign in which it means the concept."""
-
-    concept: str
-    feature: int
-    sign: int = 1
 
 
 def check_task(task: SteeringTask, model: LanguageModel) -> None:
@@ -92,9 +108,9 @@ def check_task(task: SteeringTask, model: LanguageModel) -> None:
     Raises InputError for no prompts, for a prompt that with its text exceeds the model's context, and for concepts the judge
     does not know.
     """
-    if not task.prompts:
-        raise InputError("there is no prompt to write from; give at least one")
-    for prompt in task.prompts:
+    if not task.prompts or not task.trial_prompts:
+        raise InputError("there is no prompt to write from; give at least one to judge by and one for the trials")
+    for prompt in (*task.prompts, *task.trial_prompts):
         if (n := len(model.encode(prompt))) + task.config.n_tokens > model.n_ctx:
             raise InputError(
                 f"the prompt {prompt[:40]!r} of {n} tokens and {task.config.n_tokens} new ones exceed the {model.n_ctx} tokens "
@@ -106,139 +122,331 @@ def check_task(task: SteeringTask, model: LanguageModel) -> None:
             raise unknown_name("concept", concept, known, "what the judge knows")
 
 
-def steer_concept(steerer: Steerer, feature: int, *, concept: str, task: SteeringTask, sign: int = 1) -> SteeringEffect:
-    """What steering one feature to the task's effect does to how much of ``concept`` is written."""
-    return steer_concepts(steerer, [SteeredFeature(concept, feature, sign)], task=task)[0]
+@dataclass(frozen=True)
+class SteeredSite:
+    """What is known of the hook point that a run's features are written at."""
+
+    name: str
+    outputs: ConceptOutputs
+    rows: JudgedRows
+    x: Float[Tensor, "n d_in"] | None
+    """Activations there of the judged rows; None where the store does not have them."""
+    moments: Moments | None
+    """Of all rows there."""
+
+    @classmethod
+    def of(cls, run: Run, store: ActivationStore, rows: JudgedRows, outputs: ConceptOutputs) -> SteeredSite:
+        """Reads the rows where the run writes another hook point than it reads."""
+        if run.site.write == run.site.read:
+            return cls(run.site.write, outputs, rows, rows.x, rows.moments)
+        if run.site.write not in store.sites:
+            return cls(run.site.write, outputs, rows, None, None)
+        source = store.site(run.site.write)
+        return cls(run.site.write, outputs, rows, source.rows(rows.numbers), source.moments())
 
 
-def steer_concepts(steerer: Steerer, choices: Sequence[SteeredFeature], *, task: SteeringTask) -> list[SteeringEffect]:
-    """What steering each of several features does; their texts are written in shared batches.
+def evaluate_steering(
+    run: Run,
+    model: LanguageModel,
+    store: ActivationStore,
+    *,
+    rows: JudgedRows,
+    outputs: ConceptOutputs,
+    detecting: Mapping[str, Sequence[tuple[int, int]]],
+    task: SteeringTask,
+    n_concepts: int,
+) -> SteeringReport:
+    """Steering with the features of ``run`` at the hook point that they are written at.
 
-    Raises InputError for a concept the judge does not know and where prompt and text exceed the model's context.
+    ``outputs`` are estimates at that hook point, ``detecting`` for each concept the (feature, sign) that detect it best on
+    select. At most ``n_concepts`` are steered: those that a candidate is estimated to raise most. Raises InputError where the
+    model predicts nothing finite.
     """
-    if not task.prompts:
-        raise InputError("there is no prompt to write from; give at least one")
-    found = _strengths(steerer, choices, task)
-    steered: list[dict[int, float]] = [{} if steerer.is_dead[s.feature] else {s.feature: s.strength} for s in found]
-    baseline, *written = _write(steerer, [{}, *steered], task)
-    return [
-        _compare(choice, search, texts, baseline, task)
-        for choice, search, texts in zip(choices, found, written, strict=True)
-    ]
+    known = task.judge("", start=0)
+    wanted = [concept for concept in outputs.concepts if concept in (task.concepts or known) and concept in known]
+    decomposer, config = run.decomposer(), task.config
+    pool = Pool.of(decomposer.write_directions(), is_signed=decomposer.signed_codes or run.can("forms"))
+    found = {concept: _candidates(pool, concept, outputs, detecting.get(concept, ()), config) for concept in wanted}
+    best = {
+        concept: float(outputs.lifts(pool.directions[rows])[outputs.concepts.index(concept)].max())
+        for concept, rows in found.items()
+        if rows
+    }
+    concepts = sorted(best, key=lambda concept: -best[concept])[:n_concepts]
+    if not concepts:
+        return _report(config, task, [], "no concept that the judge knows has a feature that could write it")
+    site = SteeredSite.of(run, store, rows, outputs)
+    writer = Writer(model, site.name, task.judge, concepts, config)
+    trial = Trial(
+        model=model,
+        site=site.name,
+        outputs=outputs,
+        writer=writer,
+        prompts=task.trial_prompts,
+        effect=EffectOfVectors(model, site.name, _neutral(store, rows, is_test=False)),
+        target=EffectOfVectors(model, site.name, _neutral(store, rows, is_test=True)),
+        config=config,
+    )
+    own = trial.choose(pool, {concept: found[concept] for concept in concepts})
+    controls = chosen_controls(trial, site, pool, list(own))
+    judged = _Judging(task, writer, own, controls).run()
+    scales = feature_scales(run)
+    effects = [_effect(concept, judged, own, pool, scales, config) for concept in own]
+    return _report(config, task, effects, None)
 
 
-def choose_features(
-    steerer: Steerer, candidates: Sequence[Sequence[SteeredFeature]], *, task: SteeringTask
-) -> list[SteeredFeature]:
-    """Of each concept's candidates, the one that adds most of the concept to a few texts of a seed used for nothing else.
+def _candidates(
+    pool: Pool,
+    concept: str,
+    outputs: ConceptOutputs,
+    detecting: Sequence[tuple[int, int]],
+    config: SteeringConfig,
+) -> list[int]:
+    """Rows of the pool that are tried for a concept, found in the way that the config names."""
+    row_of = {(int(f), int(s)): row for row, (f, s) in enumerate(zip(pool.feature, pool.sign, strict=True))}
+    is_alive = pool.directions.any(1).tolist()
+    detect = [row_of[each] for each in detecting if each in row_of and is_alive[row_of[each]]]
+    if config.way == "detection":
+        return detect[: config.n_candidates]
+    output = by_output(outputs, pool, concept, len(pool.feature))
+    if config.way == "output":
+        return output[: config.n_candidates]
+    rank = {row: place for place, row in enumerate(output)}
+    return sorted(detect, key=lambda row: detect.index(row) + rank[row])[: config.n_candidates]
 
-    The feature that detects a concept best need not write it: a feature of prose fires in every comment, but writes
-    docstrings. So each candidate is tried.
-    """
-    n_samples, seed = min(4, task.config.n_samples), task.config.seed + _TRIAL_SEED
-    short = structs.replace(task.config, n_samples=n_samples, seed=seed)
-    flat = [choice for group in candidates for choice in group]
-    effects = steer_concepts(steerer, flat, task=replace(task, config=short))
-    gain = dict(zip(flat, (effect.difference for effect in effects), strict=True))
-    return [max(group, key=lambda choice: gain[choice]) for group in candidates]
+
+def _neutral(store: ActivationStore, rows: JudgedRows, *, is_test: bool) -> Int[Tensor, "n_seq n_pos"]:
+    return sequences_of(store, rows, is_test=is_test, n=_SEQUENCES, length=_LENGTH)
 
 
-def random_directions_like(steerer: Steerer, n: int, *, seed: int) -> Steerer:
-    """A steerer of ``n`` random unit directions at the same site: the null of a steering result.
+def chosen_controls(
+    trial: Trial, site: SteeredSite, pool: Pool, concepts: Sequence[str]
+) -> dict[Control, dict[str, list[Choice]]]:
+    """Of each control the choice of every draw for each concept; those that cannot be had at the site are left out."""
+    config, found = trial.config, dict[Control, dict[str, list[Choice]]]()
+    alive = np.flatnonzero(pool.directions.any(1).cpu().numpy())
+    features, random = [], []
+    for draw in range(config.n_draws):
+        generator = np.random.default_rng([config.seed, 7, draw])
+        some = generator.choice(alive, min(config.n_candidates, len(alive)), replace=False).tolist()
+        features.append(trial.choose(pool, dict.fromkeys(concepts, some)))
+        if site.moments is not None:
+            drawn = random_directions(len(pool.feature), site.moments, config.seed * 1000 + draw, shaped=True)
+            random.append(_best_by_output(trial, Pool.of(drawn, is_signed=False), concepts))
+    found["features"] = _by_concept(features)
+    if random:
+        found["random"] = _by_concept(random)
+    if site.x is not None and site.moments is not None:
+        found["difference in means"] = _by_concept([_differences(trial, site, concepts)])
+        principal = torch.from_numpy(site.moments.spectrum[1][: len(pool.feature)]).float()
+        found["principal directions"] = _by_concept(
+            [_best_by_output(trial, Pool.of(principal, is_signed=True), concepts)]
+        )
+    return found
 
-    Their scale is the median of the steerer's own over features that fire; matching the effect makes it immaterial.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.nn.functional.normalize(torch.randn(n, steerer.site.d_in, generator=generator), dim=1)
-    scale = float(steerer.scales[steerer.scales > 0].median())
-    return Steerer(steerer.model, steerer.site.name, directions, torch.full((n,), scale))
+
+def _by_concept(draws: Sequence[dict[str, Choice]]) -> dict[str, list[Choice]]:
+    return {concept: [draw[concept] for draw in draws if concept in draw] for concept in draws[0]}
+
+
+def _best_by_output(trial: Trial, pool: Pool, concepts: Sequence[str]) -> dict[str, Choice]:
+    n = trial.config.n_candidates
+    return trial.choose(pool, {concept: by_output(trial.outputs, pool, concept, n) for concept in concepts})
+
+
+def _differences(trial: Trial, site: SteeredSite, concepts: Sequence[str]) -> dict[str, Choice]:
+    """One candidate a concept, so that nothing is chosen."""
+    assert site.x is not None
+    select = torch.from_numpy(site.rows.is_select)
+    x, labels = site.x[select], torch.from_numpy(site.rows.labels)[select] != 0
+    columns = [labels[:, site.rows.names.index(concept)] for concept in concepts]
+    means = torch.stack([x[has].mean(0) - x[~has].mean(0) for has in columns])
+    pool = Pool.of(torch.nn.functional.normalize(means, dim=1), is_signed=False)
+    return trial.choose(pool, {concept: [row] for row, concept in enumerate(concepts)})
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """Continuations of all prompts under one steering."""
+class _OfConcept:
+    """What was written for one concept; steerings are none, the feature, and the controls in their order."""
 
-    prompts: tuple[str, ...]
-    """The prompt of each text."""
-    texts: tuple[str, ...]
-    tokens: Int[np.ndarray, "n n_tokens"]
-    nll: Float[np.ndarray, " n"]
-    """Nats per token under the model without steering."""
+    written: Written
+    draw: Int[np.ndarray, "n_prompts n_texts"]
+    """Number of the text, over prompts and rounds: which draw of a null wrote it."""
 
 
-def _strengths(steerer: Steerer, choices: Sequence[SteeredFeature], task: SteeringTask) -> list[StrengthSearch]:
-    """The strength of each choice that has the target effect, found together for all of one sign."""
-    found: dict[tuple[int, int], StrengthSearch] = {}
-    for sign in (1, -1):
-        features = sorted({choice.feature for choice in choices if choice.sign == sign})
-        if features:
-            searches = steerer.strengths_for_kl(features, task.config.target_kl, tokens=task.neutral, sign=sign)
-            found |= {(search.feature, sign): search for search in searches}
-    return [found[choice.feature, choice.sign] for choice in choices]
+@dataclass(frozen=True)
+class _Judging:
+    """Writes the texts of every concept until each gain is known closely enough."""
+
+    task: SteeringTask
+    writer: Writer
+    own: Mapping[str, Choice]
+    controls: Mapping[Control, Mapping[str, list[Choice]]]
+
+    def run(self) -> _Judged:
+        found: dict[str, _OfConcept] = {}
+        left, config = list(self.own), self.task.config
+        for turn in progress(range(config.max_rounds), total=config.max_rounds, what="steer", unit="round"):
+            for concept, more in self._round(left, turn).items():
+                before = found.get(concept)
+                found[concept] = more if before is None else _joined(before, more)
+            left = [concept for concept in left if not self._is_known(concept, found[concept])]
+            if not left:
+                break
+        return _Judged(self.task, self.writer, self.controls, found)
+
+    def _round(self, concepts: Sequence[str], turn: int) -> dict[str, _OfConcept]:
+        """A few texts of each prompt for each concept, all in shared batches."""
+        prompts, config = self.task.prompts, self.task.config
+        number = turn * len(prompts) + np.arange(len(prompts))
+        vectors: list[Tensor] = []
+        places: dict[str, list[int]] = {}
+        for concept in concepts:
+            steerings = [[self.own[concept]], *(of[concept] for of in self.controls.values() if of.get(concept))]
+            places[concept] = [0, *(1 + len(vectors) + i for i in range(len(steerings)))]
+            vectors += [torch.stack([draws[i % len(draws)].vector for i in number]) for draws in steerings]
+        # far from the trials' noise, which is another stream
+        seed = int(np.random.SeedSequence([config.seed, 1, turn]).generate_state(1)[0])
+        written = self.writer.write(torch.stack(vectors), prompts, n_texts=config.n_samples, seed=seed)
+        draw = np.repeat(number[:, None], config.n_samples, axis=1)
+        return {concept: _OfConcept(written.of(place), draw) for concept, place in places.items()}
+
+    def _is_known(self, concept: str, found: _OfConcept) -> bool:
+        column = self.writer.concepts.index(concept)
+        gain = found.written.shares[1, ..., column] - found.written.shares[0, ..., column]
+        known = over_prompts(gain, self.task.config.seed)
+        return max(known.high - known.value, known.value - known.low) <= self.task.config.precision
 
 
-def _write(steerer: Steerer, variants: Sequence[dict[int, float]], task: SteeringTask) -> list[_Texts]:
-    """Each variant's continuations; the noise depends only on the seed and the prompt's place in the list."""
-    config, per_pass = task.config, max(1, _ROWS_PER_PASS // task.config.n_samples)
-    parts: list[list[_Texts]] = [[] for _ in variants]
-    for i, prompt in enumerate(task.prompts):
-        start = steerer.model.encode(prompt)
-        prompts = start.repeat(config.n_samples, 1)
-        for first in range(0, len(variants), per_pass):
-            group = variants[first : first + per_pass]
-            new = steerer.sample_each(
-                prompts, group, n_tokens=config.n_tokens, temperature=config.temperature, seed=config.seed + i
-            )
-            for offset, tokens in enumerate(new):
-                log_probs = steerer.log_probs(torch.cat([prompts, tokens], dim=1), n_prompt=len(start))
-                texts = tuple(steerer.continuation_text(start, row) for row in tokens)
-                parts[first + offset].append(
-                    _Texts((prompt,) * len(texts), texts, tokens.cpu().numpy(), -log_probs.mean(1).cpu().numpy())
-                )
-    return [_joined(part) for part in parts]
+def _joined(one: _OfConcept, other: _OfConcept) -> _OfConcept:
+    return _OfConcept(one.written.more(other.written), np.concatenate([one.draw, other.draw], axis=1))
 
 
-def _joined(parts: Sequence[_Texts]) -> _Texts:
-    prompts = tuple(prompt for part in parts for prompt in part.prompts)
-    texts = tuple(text for part in parts for text in part.texts)
-    return _Texts(prompts, texts, np.concatenate([p.tokens for p in parts]), np.concatenate([p.nll for p in parts]))
+@dataclass(frozen=True)
+class _Judged:
+    """All that was written."""
+
+    task: SteeringTask
+    writer: Writer
+    controls: Mapping[Control, Mapping[str, list[Choice]]]
+    found: Mapping[str, _OfConcept]
+
+    def gains(self, of: str, concept: str) -> Float[np.ndarray, "n_steerings n_prompts n_texts"]:
+        """What each steering towards ``of`` adds to the share of ``concept``, text by text."""
+        shares = self.found[of].written.shares[..., self.writer.concepts.index(concept)]
+        return shares[1:] - shares[0]
 
 
-def _compare(
-    choice: SteeredFeature, search: StrengthSearch, steered: _Texts, baseline: _Texts, task: SteeringTask
+def _effect(
+    concept: str,
+    judged: _Judged,
+    own: Mapping[str, Choice],
+    pool: Pool,
+    scales: Float[np.ndarray, " n_features"],
+    config: SteeringConfig,
 ) -> SteeringEffect:
-    before, after = (_shares(texts, choice.concept, task.judge) for texts in (baseline, steered))
-    # Compared with the mean baseline of the prompt, since the likelihood of a single text is mostly luck.
-    usual = baseline.nll.reshape(len(task.prompts), -1).mean(1).repeat(task.config.n_samples)
-    # A text whose likelihood is no number, under a model whose activations overflow on it, has no fluency.
-    fluency = np.nan_to_num(np.exp(np.minimum(0.0, usual - steered.nll)), nan=0.0)
+    found, choice = judged.found[concept], own[concept]
+    written, gains = found.written, judged.gains(concept, concept)
+    feature, sign = int(pool.feature[choice.candidate]), int(pool.sign[choice.candidate])
+    share = written.shares[:2, ..., judged.writer.concepts.index(concept)]
+    fluency, scale = written.fluency, float(scales[feature])
     return SteeringEffect(
-        concept=choice.concept,
-        feature=choice.feature,
-        sign=choice.sign,
-        strength=search.strength,
-        kl=search.kl,
-        reached=search.reached,
-        baseline_share=float(before.mean()),
-        steered_share=float(after.mean()),
-        difference=float((after - before).mean()),
-        interval=bootstrap_interval(after - before, seed=task.config.seed),
-        fluency=float(fluency.mean()),
-        score=float((2 * after * fluency / np.maximum(after + fluency, 1e-12)).mean()),
-        distinct_2=defined(_distinct_2(steered)),
-        baseline_distinct_2=defined(_distinct_2(baseline)),
-        texts=steered.texts,
-        baseline_texts=baseline.texts,
+        concept=concept,
+        way=config.way,
+        feature=feature,
+        sign=sign,
+        strength=sign * float(choice.vector.norm()) / scale if scale else 0.0,
+        kl=choice.kl,
+        reached=choice.reached,
+        n_texts=int(gains[0].size),
+        baseline_share=float(share[0].mean()),
+        steered_share=float(share[1].mean()),
+        difference=over_prompts(gains[0], config.seed),
+        fluency=float(fluency[1].mean()),
+        score=float(harmonic_mean(share[1], fluency[1]).mean()),
+        distinct_2=defined(written.distinct_2[1].mean()),
+        baseline_distinct_2=defined(written.distinct_2[0].mean()),
+        repetition=float(written.repetition[1].mean()),
+        controls=tuple(_controls(concept, judged, gains, fluency[1:])),
+        written={other: float(judged.gains(concept, other)[0].mean()) for other in own},
+        tried=choice.tried,
+        texts=written.texts[1],
+        baseline_texts=written.texts[0],
+        prompts=judged.task.prompts,
     )
 
 
-def _shares(texts: _Texts, concept: str, judge: TextJudge) -> Float[np.ndarray, " n"]:
-    """Share of each continuation that is the concept."""
-    shares = [judge(prompt + text, start=len(prompt)) for prompt, text in zip(texts.prompts, texts.texts, strict=True)]
-    if concept not in shares[0]:
-        raise unknown_name("concept", concept, shares[0], "what the judge knows")
-    return np.asarray([share[concept] for share in shares])
+def _controls(
+    concept: str,
+    judged: _Judged,
+    gains: Float[np.ndarray, "n_steerings n_prompts n_texts"],
+    fluency: Float[np.ndarray, "n_steerings n_prompts n_texts"],
+) -> list[SteeringControl]:
+    seed, draw = judged.task.config.seed, judged.found[concept].draw
+    names = [name for name, of in judged.controls.items() if of.get(concept)]
+    found = []
+    for name, gain, fluent in zip(names, gains[1:], fluency[1:], strict=True):
+        n_draws = len(judged.controls[name][concept])
+        means = [gain[draw % n_draws == i].mean() for i in range(n_draws) if (draw % n_draws == i).any()]
+        found.append(
+            SteeringControl(
+                name=name,
+                difference=over_prompts(gain, seed),
+                excess=over_prompts(gains[0] - gain, seed),
+                spread=float(np.std(means, ddof=1)) if len(means) > 1 else None,
+                fluency=float(fluent.mean()),
+            )
+        )
+    others = [other for other in judged.found if other != concept]
+    if others:
+        n = min(judged.found[each].draw.shape[1] for each in (concept, *others))
+        each = np.stack([judged.gains(other, concept)[0][:, :n] for other in others])
+        fluent = np.mean([judged.found[other].written.fluency[1].mean() for other in others])
+        found.append(
+            SteeringControl(
+                name="other concepts",
+                difference=over_prompts(each.mean(0), seed),
+                excess=over_prompts(gains[0][:, :n] - each.mean(0), seed),
+                spread=float(np.std(each.mean((1, 2)), ddof=1)) if len(others) > 1 else None,
+                fluency=float(fluent),
+            )
+        )
+    return found
 
 
-def _distinct_2(texts: _Texts) -> float:
-    return float(np.mean([distinct_n(tokens, n=2) for tokens in texts.tokens]))
+def over_prompts(values: Float[np.ndarray, "n_prompts n_texts"], seed: int) -> Estimate:
+    """The mean with its interval over prompts and the texts of a prompt: both are drawn with replacement, prompts first."""
+    random, (n_prompts, n_texts) = np.random.default_rng([seed, 6]), values.shape
+    prompts = random.integers(0, n_prompts, (_N_BOOTSTRAP, n_prompts))
+    texts = random.integers(0, n_texts, (_N_BOOTSTRAP, n_prompts, n_texts))
+    return estimate(float(values.mean()), values[prompts[..., None], texts].mean((1, 2)))
+
+
+def harmonic_mean(
+    share: Float[np.ndarray, "*shape"], fluency: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
+    """2 a b / (a + b): near 0 where either is; 0 where both are."""
+    return 2 * share * fluency / np.maximum(share + fluency, 1e-12)
+
+
+def _report(
+    config: SteeringConfig, task: SteeringTask, effects: Sequence[SteeringEffect], reason: str | None
+) -> SteeringReport:
+    nulls = [effect.best_null for effect in effects]
+    excess = mean_effect([null.excess for null in nulls if null is not None])
+    return SteeringReport(
+        config=config,
+        n_prompts=len(task.prompts),
+        reason=reason,
+        mean_difference=_mean([effect.difference.value for effect in effects]),
+        mean_null_difference=_mean([null.difference.value for null in nulls if null is not None]),
+        mean_score=_mean([effect.score for effect in effects]),
+        n_unreached=sum(not effect.reached for effect in effects),
+        n_above_controls=sum(effect.is_above_controls for effect in effects),
+        effects=tuple(effects),
+        excess=excess,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

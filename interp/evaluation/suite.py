@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.metadata import version
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,38 +22,21 @@ from interp.evaluation.ablation import AblationTarget, LabelledText, ablate_feat
 from interp.evaluation.ablation_results import AblationConfig
 from interp.evaluation.concepts import evaluate_concepts
 from interp.evaluation.evidence import read_evidence
-from interp.evaluation.feature_evidence import gather_evidence, mean_effect, steering_tests, write_tests
+from interp.evaluation.feature_evidence import gather_evidence, write_tests
 from interp.evaluation.held_out import held_out
-from interp.evaluation.judged_rows import JudgedRows, token_windows
+from interp.evaluation.judged_rows import JudgedRows, judged_rows
+from interp.evaluation.outputs import ConceptOutputs, concept_outputs
 from interp.evaluation.probe_report import absorptions, probe_report
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
-from interp.evaluation.results import (
-    METRICS_FILE,
-    ConceptConfig,
-    EvaluationConfig,
-    Metrics,
-    SteeringEffect,
-    SteeringReport,
-    read_metrics,
-)
-from interp.evaluation.steering_effect import (
-    SteeredFeature,
-    SteeringTask,
-    check_task,
-    choose_features,
-    random_directions_like,
-    steer_concepts,
-)
+from interp.evaluation.results import METRICS_FILE, ConceptConfig, EvaluationConfig, Metrics, read_metrics
+from interp.evaluation.steering_effect import SteeringTask, check_task, evaluate_steering
 from interp.progress import progress
 from interp.records import write_record
-from interp.steering.steerer import Steerer
 from interp.store.reader import ActivationStore
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
     from interp.runs.record import Run
-
-_TEXTS_KEPT = 4
 
 
 def evaluate_run(
@@ -182,7 +163,13 @@ class _Judged:
             found["probes"], own = probe_report(self.decomposer, findings, rows, self.config.concepts.seed)
             found["absorption"] = absorptions(self.decomposer, findings, rows, own)
         found["simulability"] = gather_evidence(
-            self.run, self.store, findings, rows, self.model.token_strings(), self.config.concepts.seed
+            self.run,
+            self.store,
+            findings,
+            rows,
+            self.model.token_strings(),
+            self.config.concepts.seed,
+            outputs=self._outputs(),
         )
         return found
 
@@ -218,36 +205,29 @@ class _Judged:
         return {"ablation": found}
 
     def steer(self, metrics: Metrics) -> dict[str, Any]:
-        """Steering of the concepts detected best over the null, each beside a random direction of the same effect."""
+        """Steering of the concepts that a feature is estimated to write most, each beside its controls."""
         assert self.steering is not None
-        if metrics.concepts is None or not metrics.concepts.concepts:
+        if metrics.concepts is None:
             return {}
-        report = _steering(self.run, self.model, metrics=metrics, task=self.steering, n=self.config.n_steered)
+        outputs = self._outputs()
+        if outputs is None:
+            return {}
+        report = evaluate_steering(
+            self.run,
+            self.model,
+            self.store,
+            rows=judged_rows(self.store, self.run.site.read, self.config.concepts),
+            outputs=outputs,
+            detecting={concept.concept: concept.best_features for concept in metrics.concepts.concepts},
+            task=self.steering,
+            n_concepts=self.config.n_steered,
+        )
         write_tests(self.run, steering=report)
         return {"steering": report}
 
-
-def judged_rows(store: ActivationStore, site: str, config: ConceptConfig) -> JudgedRows:
-    """The rows that runs at ``site`` are judged on; those asked for last stay in memory.
-
-    Raises InputError for a store without labels or with fewer than two documents.
-    """
-    return _judged_rows(store.path.resolve(), store.identity, site, store.label_set(config.label_set), config)
-
-
-@lru_cache(maxsize=1)
-def _judged_rows(path: Any, identity: str, site: str, label_set: str, config: ConceptConfig) -> JudgedRows:
-    store = ActivationStore(path)
-    positions, (_, document) = store.positions(), store.documents()
-    return JudgedRows.draw(
-        store.site(site),
-        labels=store.labels(label_set),
-        names=store.label_sets[label_set],
-        documents=store.row_documents(),
-        windows=token_windows(store.tokens(), positions, document, bos_id=store.manifest.bos_id),
-        max_rows=config.max_rows,
-        seed=config.seed,
-    )
+    def _outputs(self) -> ConceptOutputs | None:
+        """Which concepts any direction at the run's site makes the model write."""
+        return concept_outputs(self.model, self.store, self.run.site, self.config.concepts)
 
 
 def _labelled_text(store: ActivationStore, config: ConceptConfig, rows: JudgedRows, names: list[str]) -> LabelledText:
@@ -267,48 +247,6 @@ def _labelled_text(store: ActivationStore, config: ConceptConfig, rows: JudgedRo
         documents=documents[has_test],
         labels={name: values[has_test] for name, values in labels.items()},
     )
-
-
-def _steering(run: Run, model: LanguageModel, *, metrics: Metrics, task: SteeringTask, n: int) -> SteeringReport:
-    """Steering of the concepts detected best over the null, each beside a random direction of the same effect."""
-    assert metrics.concepts is not None
-    steerer, ranked = Steerer.from_run(model, run), metrics.concepts.best_first
-    if task.concepts is not None:
-        ranked = [c for c in ranked if c.concept in task.concepts]
-    groups = [
-        [SteeredFeature(c.concept, f, sign) for f, sign in c.best_features if not steerer.is_dead[f]] for c in ranked
-    ]
-    groups = [group[: task.config.n_candidates] for group in groups if group][:n]
-    effects: list[SteeringEffect] = []
-    null: list[SteeringEffect] = []
-    if groups:
-        effects = steer_concepts(steerer, choose_features(steerer, groups, task=task), task=task)
-        random = random_directions_like(steerer, sum(map(len, groups)), seed=task.config.seed)
-        numbers = count()
-        null_groups = [[SteeredFeature(choice.concept, next(numbers)) for choice in group] for group in groups]
-        null = steer_concepts(random, choose_features(random, null_groups, task=task), task=task)
-    report = SteeringReport(
-        config=task.config,
-        n_prompts=len(task.prompts),
-        reason=None if groups else "no concept that the judge knows has a feature that fires",
-        mean_difference=_mean([effect.difference for effect in effects]),
-        mean_null_difference=_mean([effect.difference for effect in null]),
-        mean_score=_mean([effect.score for effect in effects]),
-        mean_null_score=_mean([effect.score for effect in null]),
-        n_unreached=sum(not effect.reached for effect in effects),
-        effects=tuple(map(_shortened, effects)),
-        null=tuple(map(_shortened, null)),
-    )
-    return structs.replace(report, excess=mean_effect([test.effect for _, _, test in steering_tests(report)]))
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
-def _shortened(effect: SteeringEffect) -> SteeringEffect:
-    """The effect with the first few of its texts."""
-    return structs.replace(effect, texts=effect.texts[:_TEXTS_KEPT], baseline_texts=effect.baseline_texts[:_TEXTS_KEPT])
 
 
 def _spread(tokens: np.ndarray, n: int) -> torch.Tensor:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import InputError
+from interp.evaluation.estimates import Estimate
 from interp.evaluation.number_text import percent, short
 from interp.evaluation.remarks import remark_lines
-from interp.evaluation.results import Estimate, Metrics, read_metrics
+from interp.evaluation.results import Metrics, read_metrics
 
 if TYPE_CHECKING:
     from interp.runs.record import Run

@@ -7,7 +7,7 @@ known so far. An effect that is not finite, such as of activations that overflow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -123,27 +123,28 @@ class EffectOfVectors:
                 "give its weights in float32"
             )
 
-    @torch.no_grad()
     def __call__(self, added: Float[Tensor, "n d_in"]) -> Float[np.ndarray, " n"]:
         """Mean of KL(p_0 || p) over the tokens of text for each row of ``added``, nats per token."""
-        return self._mean(added, kl_of_log_probabilities)
+        return self.measure(added)[0]
 
     @torch.no_grad()
-    def lifts(self, added: Float[Tensor, "n d_in"], tokens: Int[Tensor, " k"]) -> Float[np.ndarray, " n"]:
-        """Gain in log-probability that the next token is one of ``tokens``, mean over the same positions, nats."""
-        return self._mean(added, lambda clean, log_p: lift(clean, log_p, tokens))
+    def measure(
+        self, added: Float[Tensor, "n d_in"], token_sets: Sequence[Int[Tensor, " _"]] = ()
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n_sets n"]]:
+        """(KL, lift of each set of tokens) for each row of ``added``: means over the tokens of text, in nats.
 
-    def _mean(
-        self, added: Float[Tensor, "n d_in"], measure: Callable[[Tensor, Tensor], Float[Tensor, "n k"]]
-    ) -> Float[np.ndarray, " n"]:
-        """Of ``measure(clean, steered)``, log-probabilities [k, d_vocab] and [n, k, d_vocab], over the tokens of text."""
+        The lift of a set is the gain in the log-probability that the next token is one of it.
+        """
         found = []
         for some in added.split(rows_per_pass(self.model, self.tokens.shape[1])):
-            total = torch.zeros(len(some), dtype=torch.float64, device=added.device)
+            total = torch.zeros(1 + len(token_sets), len(some), dtype=torch.float64, device=added.device)
             for clean, log_p in zip(self.clean, self._log_probs(some), strict=True):
-                total += measure(clean, log_p).double().sum(-1)
+                total[0] += kl_of_log_probabilities(clean, log_p).double().sum(-1)
+                for row, tokens in zip(total[1:], token_sets, strict=True):
+                    row += (log_p[..., tokens].logsumexp(-1) - clean[:, tokens].logsumexp(-1)).double().sum(-1)
             found.append(total / int(self.is_text.sum()))
-        return torch.cat(found).cpu().numpy()
+        kl, *lifts = torch.cat(found, dim=1).cpu().numpy()
+        return kl, np.asarray(lifts).reshape(len(token_sets), len(added))
 
     def _log_probs(self, added: Float[Tensor, "n d_in"]) -> Iterator[Float[Tensor, "n k d_vocab"]]:
         """Of each sequence, the log-probabilities predicted at its k tokens of text, once for each row of ``added``."""
@@ -156,13 +157,6 @@ class EffectOfVectors:
 
 def _plus(added: Float[Tensor, "n n_pos d_in"], x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n n_pos d_in"]:
     return x + added.to(x.dtype)
-
-
-def lift(
-    clean: Float[Tensor, "*p d_vocab"], log_p: Float[Tensor, "*q d_vocab"], tokens: Int[Tensor, " k"]
-) -> Float[Tensor, "*q"]:
-    """Gain in log-probability that the next token is one of ``tokens``; leading axes broadcast."""
-    return log_p[..., tokens].logsumexp(-1) - clean[..., tokens].logsumexp(-1)
 
 
 def rows_per_pass(model: LanguageModel, n_pos: int) -> int:

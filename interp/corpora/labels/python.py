@@ -89,6 +89,18 @@ PROMPTS = (
     "def read_table(path):\n    rows = []\n",
     "class Counter:\n    def __init__(self):\n        self.total = 0\n",
     "for name in sorted(names):\n    value = table[name]\n",
+    "    def close(self):\n        self.file.close()\n\n",
+    "if __name__ == '__main__':\n",
+    "def mean(values):\n    total = sum(values)\n",
+    "    try:\n        data = json.loads(text)\n",
+    "class Point(object):\n",
+    "while not self.done:\n    line = self.input.readline()\n",
+    "_cache = {}\n\n",
+    "        if size is None:\n            size = len(data)\n",
+    "from collections import OrderedDict\n\n",
+    "    with open(name) as file:\n        lines = file.readlines()\n",
+    "def test_empty(self):\n    result = parse('')\n",
+    "        self.assertEqual(first, second)\n\n",
 )
 """What steered text goes on from: each ends where a new statement, comment or string may begin."""
 

@@ -108,6 +108,16 @@ PROMPTS = (
     "When I opened the door, she",
     "Here is what you need to know:\n\n",
     "According to the report,",
+    "My grandmother used to say that",
+    "The company said on Monday that it",
+    "Nobody could explain why the lights",
+    "To begin with, take a large bowl and",
+    "The results of the study show that",
+    "He looked at the map again.",
+    "After the war, many families",
+    "What happens if",
+    "The first chapter of the book is about",
+    "On the other side of the river,",
 )
 """What steered text goes on from: ends of sentences, of clauses and of lines."""
 
