@@ -419,12 +419,8 @@ def test_the_frontier_by_hand() -> None:
     assert weak.score is not None
     assert strong.score.value == pytest.approx(np.mean(scores))
     assert weak.score.value == pytest.approx(np.mean([harmonic(s, 1.0) for s in (0.5, 0.5, 0.3, 0.1)]))
-    # .470 < .478: less is written of the concept at the weaker strength, but better.
-    assert (weak.is_best, strong.is_best) == (
-        weak.score.value > strong.score.value,
-        strong.score.value > weak.score.value,
-    )
-    assert weak.is_best != strong.is_best
+    # .494 against .463: the weaker strength writes less of the concept, but better.
+    assert (weak.is_best, strong.is_best) == (True, False)
 
 
 def test_intervals_know_that_texts_of_one_prompt_are_alike() -> None:

@@ -8,7 +8,7 @@ from statistics import fmean
 from interp.corpora.documents import LabelSet, TextJudge
 from interp.corpora.labels.registry import LABEL_SETS, judge_of
 from interp.errors import InputError, unknown_name
-from interp.evaluation.judges import OWN, command_judge
+from interp.evaluation.judges import command_judge
 from interp.evaluation.results import read_metrics
 from interp.evaluation.token_judge import TokenJudge
 from interp.model.language_model import LanguageModel
@@ -17,6 +17,7 @@ from interp.steering.continuations import SteeringRequest, SteeringResult
 
 TOKENS = "tokens"
 """What ``--judge`` is given for a regression on tokens."""
+_SHOWN = 3
 
 
 def judging_set(run: Run, concepts: Sequence[str]) -> LabelSet | None:
@@ -49,21 +50,28 @@ def judged_lines(
     request: SteeringRequest,
     result: SteeringResult,
 ) -> list[str]:
-    """What a judge says of the texts written without and with the feature: a label set's of a concept, or ``--judge``."""
+    """What a judge says of the texts written without and with the feature: ``--judge``, or a label set's of a concept.
+
+    Of a regression on tokens without a concept, the three labels whose probability changed most.
+    """
     if given is None:
         judge = judge_of(concept, run.store().label_sets) if concept else None
         if judge is None or concept is None:
             return []
-        before, after = _means(judge, concept, request, result)
+        before, after = (found[concept] for found in _means(judge, request, result))
         return [f"{concept}: {before:.1%} of the characters written without, {after:.1%} with the feature"]
-    judge, label = own_judge(given, run, model), OWN
-    if isinstance(judge, TokenJudge):
-        if concept is None or concept not in judge.accuracy:
-            raise unknown_name("concept", str(concept), judge.accuracy, "what a regression on tokens can judge")
-        label = concept
-    before, after = _means(judge, label, request, result)
-    line = f"{label}, by {given}: mean {before:.4g} without, {after:.4g} with the feature ({len(result.steered)} texts each)"
-    return [line, *accuracy_lines(judge, run, [label])]
+    judge = own_judge(given, run, model)
+    if concept is not None and isinstance(judge, TokenJudge) and concept not in judge.accuracy:
+        raise unknown_name("concept", concept, judge.accuracy, "what a regression on tokens can judge")
+    without, steered = _means(judge, request, result)
+    changes = sorted(without, key=lambda label: -abs(steered[label] - without[label]))
+    labels = [concept] if concept in without else changes[:_SHOWN]
+    lines = [
+        f"{label}, by {given}: mean {without[label]:.4g} without, {steered[label]:.4g} with the feature "
+        f"({len(result.steered)} texts each)"
+        for label in labels
+    ]
+    return [*lines, *accuracy_lines(judge, run, labels)]
 
 
 def accuracy_lines(judge: TextJudge, run: Run, concepts: Sequence[str]) -> list[str]:
@@ -89,9 +97,10 @@ def accuracy_lines(judge: TextJudge, run: Run, concepts: Sequence[str]) -> list[
     return lines
 
 
-def _means(judge: TextJudge, label: str, request: SteeringRequest, result: SteeringResult) -> tuple[float, float]:
-    before, after = (
-        fmean(judge(request.prompt + text, start=len(request.prompt))[label] for text in texts)
-        for texts in (result.baseline, result.steered)
-    )
-    return before, after
+def _means(judge: TextJudge, request: SteeringRequest, result: SteeringResult) -> list[dict[str, float]]:
+    """The mean of each label over the texts without, and over those with the feature."""
+    means = []
+    for texts in (result.baseline, result.steered):
+        found = [judge(request.prompt + text, start=len(request.prompt)) for text in texts]
+        means.append({label: fmean(each[label] for each in found) for label in found[0]})
+    return means

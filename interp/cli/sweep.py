@@ -91,6 +91,11 @@ def run_sweep(
     if page.exists() and not options.out.exists():
         raise InputError(f"'{page}' is there already, and no table beside it; give another --out, or delete it")
     model = load_model(run.model_id)
+    if model.fingerprint != run.record.model_fingerprint:
+        raise InputError(
+            f"'{run.model_id}' has other weights than the model that '{run.name}' was trained on; put those back, or capture "
+            "and train again"
+        )
     steerer = steerer_type(run).from_run(model, run)
     by: TextJudge | None = label_set.judge if judge is None and label_set else own_judge(str(judge), run, model)
     assert by is not None

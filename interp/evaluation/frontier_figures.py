@@ -78,6 +78,7 @@ def _lines(points: Mapping[int, Sequence[FrontierPoint]], x: Any, interval: Any)
         marker={"symbol": "diamond", "size": 10, "color": NULL},
         name="not steered",
         showlegend=True,
+        cliponaxis=False,
         hovertemplate=f"not steered: {first.baseline_share.value:.3g}<extra></extra>",
     )
     figure.add_scatter(

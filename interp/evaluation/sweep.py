@@ -218,9 +218,8 @@ def _write(
     prompt = request.prompts[number]
     start = steerer.model.encode(prompt)
     prompts = start.repeat(request.n_samples, 1)
-    noise = (
-        seed + _LARGEST_SEED * number
-    )  # of the first prompt as of interp steer --seed; no two prompts and seeds share it
+    # No two prompts and seeds share their noise, and the first prompt has that of interp steer --seed.
+    noise = seed + _LARGEST_SEED * number
     new = steerer.sample_each(
         prompts,
         variants,

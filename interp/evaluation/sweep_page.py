@@ -22,6 +22,7 @@ NOTES = [
     "Gain: with less without, paired by text; brackets are 95 % intervals over prompts and samples. = marks one whose interval "
     "is not above 0.",
     "Fluency: min(1, exp(-(NLL - the prompt's mean NLL without steering))); in brackets that of the texts without steering.",
+    "No control is in a sweep: what a feature adds beyond random ones chosen as freely, interp evaluate measures.",
 ]
 
 
@@ -36,7 +37,7 @@ def summary_cells(found: Mapping[str, Mapping[int, Sequence[FrontierPoint]]]) ->
     for concept, features in found.items():
         for feature, points in features.items():
             best = next(point for point in points if point.is_best)
-            text = percent if best.score else "{:.3g}".format
+            text = _percent if best.score else "{:.3g}".format
             lines.append(
                 [
                     concept,
@@ -104,6 +105,10 @@ def _texts(table: SweepTable, features: Mapping[int, Sequence[FrontierPoint]]) -
     prompt = html.escape(table.request.prompts[0])
     head = f"<summary>The first text of the first prompt at each best strength</summary><pre>{prompt}</pre>"
     return [f"<details>{head}{''.join(shown)}</details>"]
+
+
+def _percent(share: float) -> str:
+    return f"{percent(share)} %"
 
 
 def _signed(gain: Estimate, text: Callable[[float], str]) -> str:
