@@ -112,6 +112,7 @@ def _interrupted(*_: object) -> None:
         ([], "give --prompt TEXT to say what to continue"),
         (["--sweep", "--features", "1", "--kls", "1"], "give --out NAME.parquet"),
         (["--sweep", "--prompt", "x"], "--prompt is of a single steering; with --sweep give --prompts"),
+        (["--sweep", "--seed", "2"], "--seed is of a single steering; with --sweep give --seeds"),
         (["--sweep", "--kl", "1"], "--kl is of a single steering; with --sweep give --kls"),
         (["--sweep", "--features", "1", "--out", "t.parquet"], "give either strengths or target KLs"),
         (["--sweep", "--features", "1", "--kls", "1", "--out", "/no/t.parquet"], "the table cannot be '/no/t.parquet'"),

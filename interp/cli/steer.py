@@ -97,8 +97,8 @@ class Steer:
         print("\n".join(lines), end="\n" if lines else "")
 
     def _sweep(self, run: Run) -> None:
-        for name in ("prompt", "feature", "concept", "strength", "kl"):
-            if getattr(self, name) is not None:
+        for name in ("prompt", "feature", "concept", "strength", "kl", "seed"):
+            if getattr(self, name) != getattr(Steer, name):
                 raise InputError(f"--{name} is of a single steering; with --sweep give --{name}s")
         run_sweep(
             run,
