@@ -44,6 +44,22 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             rest = rest[file.write(rest) :]
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append ``line`` to a file of lines, made if it is not there, and sync it.
+
+    One write call, so that lines of several writers do not interleave. Where a killed writer left half a line, a new one is
+    begun.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        is_torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        os.write(file, (("\n" if is_torn else "") + line + "\n").encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def _sync(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name != "posix":

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors import safe_open
 
 from interp.cli.main import main
@@ -416,6 +417,42 @@ def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
     [line] = (runs / EVALUATED / "steering.jsonl").read_text().splitlines()
     assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
     check_keys(json.loads(line), "`steering.jsonl`")
+
+
+def test_sweeps_have_the_columns_of_the_table(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.evaluation import sweep
+
+    words = ["--sweep", "--features", "1", "--strengths", "1", "2", "--prompts", "x", "--samples", "2", "--tokens", "5"]
+    command = ["steer", EVALUATED, *words, "--workspace", str(workspace), "--out", str(tmp_path / "NAME.parquet")]
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "sweep_table", None)  # all is written but the table
+        with pytest.raises(TypeError):
+            main(command)
+    begun, *batches = map(json.loads, (tmp_path / "NAME.journal.jsonl").read_text().splitlines())
+    assert (begun["schema"], begun["version"]) == head("`NAME.journal.jsonl`")
+    check_keys(begun, "`NAME.journal.jsonl`")
+    check_keys(begun["request"], "`NAME.journal.jsonl`", "key of `request`")
+    rows = {row[0].split("`")[1]: row for row in table("`NAME.journal.jsonl`", "key")}
+    assert set(begun["steerings"][0]) == set(names(rows["steerings"][2]))
+    [batch] = batches
+    check_keys(batch, "`NAME.journal.jsonl`", "key of a batch")
+    [texts] = [row[2] for row in table("`NAME.journal.jsonl`", "key of a batch") if "texts" in row[0]]
+    assert set(batch["texts"][0][0]) == set(names(texts))
+
+    main(command)
+    assert {path.name for path in tmp_path.iterdir()} == {"NAME.parquet", "NAME.html"}
+    schema = parquet.read_schema(tmp_path / "NAME.parquet")
+    metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    assert (metadata.pop("schema"), int(metadata.pop("version"))) == head("`NAME.parquet`")
+    assert json.loads(metadata.pop("request")) == begun["request"]
+    assert set(metadata) <= {"ARROW:schema"}
+    listed = {name: row[1] for row in table("`NAME.parquet`", "column") for name in names(row[0])}
+    assert {field.name.split("share_")[0] + "share_CONCEPT" for field in schema if "share_" in field.name} <= set(
+        listed
+    )
+    written = {field.name: str(field.type) for field in schema if "share_" not in field.name}
+    assert written == {name: kind for name, kind in listed.items() if "CONCEPT" not in name}
+    assert {str(field.type) for field in schema if "share_" in field.name} == {listed["share_CONCEPT"]}
 
 
 def test_labels_have_the_columns_of_the_table(runs: Path) -> None:

@@ -17,20 +17,20 @@ from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.errors import InputError
 from interp.evaluation import steering_effect
+from interp.evaluation.fluency import harmonic_mean
 from interp.evaluation.judged_rows import JudgedRows, judged_rows
 from interp.evaluation.outputs import ConceptOutputs, concept_outputs, concept_tokens, sequences_of
+from interp.evaluation.resampling import over_prompts
 from interp.evaluation.results import ConceptConfig
 from interp.evaluation.steering_choice import Choice, Pool, Trial, by_output
 from interp.evaluation.steering_effect import (
     SteeringTask,
     evaluate_steering,
-    harmonic_mean,
-    over_prompts,
     steering_task,
 )
 from interp.evaluation.steering_results import SteeringConfig, SteeringReport
 from interp.evaluation.steering_text import changed_texts, steering_lines
-from interp.evaluation.written import Writer, Written, repetition
+from interp.evaluation.written import Writer, Written
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
 from interp.records import from_json, to_json
@@ -313,20 +313,17 @@ def test_the_same_seed_writes_the_same(steer: Any, task: SteeringTask) -> None:
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def test_fluency_repetition_and_score_are_worked_by_hand() -> None:
+def test_fluency_and_score_are_worked_by_hand() -> None:
     """Fluency stands against the mean baseline of a prompt, 2 nats for both here; the score is a harmonic mean."""
     nll = np.array([[[1.0, 3.0], [2.5, 1.5]], [[2 + np.log(2), 2 + np.log(4)], [1.0, 2.0]]])
     written = Written(np.zeros((2, 2, 2, 1)), nll, nll, nll, ())
-    assert written.fluency[1].ravel() == pytest.approx([1 / 2, 1 / 4, 1, 1])
+    assert written.fluencies[1].ravel() == pytest.approx([1 / 2, 1 / 4, 1, 1])
     share = np.array([1 / 2, 1, 1 / 2, 0])
-    found = harmonic_mean(share, written.fluency[1].ravel())
+    found = harmonic_mean(share, written.fluencies[1].ravel())
     assert found == pytest.approx([1 / 2, 2 * 1 / 4 / (5 / 4), 2 * 1 / 2 / (3 / 2), 0])
     assert harmonic_mean(np.zeros(1), np.zeros(1)) == 0
     overflowing = replace(written, nll=np.array([nll[0], [[np.nan, np.inf], [np.nan, 2.0]]]))
-    assert overflowing.fluency[1].ravel() == pytest.approx([0, 0, 0, 1])
-    # 4-grams abab, baba, abab, bab1: one of four stood before
-    assert repetition(np.array([1, 2, 1, 2, 1, 2, 7])) == pytest.approx(1 / 4)
-    assert repetition(np.array([1, 2, 3])) == 0
+    assert overflowing.fluencies[1].ravel() == pytest.approx([0, 0, 0, 1])
 
 
 def test_texts_without_steering_are_those_of_the_same_noise(model: LanguageModel) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from interp.corpora.labels.registry import judge_of
+from interp.cli.judging import judged_lines
+from interp.cli.sweep import SweepOptions, run_sweep
 from interp.errors import InputError, unknown_feature
 from interp.evaluation.results import read_metrics
 from interp.model.language_model import load_model
@@ -36,7 +36,7 @@ class Steer:
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
-    prompt: str
+    prompt: str | None = None
     """Text to continue; \\n stands for a new line."""
     feature: int | None = None
     """Number of the feature."""
@@ -59,11 +59,22 @@ class Steer:
     """Sampling temperature; 0 takes the likeliest token."""
     seed: int = 0
     """Seed of the sampling noise, which both sides share."""
+    judge: str | None = None
+    """Judge the texts by a command, such as "python score.py": it is run once for each text, without a shell, with the
+    continuation on stdin (not the prompt), and prints one number. Or "tokens": a regression on tokens, trained on the labels
+    of the run's store."""
     workspace: Path = Path("activations")
     """Where runs are looked up by name."""
+    sweeping: SweepOptions = field(default_factory=SweepOptions)
 
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
+        if self.sweeping.sweep:
+            self._sweep(run)
+            return
+        self.sweeping.refuse_without_sweep()
+        if self.prompt is None:
+            raise InputError("give --prompt TEXT to say what to continue")
         feature, sign = self._feature(run)
         steerer = steerer_type(run).from_run(load_model(run.model_id), run)
         neutral = neutral_tokens(run)
@@ -82,12 +93,22 @@ class Steer:
         print(_side_by_side(request, result, steerer.units[self.mode]))
         if self.kl is not None and abs(result.kl - self.kl) > 0.1 * self.kl:
             print(f"The target of {self.kl:g} nats per token was not reached; this is the nearest that was found.")
-        if self.concept and (judge := judge_of(self.concept, run.store().label_sets)):
-            before, after = (
-                fmean(judge(request.prompt + text, start=len(request.prompt))[self.concept] for text in texts)
-                for texts in (result.baseline, result.steered)
-            )
-            print(f"{self.concept}: {before:.1%} of the characters written without, {after:.1%} with the feature")
+        lines = judged_lines(self.judge, self.concept, run=run, model=steerer.model, request=request, result=result)
+        print("\n".join(lines), end="\n" if lines else "")
+
+    def _sweep(self, run: Run) -> None:
+        for name in ("prompt", "feature", "concept", "strength", "kl", "seed"):
+            if getattr(self, name) != getattr(Steer, name):
+                raise InputError(f"--{name} is of a single steering; with --sweep give --{name}s")
+        run_sweep(
+            run,
+            self.sweeping,
+            mode=self.mode,
+            judge=self.judge,
+            n_samples=self.samples,
+            n_tokens=self.tokens,
+            temperature=self.temperature,
+        )
 
     def _feature(self, run: Run) -> tuple[int, int]:
         if (self.feature is None) == (self.concept is None):

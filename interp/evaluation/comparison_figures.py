@@ -71,7 +71,7 @@ def measures_figure(metrics: Mapping[str, Metrics], keys: Sequence[str]) -> go.F
     figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.6, len(order) - 0.4])
     if any(score.null is not None for _, scores in panels for score in scores.values()):
         figure.add_traces(_legend_entries())
-    return _laid_out(figure, height=n_rows * height)
+    return laid_out(figure, height=n_rows * height)
 
 
 def tradeoff_figure(metrics: Mapping[str, Metrics], families: Mapping[str, str] | None = None) -> go.Figure:
@@ -119,7 +119,7 @@ def tradeoff_figure(metrics: Mapping[str, Metrics], families: Mapping[str, str] 
         ticktext=list(map(str, ticks)),
         range=[math.log10(min(l0.values()) / 2), math.log10(max(l0.values()) * 2)],  # holds a tick or two
     )
-    return _laid_out(figure, height=360)
+    return laid_out(figure, height=360)
 
 
 def probes_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
@@ -143,7 +143,7 @@ def probes_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
         figure.add_scatter(x=k, y=list(values), name=name, mode="lines", line=line)
     figure.update_xaxes(title_text="k: features that a probe sees", type="category")
     figure.update_yaxes(title_text="F1, mean over concepts", rangemode="tozero")
-    return _laid_out(figure, height=380)
+    return laid_out(figure, height=380)
 
 
 def concepts_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
@@ -183,7 +183,7 @@ def concepts_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    return _laid_out(figure, height=22 * len(concepts) + 90)
+    return laid_out(figure, height=22 * len(concepts) + 90)
 
 
 def baselines_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
@@ -215,7 +215,7 @@ def baselines_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
     ticks = {"tickvals": list(range(len(reports))), "ticktext": [html.escape(name) for name in reports]}
     figure.update_yaxes(**ticks, range=[len(reports) - 0.4, -0.6])
     figure.update_xaxes(title_text="F1 of the run less F1 of the simple method")
-    return _laid_out(figure, height=(_ROW + 16) * len(reports) + 120)
+    return laid_out(figure, height=(_ROW + 16) * len(reports) + 120)
 
 
 def matching_figure(matched: Matched) -> go.Figure:
@@ -249,7 +249,7 @@ def matching_figure(matched: Matched) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    return _laid_out(figure, height=44 * len(runs) + 130)
+    return laid_out(figure, height=44 * len(runs) + 130)
 
 
 def _dots(metric: Metric, scores: Mapping[str, Score]) -> list[go.Scatter]:
@@ -369,7 +369,7 @@ def _panel_title(metric: Metric) -> str:
     return metric.heading if metric.better == "neither" else f"{metric.heading} ({metric.better} is better)"
 
 
-def _laid_out(figure: go.Figure, *, height: int) -> go.Figure:
+def laid_out(figure: go.Figure, *, height: int) -> go.Figure:
     """The look of a light page: no frame, a pale grid, room for names, the legend below."""
     figure.update_layout(
         height=height,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def short(value: float, format: str = "%.2f") -> str:
     """A number by a format for ``%``, without the 0 before its point: ".44", "-.31", "1.00"."""
@@ -13,3 +15,9 @@ def short(value: float, format: str = "%.2f") -> str:
 def percent(value: float) -> str:
     """A share in percent, to two digits: "42", "3.1", "0.04"."""
     return f"{100 * value:.0f}" if abs(value) >= 0.0995 else f"{100 * value:.2g}"
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as lines of text in columns."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

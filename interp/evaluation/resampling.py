@@ -64,6 +64,16 @@ def mean_over_features(values: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"],
     return Estimate(value=float(np.mean(values)), low=low, high=high)
 
 
+def over_prompts(values: Float[np.ndarray, "n_prompts n_texts"], *, seed: int) -> Estimate:
+    """The mean of texts, with its interval over prompts and the texts of a prompt, which are alike: prompts are drawn with
+    replacement, and of each drawn prompt its texts (Davison and Hinkley 1997, section 3.8). One text has an interval of no
+    width."""
+    random, (n_prompts, n_texts) = np.random.default_rng([seed, 6]), values.shape
+    prompts = random.integers(0, n_prompts, (N_DRAWS, n_prompts, 1))
+    texts = random.integers(0, n_texts, (N_DRAWS, n_prompts, n_texts))
+    return estimate(float(values.mean()), values[prompts, texts].mean((1, 2)))
+
+
 def estimate(value: float, resampled: Float[np.ndarray, " n_draws"]) -> Estimate:
     """A value with the percentile interval of its resamples; those that are undefined (NaN) are left out."""
     low, high = interval_rows(resampled[None])[0]

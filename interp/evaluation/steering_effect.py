@@ -29,12 +29,12 @@ from torch import Tensor
 
 from interp.corpora.documents import LabelSet, TextJudge
 from interp.errors import InputError, unknown_name
-from interp.evaluation.estimates import Estimate
 from interp.evaluation.feature_evidence import mean_effect
 from interp.evaluation.firing_codes import random_directions
+from interp.evaluation.fluency import harmonic_mean
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.outputs import ConceptOutputs, sequences_of
-from interp.evaluation.resampling import estimate
+from interp.evaluation.resampling import over_prompts
 from interp.evaluation.results import defined
 from interp.evaluation.steering_choice import Choice, Pool, Trial, by_output
 from interp.evaluation.steering_results import (
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from interp.runs.record import Run
     from interp.store.reader import ActivationStore
 
-_N_BOOTSTRAP = 1000
 _EVERY = 4
 """One prompt of so many is used for the trials alone."""
 _SEQUENCES, _LENGTH = 8, 64
@@ -314,7 +313,7 @@ class _Judging:
     def _is_known(self, concept: str, found: _OfConcept) -> bool:
         column = self.writer.concepts.index(concept)
         gain = found.written.shares[1, ..., column] - found.written.shares[0, ..., column]
-        known = over_prompts(gain, self.task.config.seed)
+        known = over_prompts(gain, seed=self.task.config.seed)
         return max(known.high - known.value, known.value - known.low) <= self.task.config.precision
 
 
@@ -349,7 +348,7 @@ def _effect(
     written, gains = found.written, judged.gains(concept, concept)
     feature, sign = int(pool.feature[choice.candidate]), int(pool.sign[choice.candidate])
     share = written.shares[:2, ..., judged.writer.concepts.index(concept)]
-    fluency, scale = written.fluency, float(scales[feature])
+    fluency, scale = written.fluencies, float(scales[feature])
     return SteeringEffect(
         concept=concept,
         way=config.way,
@@ -361,7 +360,7 @@ def _effect(
         n_texts=int(gains[0].size),
         baseline_share=float(share[0].mean()),
         steered_share=float(share[1].mean()),
-        difference=over_prompts(gains[0], config.seed),
+        difference=over_prompts(gains[0], seed=config.seed),
         fluency=float(fluency[1].mean()),
         score=float(harmonic_mean(share[1], fluency[1]).mean()),
         distinct_2=defined(written.distinct_2[1].mean()),
@@ -391,8 +390,8 @@ def _controls(
         found.append(
             SteeringControl(
                 name=name,
-                difference=over_prompts(gain, seed),
-                excess=over_prompts(gains[0] - gain, seed),
+                difference=over_prompts(gain, seed=seed),
+                excess=over_prompts(gains[0] - gain, seed=seed),
                 spread=float(np.std(means, ddof=1)) if len(means) > 1 else None,
                 fluency=float(fluent.mean()),
             )
@@ -401,32 +400,17 @@ def _controls(
     if others:
         n = min(judged.found[each].draw.shape[1] for each in (concept, *others))
         each = np.stack([judged.gains(other, concept)[0][:, :n] for other in others])
-        fluent = np.mean([judged.found[other].written.fluency[1].mean() for other in others])
+        fluent = np.mean([judged.found[other].written.fluencies[1].mean() for other in others])
         found.append(
             SteeringControl(
                 name="other concepts",
-                difference=over_prompts(each.mean(0), seed),
-                excess=over_prompts(gains[0][:, :n] - each.mean(0), seed),
+                difference=over_prompts(each.mean(0), seed=seed),
+                excess=over_prompts(gains[0][:, :n] - each.mean(0), seed=seed),
                 spread=float(np.std(each.mean((1, 2)), ddof=1)) if len(others) > 1 else None,
                 fluency=float(fluent),
             )
         )
     return found
-
-
-def over_prompts(values: Float[np.ndarray, "n_prompts n_texts"], seed: int) -> Estimate:
-    """The mean with its interval over prompts and the texts of a prompt: both are drawn with replacement, prompts first."""
-    random, (n_prompts, n_texts) = np.random.default_rng([seed, 6]), values.shape
-    prompts = random.integers(0, n_prompts, (_N_BOOTSTRAP, n_prompts))
-    texts = random.integers(0, n_texts, (_N_BOOTSTRAP, n_prompts, n_texts))
-    return estimate(float(values.mean()), values[prompts[..., None], texts].mean((1, 2)))
-
-
-def harmonic_mean(
-    share: Float[np.ndarray, "*shape"], fluency: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
-    """2 a b / (a + b): near 0 where either is; 0 where both are."""
-    return 2 * share * fluency / np.maximum(share + fluency, 1e-12)
 
 
 def _report(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import InputError
 from interp.evaluation.estimates import Estimate
-from interp.evaluation.number_text import percent, short
+from interp.evaluation.number_text import aligned, percent, short
 from interp.evaluation.remarks import remark_lines
 from interp.evaluation.results import Metrics, read_metrics
 
@@ -352,7 +352,7 @@ def metrics_table(runs: Sequence[Run] | Mapping[str, Run], *, everything: bool =
     by_name = runs if isinstance(runs, Mapping) else dict(zip(names_of(runs), runs, strict=True))
     found = [metrics_of(run) for run in by_name.values()]
     columns = measured(found, everything=everything)
-    lines = _aligned(table_cells(by_name, found, columns))
+    lines = aligned(table_cells(by_name, found, columns))
     lines += ["", *help_lines(columns)] if explained and columns else []
     remarks = remark_lines(by_name, found)
     return "\n".join([*lines, "", *remarks] if remarks else lines)
@@ -415,11 +415,6 @@ def _at(found: Any, path: str | None) -> Any:
         if found is None:
             return None
     return found
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def _row(name: str, run: Run, metrics: Metrics | None) -> Row:

@@ -1,11 +1,7 @@
-"""Texts that a model writes with vectors added to its activations, and what is said of each text.
+"""Texts that a model writes with vectors added to its activations, and what is said of each.
 
-Per text, drawn from the same noise as the text written without steering from the same prompt,
-
-    share       share of the text's characters that is a concept, by a judge of written text
-    fluency     min(1, exp(-(NLL - NLL_0))), NLL in nats per token under the model without steering, NLL_0 the mean over the
-                texts of the prompt that were written without steering: the likelihood of a single text is mostly luck
-    repetition  share of the text's token 4-grams that stood in it before
+Of a text: how much of it is a concept, by a judge of written text, and how well it is written (``fluency``). Texts are drawn
+from the same noise as those written without steering from the same prompt.
 """
 
 from __future__ import annotations
@@ -15,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture.forward import FastestForward
 from interp.corpora.documents import TextJudge
+from interp.evaluation.fluency import fluency, repetition
 from interp.evaluation.steering_results import SteeringConfig
 from interp.metrics import distinct_n
 from interp.model.language_model import LanguageModel
@@ -40,10 +37,8 @@ class Written:
     """Of each steering, the first text of each prompt."""
 
     @property
-    def fluency(self) -> Float[np.ndarray, "n_steerings n_prompts n_texts"]:
-        usual = self.nll[0].mean(1)[:, None]
-        # A text whose likelihood is no number, under a model whose activations overflow on it, has no fluency.
-        return np.nan_to_num(np.exp(np.minimum(0.0, usual - self.nll)), nan=0.0)
+    def fluencies(self) -> Float[np.ndarray, "n_steerings n_prompts n_texts"]:
+        return fluency(self.nll, np.broadcast_to(self.nll[0].mean(1)[:, None], self.nll.shape))
 
     def of(self, steerings: Sequence[int]) -> Written:
         """These steerings alone."""
@@ -137,9 +132,3 @@ class _OfPrompt:
     distinct_2: Float[np.ndarray, "n_steerings n_texts"]
     repetition: Float[np.ndarray, "n_steerings n_texts"]
     texts: list[str]
-
-
-def repetition(tokens: Int[np.ndarray, " n_tokens"], n: int = 4) -> float:
-    """Share of the n-grams of a text that stood in it before; 0 for a text shorter than that."""
-    grams = [tuple(tokens[i : i + n].tolist()) for i in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
