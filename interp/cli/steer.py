@@ -68,7 +68,14 @@ class Steer:
     """Number of continuations."""
     tokens: int = 48
     """Tokens per continuation."""
-    sampling: Sampling = field(default_factory=Sampling)
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Draw from this many of the likeliest tokens; 0 draws from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability; 1 draws from all."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that the text has already less likely; 1.2 is usual, 1 none."""
     seed: int = 0
     """Seed of the sampling noise, which both sides share."""
     show_tokens: bool = False
@@ -131,7 +138,7 @@ class Steer:
             also=also,
             n_samples=self.samples,
             n_tokens=self.tokens,
-            sampling=self.sampling,
+            sampling=Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty),
             seed=self.seed,
         )
 
