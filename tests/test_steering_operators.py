@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
+from app.workspace import WORKSPACE_VARIABLE
 from interp.cli.main import main
 from interp.decomposers.baselines.diff_means import DiffMeansConfig
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.errors import InputError
+from interp.index.build import IndexConfig, build_index
 from interp.model.language_model import LanguageModel
 from interp.model.sites import Site
 from interp.runs.firing import firing_of
@@ -218,11 +221,10 @@ def test_positions_are_the_same_with_and_without_a_cache(
         noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
         text = torch.cat([text, (logits / 1.5 + noise).argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(fast, text[:, n_prompt:])
+    logits = edited_logits(tiny_model, edits, text, n_prompt=n_prompt)[:, -1]
     if which == "labels":  # written in the first of two layers, so that what is written in the prompt matters later
-        everywhere = Steerer.from_run(tiny_model, steered)
-        assert not torch.equal(
-            fast, everywhere.sample(start, strengths, n_tokens=10, temperature=1.5, seed=3, mode=mode)
-        )
+        everywhere = Steerer.from_run(tiny_model, steered).edits(strengths, mode=mode)
+        assert not torch.allclose(edited_logits(tiny_model, everywhere, text)[:, -1], logits, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- several layers
@@ -418,3 +420,28 @@ def test_a_dead_feature_is_refused_by_strength_and_by_effect(
         with pytest.raises(SystemExit):
             steer(run, "--feature", str(live[0]), *options)
         assert f"feature {live[0]} never fires on its store" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+@pytest.mark.parametrize("mode", ["clamp", "scale", "ablate"])
+def test_the_page_steers_labels_in_every_mode_to_an_effect(
+    labels: Run, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features of a supervised run are steered as any others."""
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(labels.store_path.parent))
+    if not labels.index_path.exists():
+        build_index(labels, config=IndexConfig(n_top=5, n_sample=64))
+    page = AppTest.from_string("from app.views import steer\nsteer.show()", default_timeout=60)
+    page.query_params.update({"run": "tiny/labels", "steered": "1", "prompt": "def e"})
+    page.run()
+    for group, value in (("Set by", "KL target"), ("Mode", mode)):
+        next(each for each in page.get("button_group") if each.label == group).set_value(value).run()
+    next(box for box in page.number_input if box.label == "Tokens each").set_value(2)
+    next(box for box in page.number_input if box.label == "KL target, nats per token").set_value(0.02)
+    next(button for button in page.button if button.label == "Generate").click().run()
+    assert not page.exception
+    assert not page.error
+    assert float(page.metric[0].value) > 0
+    assert any(caption.value.startswith(f"{mode} · feature 1: ") for caption in page.caption)
