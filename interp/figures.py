@@ -187,6 +187,46 @@ def contexts_html(examples: Sequence[Mapping[str, Any]]) -> str:
     return "".join(lines)
 
 
+_FULL_CHANGE = 4.0
+"""Nats at which a change of log-probability has its full colour: the token is 55 times as likely, or a 55th."""
+
+
+def token_changes_html(changes: Sequence[tuple[str, float]]) -> str:
+    """A text whose tokens are shaded by what steering does to their likelihood: orange makes it larger, sky blue smaller.
+
+    ``changes`` are (text of the token, change of its log-probability in nats), also shown when pointed at. All text is
+    escaped.
+    """
+    return "".join(
+        f'<span style="background:{_shade(change)}" title="{change:+.2f} nats">{html.escape(text)}</span>'
+        for text, change in changes
+    )
+
+
+def _shade(change: float) -> str:
+    if not math.isfinite(change):
+        return "none"
+    colour = POSITIVE if change > 0 else NEGATIVE
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{0.8 * min(1.0, abs(change) / _FULL_CHANGE):.2f})"
+
+
+def next_tokens_html(tokens: Sequence[tuple[str, float, float]]) -> str:
+    """Two distributions of the next token beside each other, with a bar for every probability.
+
+    ``tokens`` are (text, probability without steering, probability with it). All text is escaped.
+    """
+    lines = []
+    for text, *probabilities in tokens:
+        cells = "".join(
+            f'<td>{p:.1%}</td><td class="bar"><i style="width:{p:.1%};background:{colour}"></i></td>'
+            for p, colour in zip(probabilities, (LINE, POSITIVE), strict=True)
+        )
+        lines.append(f"<tr><td><code>{html.escape(show_blanks(text))}</code></td>{cells}</tr>")
+    head = '<tr><th>next token</th><th colspan="2">baseline</th><th colspan="2">steered</th></tr>'
+    return f'<table class="next-tokens">{head}{"".join(lines)}</table>'
+
+
 def _token_html(text: str, share: float, *, is_centre: bool) -> str:
     shown = html.escape(text)
     if share <= 0:

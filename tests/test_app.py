@@ -328,14 +328,21 @@ def test_steering_shows_both_texts_escaped_with_effect_and_keeps_the_record(serv
     page.run()
     assert not page.exception
     next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
+    next(box for box in page.number_input if box.label == "Top-k (0: all)").set_value(9)
+    next(box for box in page.text_area if box.label == "Only at these tokens").set_value("def\n <b>\nx")
+    next(button for button in page.button if button.label == "Generate").click().run()
+    assert "no single token ' <b>' in the vocabulary" in page.error[0].value
+    next(box for box in page.text_area if box.label == "Only at these tokens").set_value("def\n<b>\nx")
     next(button for button in page.button if button.label == "Generate").click().run()
     assert not page.exception
+    assert not page.error
     assert [metric.label for metric in page.metric] == ["KL on neutral text, nats per token", "Perplexity ×"]
     assert float(page.metric[0].value) > 0
     next(button for button in page.button if button.label == "Keep with the run").click().run()
     kept = json.loads((served.run.path / "steering.jsonl").read_text().splitlines()[-1])
     assert kept["prompt"] == "def <b>x"
     assert kept["strengths"] == {str(feature): 2.0}
+    assert (kept["top_k"], kept["at_tokens"], kept["at"]) == (9, ["def", "<b>", "x"], "all")
     shown = pairs_html("<b>", ["<script>x</script>"], ["&"])
     assert "<script>" not in shown
     assert "<b>" not in shown

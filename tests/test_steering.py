@@ -15,9 +15,9 @@ from msgspec import structs
 
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
-from interp.steering import steerer as steerer_module
+from interp.steering import sampling as sampling_module
 from interp.steering.continuations import SteeringRequest, SteeringResult, steering_record
-from interp.steering.edits import edit_activations
+from interp.steering.edits import edit_activations, written
 from interp.steering.records import read_steering_records, write_steering_record
 from interp.steering.search import LARGEST_STRENGTH, EffectOfVectors, search_strengths
 from interp.steering.steerer import Steerer
@@ -55,13 +55,16 @@ def captured(model: LanguageModel, site: str, steerer: Steerer, tokens: torch.Te
     """The activation at ``site`` after steering, heads flattened."""
     seen: list[torch.Tensor] = []
     look = [(site, lambda x, hook: seen.append(x.flatten(2).clone()))]
-    with steerer._steered([how["strengths"]], how.get("mode", "add")), model.bridge.hooks(fwd_hooks=look):
+    edits = steerer.edits(how["strengths"], mode=how.get("mode", "add"))
+    with written(model, [edits]), model.bridge.hooks(fwd_hooks=look):
         model.logits(tokens)
     return seen[-1]
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize(("strengths", "mode"), [({}, "add"), ({2: 0.0}, "add"), ({2: 0.0, 4: 0.0}, "ablate")])
+@pytest.mark.parametrize(
+    ("strengths", "mode"), [({}, "add"), ({2: 0.0}, "add"), ({2: 0.0, 4: 0.0}, "ablate"), ({2: 1.0}, "scale")]
+)
 def test_zero_strength_leaves_logits_bit_identical(
     model: LanguageModel, site: str, strengths: dict[int, float], mode: Any, tokens: torch.Tensor
 ) -> None:
@@ -129,7 +132,7 @@ def test_no_hook_stays_behind_even_after_an_exception(
 
     with pytest.raises(RuntimeError, match="inside the hook"), edit_activations(model, SITES[0], fail):
         model.logits(tokens)
-    monkeypatch.setattr(steerer_module, "_draw", lambda *_: (_ for _ in ()).throw(RuntimeError("while sampling")))
+    monkeypatch.setattr(sampling_module, "_draw", lambda *_: (_ for _ in ()).throw(RuntimeError("while sampling")))
     with pytest.raises(RuntimeError, match="while sampling"):
         steerer.generate("ab", {0: 1.0}, n_tokens=3)
     assert n_hooks(model) == 0
@@ -179,8 +182,8 @@ def test_variants_in_one_batch_write_what_they_write_alone(model: LanguageModel,
     start = model.encode("x").repeat(2, 1)
     variants: list[dict[int, float]] = [{}, {0: 1.0}, {3: 0.7, 1: -0.4}]
     together = steerer.sample_each(start, variants, n_tokens=10, seed=1, mode=mode)
-    for variant, written in zip(variants, together, strict=True):
-        assert torch.equal(written, steerer.sample(start, variant, n_tokens=10, seed=1, mode=mode))
+    for variant, found in zip(variants, together, strict=True):
+        assert torch.equal(found, steerer.sample(start, variant, n_tokens=10, seed=1, mode=mode))
 
 
 def test_sampling_follows_the_models_distribution(model: LanguageModel, steerer: Steerer) -> None:
@@ -257,7 +260,7 @@ def test_features_searched_together_get_the_strength_they_get_alone(steerer: Ste
 
 def test_an_unreachable_effect_is_reported_with_the_nearest_strength(steerer: Steerer, tokens: torch.Tensor) -> None:
     dead = Steerer(steerer.model, SITES[0], steerer.directions, torch.tensor([0.0, *[1.0] * 5]))
-    for search in (dead.strength_for_kl(0, 0.1, tokens=tokens), steerer.strength_for_kl(0, 1e3, tokens=tokens)):
+    for search in (dead.strengths_for_kl([0], 0.1, tokens=tokens)[0], steerer.strength_for_kl(0, 1e3, tokens=tokens)):
         assert not search.reached
         assert search.kl < search.target
 
@@ -328,7 +331,7 @@ def test_a_model_that_predicts_nothing_finite_is_refused(steerer: Steerer, token
         (lambda s, t: s.generate("a", {9: 1.0}, n_tokens=4), "no feature 9; features are numbered 0 to 5"),
         (
             lambda s, t: s.logits(t, {0: 1.0}, mode="push"),
-            "no steering mode 'push'; there are 'add', 'clamp', 'ablate'",
+            "no steering mode 'push'; there are 'add', 'clamp', 'scale', 'ablate'",
         ),
         (lambda s, t: s.logits(t, {0: float("nan")}), "strength is not finite"),
         (lambda s, t: s.kl(t[:, 1:], {0: 1.0}), "every sequence must begin with the BOS token 0"),
@@ -336,11 +339,16 @@ def test_a_model_that_predicts_nothing_finite_is_refused(steerer: Steerer, token
         (lambda s, t: s.strengths_for_kl([0], 0.1, tokens=0 * t), "nothing but BOS and separators; give text"),
         (lambda s, t: s.kl(t[:0], {0: 1.0}), "give at least one sequence of 3 to 48 tokens"),
         (lambda s, t: s.strength_for_kl(0, 0.0, tokens=t), "give a target > 0"),
+        (lambda s, t: s.strength_for_kl(0, 0.1, tokens=t, sign=2, mode="scale"), "give a target > 0 and sign 1 or -1"),
         (lambda s, t: s.generate("a", {}, n_samples=0), "give at least one text"),
         (lambda s, t: Steerer(s.model, SITES[1], s.directions, s.scales), r"\(6, 32\) but 'blocks.0.mlp.hook_post'"),
         (lambda s, t: Steerer(s.model, SITES[0], s.directions, s.scales[:2]), "6 directions but scales of shape"),
         (
             lambda s, t: Steerer(s.model, SITES[0], s.directions, 0 * s.scales).logits(t, {3: 1.0}),
+            "feature 3 never fires",
+        ),
+        (
+            lambda s, t: Steerer(s.model, SITES[0], s.directions, 0 * s.scales).strength_for_kl(3, 0.1, tokens=t),
             "feature 3 never fires",
         ),
         (lambda s, t: Steerer(s.model, "blocks.1.hook_resid_pots", s.directions, s.scales), "blocks.1.hook_resid_post"),

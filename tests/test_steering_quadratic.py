@@ -13,19 +13,11 @@ from torch import Tensor
 from interp.cli.main import main
 from interp.decomposers.forms import QuadraticForm
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel, load_model
+from interp.model.language_model import load_model
 from interp.runs.record import Run
 from interp.steering.continuations import neutral_tokens
 from interp.steering.edits import edit_activations
-from interp.steering.forms import (
-    QuadraticSteerer,
-    flow_for_kl,
-    flow_to_value,
-    kl_of_edit,
-    rotate,
-    set_position,
-    value_flow,
-)
+from interp.steering.forms import QuadraticSteerer, flow_to_value, rotate, set_position, value_flow
 
 D = 12
 
@@ -135,29 +127,6 @@ def test_wrong_input_is_refused(form: QuadraticForm, x: Tensor) -> None:
 # --------------------------------------------------------------------------------------------------------- in a model
 
 
-def test_the_flow_meets_a_kl_on_text(byte_model: LanguageModel) -> None:
-    model, site = byte_model, "blocks.0.hook_resid_post"
-    d_in = model.site(site).d_in
-    axes = torch.linalg.qr(torch.randn(d_in, 2, generator=torch.Generator().manual_seed(0)))[0].T
-    form = QuadraticForm(torch.tensor([1.0, -0.8]), axes.contiguous(), torch.zeros(d_in), 0.0)
-    random = torch.Generator().manual_seed(2)
-    tokens = torch.randint(1, model.d_vocab, (4, 12), generator=random)
-    tokens[:, 0] = tokens[2, 4] = model.bos_id
-    reachable = kl_of_edit(model, site, lambda x: value_flow(x, form, 1.0), tokens)
-    found = flow_for_kl(model, site, form, reachable, tokens=tokens)
-    assert found.reached
-    assert kl_of_edit(model, site, lambda x: value_flow(x, form, found.t), tokens) == pytest.approx(found.kl, rel=1e-4)
-    assert kl_of_edit(model, site, lambda x: value_flow(x, form, 0.0), tokens) == pytest.approx(0, abs=1e-6)
-    with edit_activations(model, site, lambda x: value_flow(x, form, 1.0)):
-        moved = model.logits(tokens)
-    clean, moved = (logits.double().log_softmax(-1) for logits in (model.logits(tokens), moved))
-    slow = (clean.exp() * (clean - moved)).sum(-1)[tokens != model.bos_id].mean()
-    assert reachable == pytest.approx(float(slow), rel=1e-4)
-    assert flow_for_kl(model, site, form, reachable, tokens=tokens, sign=-1).t < 0
-    with pytest.raises(InputError, match=r"a target of 0 nats with sign 1 cannot be met"):
-        flow_for_kl(model, site, form, 0, tokens=tokens)
-
-
 def test_flow_and_rotation_are_modes_of_steering(bilinear_run: Run) -> None:
     """Each writes what its operator does to the activations; the biased latents of this run have no flow."""
     model = load_model(bilinear_run.model_id, device="cpu")
@@ -177,6 +146,16 @@ def test_flow_and_rotation_are_modes_of_steering(bilinear_run: Run) -> None:
     with edit_activations(model, bilinear_run.site.read, lambda x: value_flow(x, plain, t)):
         expected = model.logits(tokens)
     torch.testing.assert_close(steerer.logits(tokens, {2: 0.5}, mode="flow"), expected)
+    for mode, sign in (("flow", 1), ("flow", -1), ("rotate", -1)):
+        reachable = steerer.kl(tokens, {2: sign * 0.3}, mode=mode)
+        found = steerer.strength_for_kl(2, reachable, tokens=tokens, sign=sign, mode=mode)
+        assert found.reached
+        assert sign * found.strength > 0
+        assert steerer.kl(tokens, {2: found.strength}, mode=mode) == pytest.approx(found.kl, rel=1e-4)
+    half_a_turn = steerer.strength_for_kl(2, 50.0, tokens=tokens, mode="rotate")
+    assert not half_a_turn.reached
+    assert 0 < half_a_turn.strength <= 0.5
+    assert half_a_turn.kl == pytest.approx(steerer.kl(tokens, {2: half_a_turn.strength}, mode="rotate"), rel=1e-4)
     with pytest.raises(InputError, match="no steering mode 'spin'"):
         steerer.logits(tokens, {2: 0.5}, mode="spin")
     with pytest.raises(InputError, match="there is no feature 99"):
@@ -188,12 +167,12 @@ def test_the_command_rotates_and_says_what_it_cannot(bilinear_run: Run, capsys: 
     main([*words, "--mode", "rotate", "--strength", "0.5"])
     assert "feature 2 at +0.50 turns: KL" in capsys.readouterr().out
     assert json.loads((bilinear_run.path / "steering.jsonl").read_text().splitlines()[-1])["mode"] == "rotate"
+    main([*words, "--mode", "rotate", "--kl", "40"])
+    said = capsys.readouterr().out
+    assert "feature 2 does not reach 40 nats per token at any strength tried; the nearest is" in said
     for options, said in (
         (("--mode", "flow", "--strength", "1"), "a latent with a bias has no closed-form value flow"),
-        (
-            ("--mode", "rotate", "--kl", "0.2"),
-            "a target KL can set the strength only in mode add or flow; give a strength for rotate",
-        ),
+        (("--strength", "1", "--at-residual"), "the latents of 'forms' are forms of its own site; steer them there"),
     ):
         with pytest.raises(SystemExit):
             main([*words, *options])

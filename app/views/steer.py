@@ -15,13 +15,23 @@ from app.workspace import labels_of, run_name
 from interp.browse.features import check_feature
 from interp.browse.steering import steer_text
 from interp.errors import InputError
-from interp.figures import steering_sweep
+from interp.figures import next_tokens_html, steering_sweep, token_changes_html
 from interp.index.reader import FeatureIndex
 from interp.records import to_json
 from interp.runs.record import Run
-from interp.steering.continuations import SteeringRequest, neutral_tokens, steering_record
+from interp.steering.continuations import (
+    Continuations,
+    SteeringRequest,
+    SteeringResult,
+    neutral_tokens,
+    steerer_for,
+    steering_record,
+    unit_of,
+)
+from interp.steering.edits import Positions
 from interp.steering.forms import steerer_type
 from interp.steering.records import SteeringRecord, read_steering_records, write_steering_record
+from interp.steering.sampling import Sampling
 
 PAGE = "steer"
 EXAMPLE = "def parse_config(path):\n"
@@ -30,15 +40,21 @@ BY_STRENGTH, BY_KL = "strength", "KL target"
 STRENGTHS = {
     "add": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
     "clamp": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
-    "ablate": ("Share of the component removed", 0.0, 1.0, 1.0, 0.05),
+    "scale": ("Times what it contributes", -5.0, 10.0, 2.0, 0.25),
+    "ablate": ("Share of its contribution removed", 0.0, 1.0, 1.0, 0.05),
     "flow": ("Time, / largest eigenvalue", -10.0, 10.0, 1.0, 0.25),
     "rotate": ("Turns", -0.5, 0.5, 0.25, 0.01),
 }
 """For each mode the label, ends, start and step of its sliders; text breaks down well before 10 times the maximum."""
+IN_NORMS = ("Strength, × mean norm of the site", -2.0, 2.0, 0.5, 0.05)
+"""The same for add and clamp in the other unit."""
+UNITS = {"maximum": "its maximum", "norm": "mean norm"}
+PLACES = {"all": "everywhere", "end": "from the prompt's end"}
 MEANING = {
     "add": "add strength × max along the feature's direction",
-    "clamp": "set the coefficient to strength × max",
-    "ablate": "remove this share of the component (1 removes it)",
+    "clamp": "make what the feature contributes strength × max",
+    "scale": "multiply what the feature contributes (1 changes nothing)",
+    "ablate": "remove this share of what the feature contributes (1 removes it)",
     "flow": "move along the gradient of the latent's value, which rises with the time",
     "rotate": "turn in the plane of the latent's first two axes",
 }
@@ -54,9 +70,9 @@ def show() -> None:
         index = require_index(run)
         prompt = st.text_area("Prompt", key=view("prompt"), height=100)
         how = st.segmented_control("Set by", (BY_STRENGTH, BY_KL), default=BY_STRENGTH, required=True, key="how")
-        mode = _mode(run, how)
-        wanted = _features_form(run, index, how, mode)
-        request = _request_form(prompt, mode, wanted)
+        mode, unit = _mode(run, how)
+        wanted = _features_form(run, index, how, mode, unit)
+        request = _request_form(prompt, mode, unit, wanted)
     features = st.session_state[view("steered")]
     address = {
         "run": run_name(run),
@@ -83,17 +99,21 @@ def _add_linked() -> None:
         st.session_state[view("steered")] = [*st.session_state[view("steered")], int(linked)]
 
 
-def _mode(run: Run, how: str) -> str:
-    """The picker of the mode, of those whose strength can be set this way."""
-    steerer = steerer_type(run)
-    modes = tuple(steerer.units) if how == BY_STRENGTH else steerer.modes_by_kl
+def _mode(run: Run, how: str) -> tuple[Any, Any]:
+    """The pickers of the mode and, where a strength has one, of its unit."""
+    modes = tuple(steerer_type(run).units)
     meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
-    return str(
-        st.segmented_control("Mode", modes, default="add", required=True, help=meaning, key=f"mode_{'_'.join(modes)}")
+    mode = st.segmented_control("Mode", modes, default="add", required=True, help=meaning, key=f"mode_{len(modes)}")
+    if how == BY_KL or mode not in ("add", "clamp"):
+        return mode, "maximum"
+    options = tuple(UNITS)
+    unit = st.segmented_control(
+        "Unit", options, default="maximum", required=True, format_func=UNITS.__getitem__, key="unit"
     )
+    return mode, unit
 
 
-def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[int, float]:
+def _features_form(run: Run, index: FeatureIndex, how: str, mode: str, unit: str) -> dict[int, float]:
     """One box for each feature, with its strength, or its target in nats per token."""
     labels, wanted = labels_of(run), {}
     for feature in list(st.session_state[view("steered")]):
@@ -109,7 +129,8 @@ def _features_form(run: Run, index: FeatureIndex, how: str, mode: str) -> dict[i
                 "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(feature,)
             )
             if how == BY_STRENGTH:
-                wanted[feature] = st.slider(*STRENGTHS[mode], key=f"{mode}_{feature}", format="%+.2f")
+                slider = IN_NORMS if unit == "norm" else STRENGTHS[mode]
+                wanted[feature] = st.slider(*slider, key=f"{mode}_{unit}_{feature}", format="%+.2f")
             else:
                 text = "KL target, nats per token"
                 wanted[feature] = st.number_input(text, 0.01, 5.0, 0.3, 0.05, key=f"target_{feature}")
@@ -130,32 +151,61 @@ def _remove(feature: int) -> None:
         del st.query_params["f"]
 
 
-def _request_form(prompt: str, mode: Any, wanted: dict[int, float]) -> SteeringRequest | None:
-    """How to sample; the request, once Generate is pressed."""
-    with st.expander("Sampling, seed"):
+def _request_form(prompt: str, mode: Any, unit: Any, wanted: dict[int, float]) -> SteeringRequest | None:
+    """How to sample, and at which tokens to write; the request, once Generate is pressed."""
+    with st.expander("Sampling, positions, seed"):
         first, second = st.columns(2)
         n_samples = first.number_input("Samples", 1, 8, 3)
         n_tokens = second.number_input("Tokens each", 1, 256, 48)
-        temperature = first.number_input("Temperature", 0.0, 2.0, 0.7, 0.1)
-        seed = second.number_input("Seed", 0, LARGEST_SEED, 0)
+        sampling = Sampling(
+            temperature=first.number_input("Temperature", 0.0, 2.0, 0.7, 0.1),
+            top_k=second.number_input("Top-k (0: all)", 0, 1000, 0),
+            top_p=first.number_input("Top-p", 0.01, 1.0, 1.0, 0.05),
+            repetition_penalty=second.number_input("Repetition penalty", 1.0, 2.0, 1.0, 0.05),
+        )
+        seed = first.number_input("Seed", 0, LARGEST_SEED, 0)
+        at: Any = st.segmented_control(
+            "Write", tuple(PLACES), default="all", required=True, format_func=PLACES.__getitem__, key="at"
+        )
+        tokens = st.text_area(
+            "Only at these tokens",
+            help="One a line, with its blanks; \\n stands for a new line. Empty: at any.",
+            height=68,
+        )
     if not st.button("Generate", type="primary", icon=":material/play_arrow:", disabled=not wanted, width="stretch"):
         return None
+    at_tokens = tuple(line.replace("\\n", "\n") for line in tokens.split("\n") if line)
     return SteeringRequest(
-        prompt, wanted, mode=mode, n_samples=n_samples, n_tokens=n_tokens, temperature=temperature, seed=seed
+        prompt,
+        wanted,
+        mode=mode,
+        unit=unit,
+        positions=Positions(at, at_tokens),
+        n_samples=n_samples,
+        n_tokens=n_tokens,
+        sampling=sampling,
+        seed=seed,
     )
 
 
 def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, float]) -> None:
-    """Run the request and keep its result for the reruns that follow."""
+    """Run the request, showing the texts while they are written, and keep its result for the reruns that follow."""
     model = require_model(run)
+    growing = st.empty()
+
+    def show(texts: Continuations) -> None:
+        growing.html(pairs_html(request.prompt, texts.baseline, texts.steered))
+
     try:
         with st.spinner("Generating and measuring the effect"):
-            steerer = steerer_type(run).from_run(model, run)
+            steerer = steerer_for(model, run, request)
             targets = wanted if how == BY_KL else None
-            steered = steer_text(steerer, request, neutral_tokens(run), targets=targets)
+            steered = steer_text(steerer, request, neutral_tokens(run), targets=targets, show=show)
     except InputError as error:
         st.error(str(error))
         return
+    finally:
+        growing.empty()
     st.session_state["steering_result"] = (run_name(run), steered)
 
 
@@ -168,12 +218,19 @@ def _result(run: Run) -> None:
     first, second, third = st.columns([1, 1, 2])
     first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
     second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
-    unit = steerer_type(run).units[request.mode]
+    unit = unit_of(run, request)
     written = [f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()]
     third.caption(" · ".join([request.mode, *written]))
     for note in steered.notes:
         st.warning(note)
     st.html(pairs_html(request.prompt, result.baseline, result.steered))
+    with st.expander("Token by token"):
+        st.caption(
+            "The steered texts, each token coloured by what steering does to its log-probability: orange makes it "
+            "likelier, blue less likely. Point at a token for the number. Below, what may follow the prompt."
+        )
+        st.html(changes_html(result))
+        st.html(next_tokens_html(result.next_tokens))
     if steered.sweep is not None:
         present = next(iter(request.strengths.values()))
         figure = steering_sweep(*steered.sweep, unit=unit, present=present)
@@ -194,6 +251,13 @@ def pairs_html(prompt: str, baseline: list[str], steered: list[str]) -> str:
     texts = [text for pair in zip(baseline, steered, strict=True) for text in pair]
     cells = [f'<pre class="sample">{before}{html.escape(text)}</pre>' for text in texts]
     return f'<div class="pairs"><h6>Baseline</h6><h6>Steered</h6>{"".join(cells)}</div>'
+
+
+def changes_html(result: SteeringResult) -> str:
+    """The steered texts with their prompt, each token coloured by the change of its log-probability."""
+    prompt = f'<span class="prompt">{token_changes_html(result.prompt_changes)}</span>'
+    texts = [f'<pre class="sample">{prompt}{token_changes_html(changes)}</pre>' for changes in result.changes]
+    return f"<div>{''.join(texts)}</div>"
 
 
 def _saved(run: Run) -> None:

@@ -95,6 +95,11 @@ class Decomposer(ABC):
         return None
 
     @property
+    def concepts(self) -> dict[str, int]:
+        """Features whose meaning the method was told, by it, as a supervised one is; empty where it was told none."""
+        return {}
+
+    @property
     def capabilities(self) -> tuple[Capability, ...]:
         """What this one can do, by name, for readers that have no decomposer in memory."""
         can = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,9 +127,9 @@ class LanguageModel:
         # Cleaning up would remove blanks before full stops that are in the text.
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def token_strings(self) -> list[str]:
-        """The text of each token of the vocabulary; bytes that are not a whole character are shown as ``\\xNN``."""
-        return [_printable(self.tokenizer, index) for index in range(self.d_vocab)]
+    def token_strings(self, ids: Iterable[int] | None = None) -> list[str]:
+        """The text of each token of ``ids``, by default of the vocabulary; bytes that are no whole character are ``\\xNN``."""
+        return [_printable(self.tokenizer, index) for index in (range(self.d_vocab) if ids is None else ids)]
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:

@@ -17,22 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import QuadraticForm, unit_rows
 from interp.errors import InputError
-from interp.metrics import kl_divergence
-from interp.steering.edits import Edit, edit_activations, text_positions
-from interp.steering.scales import feature_scales
-from interp.steering.search import KL_TOLERANCE, StrengthSearch, rows_per_pass, search_strengths
-from interp.steering.steerer import Steerer
+from interp.steering.edits import Edit, Positions
+from interp.steering.scales import Unit
+from interp.steering.steerer import Steerer, WriteAt
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
@@ -122,43 +120,38 @@ class QuadraticSteerer(Steerer):
     """
 
     units: ClassVar[dict[str, str]] = Steerer.units | {"flow": "/ its largest eigenvalue", "rotate": "turns"}
-    modes_by_kl: ClassVar[tuple[str, ...]] = (*Steerer.modes_by_kl, "flow")
+    ends: ClassVar[dict[str, float]] = Steerer.ends | {"rotate": 0.5}
 
     @classmethod
-    def from_run(cls, model: LanguageModel, run: Run) -> QuadraticSteerer:
-        """Raises InputError for a run whose features are directions."""
+    def from_run(
+        cls,
+        model: LanguageModel,
+        run: Run,
+        *,
+        at: WriteAt = "site",
+        unit: Unit = "maximum",
+        positions: Positions | None = None,
+    ) -> QuadraticSteerer:
+        """Raises InputError for a run whose features are directions, and for a form anywhere but at its own site."""
         decomposer = run.decomposer()
         if not isinstance(decomposer, QuadraticDecomposer):
             raise InputError(
                 f"'{run.name}' is a run of {run.kind}, whose features have no forms; steer it by adding them"
             )
-        steerer = cls(model, run.site.write, decomposer.write_directions(), feature_scales(run))
+        if at == "residual":
+            raise InputError(f"the latents of '{run.name}' are forms of its own site; steer them there")
+        steerer = super().from_run(model, run, unit=unit, positions=positions)
+        assert isinstance(steerer, cls)
         steerer.forms = decomposer.form
         return steerer
 
     forms: Callable[[int], QuadraticForm]
     """The form of each latent."""
 
-    def strength_for_kl(
-        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
-    ) -> StrengthSearch:
-        """As of a ``Steerer``; for mode "flow" see ``flow_for_kl``."""
-        if mode != "flow":
-            return super().strength_for_kl(feature, target, tokens=tokens, sign=sign, mode=mode)
-        form = self.forms(feature)
-        found = flow_for_kl(self.model, self.site.name, form, target, tokens=tokens, sign=sign)
-        strength = found.t * float(form.eigenvalues.abs().max())
-        return StrengthSearch(strength, found.kl, reached=found.reached, feature=feature, target=target)
-
-    def _edit(self, strengths: dict[int, float], mode: str) -> Edit | None:
+    def _edit(self, strengths: dict[int, float], mode: str) -> Edit:
         if mode not in get_args(QuadraticMode):
             return super()._edit(strengths, mode)
-        self._index(list(strengths))
-        if not all(math.isfinite(strength) for strength in strengths.values()):
-            raise InputError("a strength is not finite; give a number")
         parts = [self._operator(self.forms(f), strength, mode) for f, strength in strengths.items() if strength]
-        if not parts:
-            return None
 
         def edit(x: Tensor) -> Tensor:
             moved = x.float()
@@ -182,60 +175,6 @@ class QuadraticSteerer(Steerer):
 def steerer_type(run: Run) -> type[Steerer]:
     """What steers with the features of a run: a QuadraticSteerer where they are forms."""
     return QuadraticSteerer if run.can("forms") else Steerer
-
-
-@dataclass(frozen=True)
-class FlowSearch:
-    """The time of a value flow whose effect on neutral text is nearest to a target."""
-
-    t: float
-    """Signed; positive raises the value."""
-    kl: float
-    """Effect at that time: mean KL(p_0 || p_t) in nats per token."""
-    reached: bool
-    """Whether ``kl`` is within 5 % of the target; report a False, do not drop it."""
-
-
-def flow_for_kl(
-    model: LanguageModel,
-    site: str,
-    form: QuadraticForm,
-    target: float,
-    *,
-    tokens: Int[Tensor, "n_seq n_pos"],
-    sign: int = 1,
-) -> FlowSearch:
-    """The time t (of the given sign) at which the value flow at ``site`` changes the predictions on ``tokens`` by ``target``.
-
-    Times are tried as ``Steerer.strengths_for_kl`` tries strengths, in units of 1 / the largest |eigenvalue|.
-    """
-    if target <= 0 or sign not in (-1, 1):
-        raise InputError(
-            f"a target of {target} nats with sign {sign} cannot be met; give a target > 0 and sign 1 or -1"
-        )
-    _check(form, torch.zeros(model.site(site).d_in))
-    unit = sign / float(form.eigenvalues.abs().max())
-
-    def effect(_: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-        t = unit * float(strengths[0])
-        return np.array([kl_of_edit(model, site, lambda x: value_flow(x.float(), form, t).to(x.dtype), tokens)])
-
-    strengths, kls = search_strengths(effect, 1, target)
-    return FlowSearch(unit * float(strengths[0]), float(kls[0]), bool(abs(kls[0] - target) <= KL_TOLERANCE * target))
-
-
-@torch.no_grad()
-def kl_of_edit(model: LanguageModel, site: str, edit: Edit, tokens: Int[Tensor, "n_seq n_pos"]) -> float:
-    """Effect of any edit on ``tokens``: mean of KL(p_0 || p_edited) over the tokens of text, nats per token.
-
-    Raises InputError where there is no text.
-    """
-    is_text, values = text_positions(model, tokens), []
-    for batch in tokens.split(rows_per_pass(model, tokens.shape[1])):
-        clean = model.logits(batch)
-        with edit_activations(model, site, edit):
-            values.append(kl_divergence(clean, model.logits(batch)))
-    return float(torch.cat(values)[is_text].double().mean())
 
 
 def _check(form: QuadraticForm, x: Tensor) -> None:

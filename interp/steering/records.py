@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from interp.records import FileRecord, from_json, to_line
-from interp.steering.edits import Mode
+from interp.steering.edits import At, Mode
 from interp.steering.forms import QuadraticMode
+from interp.steering.scales import Unit
 
 if TYPE_CHECKING:
     from interp.runs.record import Run
@@ -41,6 +42,21 @@ class SteeringRecord(FileRecord, frozen=True):
     """Perplexity of neutral text under the steered model over that under the model itself."""
     baseline: list[str]
     steered: list[str]
+    unit: Unit = "maximum"
+    """What strength 1 adds in modes add and clamp: the feature's maximum, or the mean norm of the site's rows."""
+    at: At = "all"
+    """At every token, or from the prompt's last token on."""
+    at_tokens: tuple[str, ...] = ()
+    """Only at these tokens; none: at any."""
+    at_residual: bool = False
+    """Whether features of neurons or heads were written behind the layer's output matrix."""
+    also: dict[str, dict[int, float]] = msgspec.field(default_factory=dict)
+    """Features of other runs that were written too: run to feature to strength."""
+    top_k: int = 0
+    """Tokens drawn from; 0 is all."""
+    top_p: float = 1.0
+    """Probability of the likeliest tokens drawn from."""
+    repetition_penalty: float = 1.0
 
 
 def write_steering_record(run: Run, record: SteeringRecord) -> None:

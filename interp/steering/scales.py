@@ -1,8 +1,11 @@
-"""The unit of steering strengths: what each feature of a run adds to an activation at its maximum."""
+"""The unit of steering strengths: what each feature of a run adds to an activation at its maximum.
+
+Or, the same for all features, the mean norm of the site's rows (``Steerer.from_run``).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,6 +17,9 @@ from interp.runs.firing import firing_of
 
 if TYPE_CHECKING:
     from interp.runs.record import Run
+
+Unit = Literal["maximum", "norm"]
+"""What strength 1 adds: what the feature adds at its maximum on the store, or the mean norm of the site's rows."""
 
 _PROJECTION_ROWS = 65_536
 

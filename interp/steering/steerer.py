@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.decomposers import LinearDecomposer
 from interp.errors import InputError
-from interp.metrics import kl_divergence
-from interp.steering.edits import Edit, edit_activations, feature_edit, text_positions
-from interp.steering.scales import feature_scales
-from interp.steering.search import KL_TOLERANCE, EffectOfVectors, StrengthSearch, rows_per_pass, search_strengths
+from interp.steering.edits import Edit, Positions, SiteEdit, feature_edit
+from interp.steering.effects import EffectOnText, check_tokens, edited_logits, token_log_probs
+from interp.steering.sampling import Sampling, sample_tokens
+from interp.steering.scales import Unit, feature_scales
+from interp.steering.search import KL_TOLERANCE, EffectOfVectors, StrengthSearch, search_strengths
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
     from interp.runs.record import Run
+
+WriteAt = Literal["site", "residual"]
+
+_INTO_RESIDUAL = {"mlp.hook_post": "hook_mlp_out", "attn.hook_z": "hook_attn_out"}
 
 
 class Steerer:
     """Features of one site of one model, ready to be written into its forward passes.
 
     ``directions`` [n_features, d_in] are brought to unit length (an all-zero row is a dead feature). ``scales``
-    [n_features] are in units of activation: what strength 1 adds along the direction. Raises InputError when shapes do
-    not fit each other or the site, and for values that are not finite.
+    [n_features] are in units of activation: what strength 1 adds along the direction. ``contributions`` maps rows [n, d_in]
+    to what each feature contributes to them [n, n_features], along its direction; without it, that is the coefficient.
+    ``positions`` says at which tokens is written. Raises InputError when shapes do not fit each other or the site, for
+    values that are not finite, and for tokens that the model does not have.
     """
 
     units: ClassVar[dict[str, str]] = {
         "add": "× its maximum",
         "clamp": "× its maximum",
-        "ablate": "of its component removed",
+        "scale": "× what it contributes",
+        "ablate": "of what it contributes removed",
     }
-    """The unit of a strength in each mode, as printed after the number."""
-    modes_by_kl: ClassVar[tuple[str, ...]] = ("add",)
-    """Modes in which the strength can be found from a target effect."""
+    """The unit of a strength in each mode, as printed after the number; of add and clamp, where it is not the mean norm."""
+    neutral: ClassVar[dict[str, float]] = {"scale": 1.0}
+    """The strength that changes nothing, where it is not 0 (clamp has none: 0 takes out what the feature contributes)."""
+    ends: ClassVar[dict[str, float]] = {"ablate": 1.0}
+    """How far from the neutral strength a search goes, where there is an end."""
 
     def __init__(
         self,
@@ -45,6 +55,9 @@ class Steerer:
         site: str,
         directions: Float[Tensor, "n_features d_in"] | Float[np.ndarray, "n_features d_in"],
         scales: Float[Tensor, " n_scales"] | Float[np.ndarray, " n_scales"],
+        *,
+        contributions: Callable[[Tensor], Tensor] | None = None,
+        positions: Positions | None = None,
     ):
         self.model = model
         self.site = model.site(site)
@@ -65,26 +78,70 @@ class Steerer:
         self.scales = lengths.abs()
         self.is_dead = (self.scales == 0) | ~self.directions.any(1)
         """[n_features] Features that never fire or have no direction: there is no unit to steer them in."""
+        self.contributions = contributions
+        self.positions = positions or Positions()
+        self._token_ids = self.positions.token_ids(model)
 
     @classmethod
-    def from_run(cls, model: LanguageModel, run: Run) -> Steerer:
-        """The features of a trained run, scaled so that strength 1 is each feature's maximum on its store.
+    def from_run(
+        cls,
+        model: LanguageModel,
+        run: Run,
+        *,
+        at: WriteAt = "site",
+        unit: Unit = "maximum",
+        positions: Positions | None = None,
+    ) -> Steerer:
+        """The features of a trained run; strength 1 is each feature's maximum on its store, or the site's mean norm.
 
-        The maxima are kept with the run, and counted first if they are not there yet.
+        ``at="residual"`` writes features of MLP neurons or attention heads behind the layer's output matrix, into the
+        residual stream. The maxima are kept with the run, and counted first if they are not there yet. Raises InputError
+        for a run of another model, for a site without an output matrix, and for unit "norm" at a site that the store
+        lacks.
         """
-        return cls(model, run.site.write, run.decomposer().write_directions(), feature_scales(run))
+        if model.fingerprint != run.record.model_fingerprint:
+            raise InputError(
+                f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'; take a run of "
+                "this model"
+            )
+        decomposer = run.decomposer()
+        site, directions = run.site.write, decomposer.write_directions()
+        scales = feature_scales(run)
+        if at == "residual":
+            site, directions = _into_residual(model, site, directions)
+            scales = scales * directions.norm(dim=1).cpu().numpy()
+        if unit == "norm":
+            scales = np.where(scales > 0, run.store().site(site).moments().mean_norm, 0.0)
+        contributions = None
+        if isinstance(decomposer, LinearDecomposer) and run.site.read == site:
+            lengths = decomposer.W_dec.norm(dim=1)
+            contributions = lambda x: (decomposer.encode(x.cpu()) * lengths).to(x.device)  # noqa: E731
+        return cls(model, site, directions, scales, contributions=contributions, positions=positions)
 
     @property
     def n_features(self) -> int:
         return len(self.directions)
 
-    @torch.no_grad()
+    def edits(self, strengths: dict[int, float], *, mode: str = "add") -> list[SiteEdit]:
+        """What writes the features into the site; nothing where all have the mode's neutral strength.
+
+        Raises InputError for an unknown mode, features that are not there or dead, and strengths that are not finite.
+        """
+        if mode not in self.units:
+            raise InputError(f"no steering mode '{mode}'; there are " + ", ".join(f"'{m}'" for m in self.units))
+        self._index(list(strengths))
+        if not np.isfinite(list(strengths.values())).all():
+            raise InputError("a strength is not finite; give a number")
+        neutral = self.neutral.get(mode, 0.0)
+        if not strengths or (mode != "clamp" and all(strength == neutral for strength in strengths.values())):
+            return []
+        return [SiteEdit(self.site.name, self._edit(strengths, mode), self.positions.at, self._token_ids)]
+
     def logits(
         self, tokens: Int[Tensor, "n_seq n_pos"], strengths: dict[int, float], *, mode: str = "add"
     ) -> Float[Tensor, "n_seq n_pos d_vocab"]:
-        """Next-token logits with the features written in. Strength 0 in mode "add" leaves them bit-identical."""
-        with self._steered([strengths], mode):
-            return self.model.logits(tokens)
+        """Next-token logits with the features written in. A strength that changes nothing leaves them bit-identical."""
+        return edited_logits(self.model, self.edits(strengths, mode=mode), tokens)
 
     def generate(
         self,
@@ -96,16 +153,23 @@ class Steerer:
         temperature: float = 1.0,
         seed: int = 0,
         mode: str = "add",
+        sampling: Sampling | None = None,
     ) -> list[str]:
         """``n_samples`` continuations of ``prompt``, without the prompt, of ``n_tokens`` tokens each.
 
         The same seed uses the same random numbers whatever the strengths, so a baseline (``strengths={}``) and a steered
-        text differ only through the steering. Temperature 0 takes the likeliest token. Raises InputError when prompt and
-        continuation do not fit the model's context.
+        text differ only through the steering. Raises InputError when prompt and continuation do not fit the model's
+        context.
         """
         start = self.model.encode(prompt)
         tokens = self.sample(
-            start.repeat(n_samples, 1), strengths, n_tokens=n_tokens, temperature=temperature, seed=seed, mode=mode
+            start.repeat(n_samples, 1),
+            strengths,
+            n_tokens=n_tokens,
+            temperature=temperature,
+            seed=seed,
+            mode=mode,
+            sampling=sampling,
         )
         return [self.continuation_text(start, row) for row in tokens]
 
@@ -118,13 +182,13 @@ class Steerer:
         temperature: float = 1.0,
         seed: int = 0,
         mode: str = "add",
+        sampling: Sampling | None = None,
     ) -> Int[Tensor, "n_samples n_new"]:
         """Token ids that follow ``prompts`` (equally long, BOS first); see ``sample_each``."""
-        return self.sample_each(prompts, [strengths], n_tokens=n_tokens, temperature=temperature, seed=seed, mode=mode)[
-            0
-        ]
+        return self.sample_each(
+            prompts, [strengths], n_tokens=n_tokens, temperature=temperature, seed=seed, mode=mode, sampling=sampling
+        )[0]
 
-    @torch.no_grad()
     def sample_each(
         self,
         prompts: Int[Tensor, "n_samples n_prompt"],
@@ -134,69 +198,64 @@ class Steerer:
         temperature: float = 1.0,
         seed: int = 0,
         mode: str = "add",
+        sampling: Sampling | None = None,
     ) -> Int[Tensor, "n_variants n_samples n_new"]:
         """Token ids that follow ``prompts`` under each of several steerings, all in one batch with shared noise.
 
-        Gumbel-max sampling (argmax of logits / temperature + Gumbel noise; Maddison et al. 2014): sample i meets the same
-        noise at step t in every variant, which couples the variants token by token.
+        Sample i meets the same noise at step t in every variant; ``interp.steering.sampling`` says how tokens are drawn.
+        ``sampling`` is given in place of ``temperature`` where there is more to say.
         """
-        self._check_sampling(prompts, n_tokens, temperature)
-        generator = torch.Generator().manual_seed(seed)
-        step, cache, written = prompts.to(self.model.device).repeat(len(variants), 1), None, []
-        with self._steered(variants, mode):
-            for _ in range(n_tokens):
-                logits, cache = self.model.bridge(
-                    step, return_type="logits_and_cache", past_key_values=cache, use_cache=True
-                )
-                each = logits[:, -1].float().unflatten(0, (len(variants), len(prompts)))
-                step = _draw(each, temperature, generator).flatten()[:, None]
-                written.append(step)
-        return torch.cat(written, dim=1).unflatten(0, (len(variants), len(prompts)))
+        edits = [self.edits(strengths, mode=mode) for strengths in variants]
+        sampling = sampling or Sampling(temperature=temperature)
+        *_, tokens = sample_tokens(self.model, edits, prompts, n_tokens=n_tokens, sampling=sampling, seed=seed)
+        return tokens
 
     @torch.no_grad()
     def log_probs(self, tokens: Int[Tensor, "n_seq n_pos"], *, n_prompt: int) -> Float[Tensor, "n_seq n_new"]:
         """Log-probability in nats, under the model without steering, of each token after the first ``n_prompt``."""
         if not 1 <= n_prompt < tokens.shape[1]:
             raise InputError(f"a prompt of {n_prompt} tokens leaves nothing to score in sequences of {tokens.shape[1]}")
-        return _token_log_probs(self.model.logits(tokens), tokens.to(self.model.device))[:, n_prompt - 1 :]
+        return token_log_probs(self.model.logits(tokens), tokens.to(self.model.device))[:, n_prompt - 1 :]
 
-    @torch.no_grad()
     def kl(self, tokens: Int[Tensor, "n_seq n_pos"], strengths: dict[int, float], *, mode: str = "add") -> float:
         """Effect on ``tokens``: mean of KL(p_0 || p_steered) over the tokens of text, nats per token."""
-        tokens = self._check_tokens(tokens)
-        values = []
-        for batch in tokens.split(rows_per_pass(self.model, tokens.shape[1])):
-            values.append(kl_divergence(self.model.logits(batch), self.logits(batch, strengths, mode=mode)))
-        return float(torch.cat(values)[text_positions(self.model, tokens)].mean())
+        return EffectOnText(self.model, tokens)(self.edits(strengths, mode=mode)).kl
 
-    @torch.no_grad()
     def perplexity_ratio(
         self, tokens: Int[Tensor, "n_seq n_pos"], strengths: dict[int, float], *, mode: str = "add"
     ) -> float:
-        """Perplexity of ``tokens`` under the steered model over that under the model itself (1 = no harm).
-
-        Predictions made at tokens of text count, since nothing is written at BOS and separators.
-        """
-        tokens = self._check_tokens(tokens)
-        losses = []
-        for batch in tokens.split(rows_per_pass(self.model, tokens.shape[1])):
-            clean = _token_log_probs(self.model.logits(batch), batch)
-            losses.append(clean - _token_log_probs(self.logits(batch, strengths, mode=mode), batch))
-        is_text = text_positions(self.model, tokens)[:, 1:-1]
-        return float(np.exp(float(torch.cat(losses)[:, 1:][is_text].mean())))
+        """Perplexity of ``tokens`` under the steered model over that under the model itself (1 = no harm)."""
+        return EffectOnText(self.model, tokens)(self.edits(strengths, mode=mode)).perplexity_ratio
 
     def strength_for_kl(
         self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
     ) -> StrengthSearch:
-        """The strength of one feature whose effect on ``tokens`` is ``target`` nats per token; see ``strengths_for_kl``.
+        """The strength of one feature, in any mode, whose effect on ``tokens`` is ``target`` nats per token.
 
-        Raises InputError for a mode that is not one of ``modes_by_kl``.
+        Strengths are counted from the mode's neutral one, upwards or, with sign -1, downwards: adding, clamping, flowing and
+        turning begin at 0, scaling at 1. Ablation has no sign, and ends where all is removed; a rotation ends at half a turn.
+        A target that no strength reaches gives ``reached=False`` with the nearest effect that was found. Raises InputError as
+        ``edits`` does.
         """
-        if mode not in self.modes_by_kl:
-            raise InputError(
-                f"a target KL can set the strength only in mode {' or '.join(self.modes_by_kl)}; give a strength for {mode}"
-            )
-        return self.strengths_for_kl([feature], target, tokens=tokens, sign=sign)[0]
+        _check_target(target, sign)
+        self.edits({feature: 2.0}, mode=mode)  # refuses what cannot be steered: 2 is no mode's neutral strength
+        if mode == "add" and not self.positions.at_tokens:
+            return self.strengths_for_kl([feature], target, tokens=tokens, sign=sign)[0]
+        neutral, end = self.neutral.get(mode, 0.0), self.ends.get(mode, float("inf"))
+        direction = 1 if mode == "ablate" else sign
+        effect, found = EffectOnText(self.model, tokens), {}
+
+        def kl_at(offset: float) -> float:
+            if offset not in found:
+                strength = neutral + direction * offset
+                found[offset] = effect(self.edits({feature: strength}, mode=mode)).kl
+            return found[offset]
+
+        offsets, _ = search_strengths(lambda _, tried: np.array([kl_at(min(float(tried[0]), end))]), 1, target)
+        nearest = min(float(offsets[0]), end)
+        kl = kl_at(nearest)  # measured at 0 too, where a clamp has an effect
+        reached = abs(kl - target) <= KL_TOLERANCE * target
+        return StrengthSearch(neutral + direction * nearest, kl, reached=reached, feature=feature, target=target)
 
     @torch.no_grad()
     def strengths_for_kl(
@@ -214,13 +273,10 @@ class Steerer:
         (absolute values). A target that no strength up to ``LARGEST_STRENGTH`` reaches gives ``reached=False`` with the
         nearest strength found.
         """
-        if target <= 0 or sign not in (-1, 1):
-            raise InputError(
-                f"a target of {target} nats with sign {sign} cannot be met; give a target > 0 and sign 1 or -1"
-            )
+        _check_target(target, sign)
         rows = self._index(features)
         unit = sign * self.scales[rows, None] * self.directions[rows]
-        effect = EffectOfVectors(self.model, self.site.name, self._check_tokens(tokens))
+        effect = EffectOfVectors(self.model, self.site.name, check_tokens(self.model, tokens))
 
         def kl_of(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
             return effect(unit[torch.from_numpy(active)] * torch.from_numpy(strengths)[:, None].to(unit))
@@ -237,54 +293,22 @@ class Steerer:
             raise InputError(f"there is no feature {wrong[0]}; features are numbered 0 to {self.n_features - 1}")
         return torch.tensor(list(features), dtype=torch.int64, device=self.directions.device)
 
-    def _steered(self, variants: Sequence[dict[int, float]], mode: str) -> Any:
-        """A hook that edits an equal share of the batch's rows for each variant; no hook where nothing would be written."""
-        edits = [self._edit(strengths, mode) for strengths in variants]
-        if not any(edits):
-            return nullcontext()
-
-        def edit(x: Tensor) -> Tensor:
-            parts = zip(edits, x.chunk(len(edits)), strict=True)
-            return torch.cat([part if change is None else change(part) for change, part in parts])
-
-        return edit_activations(self.model, self.site.name, edit)
-
-    def _edit(self, strengths: dict[int, float], mode: str) -> Edit | None:
-        if mode not in self.units:
-            raise InputError(f"no steering mode '{mode}'; there are " + ", ".join(f"'{m}'" for m in self.units))
+    def _edit(self, strengths: dict[int, float], mode: str) -> Edit:
         rows = self._index(list(strengths))
-        values = torch.tensor(list(strengths.values()), dtype=torch.float32, device=rows.device)
-        if not torch.isfinite(values).all():
-            raise InputError("a strength is not finite; give a number")
-        if not strengths or (mode != "clamp" and not values.any()):
-            return None
         dead = rows[self.is_dead[rows]]
         if len(dead):
             raise InputError(
                 f"feature {int(dead[0])} never fires on its store, so its strength has no unit; take another"
             )
-        return feature_edit(self.directions[rows], values, self.scales[rows], mode)
+        values = torch.tensor(list(strengths.values()), dtype=torch.float32, device=rows.device)
+        contributions = self.contributions
+        if contributions is None:
+            return feature_edit(self.directions[rows], values, self.scales[rows], mode)
 
-    def _check_tokens(self, tokens: Int[Tensor, "n_seq n_pos"]) -> Int[Tensor, "n_seq n_pos"]:
-        if not len(tokens) or tokens.shape[1] < 3 or tokens.shape[1] > self.model.n_ctx:
-            raise InputError(
-                f"tokens are {tuple(tokens.shape)}; give at least one sequence of 3 to {self.model.n_ctx} tokens"
-            )
-        if (tokens[:, 0] != self.model.bos_id).any():
-            raise InputError(f"every sequence must begin with the BOS token {self.model.bos_id}")
-        return tokens.to(self.model.device)
+        def of_chosen(x: Tensor) -> Tensor:
+            return contributions(x.flatten(0, -2))[:, rows].unflatten(0, x.shape[:-1])
 
-    def _check_sampling(self, prompts: Tensor, n_tokens: int, temperature: float) -> None:
-        if len(prompts) < 1 or n_tokens < 1 or temperature < 0:
-            raise InputError(
-                f"cannot sample {len(prompts)} texts of {n_tokens} tokens at temperature {temperature}; "
-                "give at least one text of one token and a temperature of 0 or more"
-            )
-        if prompts.shape[1] + n_tokens > self.model.n_ctx:
-            raise InputError(
-                f"a prompt of {prompts.shape[1]} tokens and {n_tokens} new ones exceed the {self.model.n_ctx} tokens of "
-                f"'{self.model.id}'; shorten the prompt or ask for at most {max(0, self.model.n_ctx - prompts.shape[1])}"
-            )
+        return feature_edit(self.directions[rows], values, self.scales[rows], mode, of_chosen)
 
     def continuation_text(self, prompt: Int[Tensor, " n_prompt"], new: Int[Tensor, " n_new"]) -> str:
         """The text of ``new`` as it stands after ``prompt``."""
@@ -293,17 +317,32 @@ class Steerer:
         return whole[len(before) :] if whole.startswith(before) else self.model.decode(new)
 
 
-def _draw(
-    logits: Float[Tensor, "n_variants n d_vocab"], temperature: float, generator: torch.Generator
-) -> Int[Tensor, "n_variants n"]:
-    if temperature == 0:
-        return logits.argmax(-1)
-    # -log of a standard exponential is Gumbel noise. Drawn on the CPU, so that a seed means the same on every device.
-    noise = torch.empty(logits.shape[1:]).exponential_(generator=generator).log_().neg_()
-    return (logits / temperature + noise.to(logits.device)).argmax(-1)
+def _into_residual(
+    model: LanguageModel, site: str, directions: Float[Tensor, "n d_in"]
+) -> tuple[str, Float[Tensor, "n d_model"]]:
+    """(hook point behind the site's output matrix, what unit directions at the site add there)."""
+    block, short = site.rpartition(site.split(".", 2)[-1])[0], site.split(".", 2)[-1]
+    if short not in _INTO_RESIDUAL:
+        raise InputError(
+            f"'{site}' has no output matrix that leads to the residual stream; write its features at the site itself"
+        )
+    behind, inside = block + _INTO_RESIDUAL[short], f"{block}{short.split('.')[0]}.hook_out"
+    seen: dict[str, Tensor] = {}
+    look = [(name, lambda x, hook, name=name: seen.__setitem__(name, x.clone())) for name in (inside, behind)]
+    with model.bridge.hooks(fwd_hooks=look):
+        model.logits(model.encode("a b")[None])
+    if not torch.equal(seen[inside], seen[behind]):
+        raise InputError(
+            f"'{model.id}' has a norm between '{site}' and the residual stream, so a feature adds no fixed direction there; "
+            "write its features at the site itself"
+        )
+    residual = model.residual_directions(site, directions.to(model.device))
+    assert residual is not None
+    return behind, residual
 
 
-def _token_log_probs(logits: Float[Tensor, "n pos d_vocab"], tokens: Int[Tensor, "n pos"]) -> Float[Tensor, "n new"]:
-    """Log-probability of tokens 1.. as predicted at the position before each."""
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    return log_p.gather(-1, tokens[:, 1:, None]).squeeze(-1)
+def _check_target(target: float, sign: int) -> None:
+    if not 0 < target < float("inf") or sign not in (-1, 1):
+        raise InputError(
+            f"a target of {target} nats with sign {sign} cannot be met; give a target > 0 and sign 1 or -1"
+        )

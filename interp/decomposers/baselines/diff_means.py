@@ -42,6 +42,11 @@ class DiffMeans(Directions):
     kind = "diff-means"
     config_type = DiffMeansConfig
 
+    @property
+    def concepts(self) -> dict[str, int]:
+        """The labels that were learned."""
+        return {str(self.notes[f"feature_{i}"]): i for i in range(self.n_features)}
+
     @classmethod
     def fit(cls, source: ActivationSource, config: DiffMeansConfig, recorder: Recorder | None = None) -> DiffMeans:
         """Exact, from all rows.
