@@ -327,7 +327,6 @@ def test_a_file_that_is_no_sweep_is_refused_and_left(tmp_path: Path, content: by
         ({"mode": "flow"}, "no steering mode 'flow' in the run 'made'; it has 'add'"),
         ({"prompts": ("ab", "a" * 40)}, "41 tokens and 9 new ones exceed the 48 tokens of"),
         ({"concepts": ("lettre",)}, "no concept 'lettre' in what the judge knows; did you mean 'letter'"),
-        ({"mode": "clamp"}, "a target KL can set the strength only in mode add"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(

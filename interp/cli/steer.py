@@ -94,8 +94,10 @@ class Steer:
             self._sweep(run)
             return
         self.sweeping.refuse_without_sweep()
+        if self.prompt is None:
+            raise InputError("give --prompt TEXT to say what to continue")
         feature, sign = self._feature(run)
-        request = self._request(feature, sign)
+        request = self._request(self.prompt, feature, sign)
         other_runs = {name: resolve_run(name, self.workspace) for name in request.also}
         model = load_model(run.model_id)
         steerer = steerer_for(model, run, request)
@@ -130,10 +132,8 @@ class Steer:
             temperature=self.temperature,
         )
 
-    def _request(self, feature: int, sign: int) -> SteeringRequest:
+    def _request(self, prompt: str, feature: int, sign: int) -> SteeringRequest:
         """What is asked for; with --kl, the strength has to be found first."""
-        if self.prompt is None:
-            raise InputError("give --prompt TEXT to say what to continue")
         if (self.strength is None) == (self.kl is None):
             raise InputError("give either --strength X or --kl NATS to say how strongly to steer")
         strengths = {}
@@ -150,7 +150,7 @@ class Steer:
                 ) from None
         at_tokens = tuple(text.replace("\\n", "\n") for text in self.positions.at_tokens)
         return SteeringRequest(
-            prompt=self.prompt.replace("\\n", "\n"),
+            prompt=prompt.replace("\\n", "\n"),
             strengths=strengths,
             mode=self.mode,
             unit=self.unit,
