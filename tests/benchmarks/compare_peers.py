@@ -35,9 +35,9 @@ from interp.decomposers.sae.variants import VariantName
 from interp.demo.recipe import RESIDUAL, DemoConfig
 from interp.distributed import World
 from interp.evaluation.concepts import evaluate_concepts
+from interp.evaluation.judged_rows import judged_rows
 from interp.evaluation.reconstruction import evaluate_reconstruction, spliced_loss
 from interp.evaluation.results import ConceptConfig
-from interp.evaluation.suite import judged_rows
 from interp.files import write_whole
 from interp.metrics import mean_max_cosine
 from interp.model.language_model import load_model
