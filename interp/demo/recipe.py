@@ -51,8 +51,8 @@ RECIPE: tuple[tuple[str, str, DecomposerConfig], ...] = (
 """(name, site, decomposer) of every run of the demo; those of one site together, since they are judged on the same rows."""
 
 RUN_TO_STEER = "resid-sae"
-"""The run that the demo steers with, one alone, since steering takes most of its evaluation. At an equal effect, features of the
-residual stream write more than those of one layer's neurons (examples/steering.md)."""
+"""The run that the demo steers with, one alone, since steering takes most of its evaluation. At an equal effect, features of
+the residual stream write more than those of one layer's neurons."""
 
 CONCEPTS_TO_STEER = ("comment", "import_statement", "class_header", "number", "docstring")
 """Concepts that the demo tries to make the model write. Not all of them are written more than by chance, and it says which."""
@@ -124,8 +124,8 @@ def run_demo(workspace: Path, config: DemoConfig) -> DemoResult:
             if not _is_evaluated(run, held_out):
                 task = steering_task(PYTHON, concepts=CONCEPTS_TO_STEER, config=STEERING)
                 steered = task if run.name == RUN_TO_STEER else None
-                config = EvaluationConfig(n_steered=len(CONCEPTS_TO_STEER))
-                evaluate_run(run, model=model, store=held_out, config=config, steering=steered)
+                judging = EvaluationConfig(n_steered=len(CONCEPTS_TO_STEER))
+                evaluate_run(run, model=model, store=held_out, config=judging, steering=steered)
     return DemoResult(runs, steps)
 
 

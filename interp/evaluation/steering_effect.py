@@ -375,6 +375,7 @@ def _effect(
         texts=written.texts[1],
         baseline_texts=written.texts[0],
         prompts=judged.task.prompts,
+        gains=tuple(gains[0][:, 0].tolist()),
     )
 
 
