@@ -141,6 +141,9 @@ def test_what_writes_a_concept_is_chosen_and_more_than_every_control(steer: Any,
         assert [tried.gain is not None for tried in effect.tried] == [True] * 3 + [False] * 3
         assert effect.n_texts == 2 * 4 * 6
         assert 0 < effect.fluency <= 1
+        for control in effect.controls:
+            assert control.excess.value == pytest.approx(effect.difference.value - control.difference.value)
+            assert control.excess.low < control.excess.value < control.excess.high
     assert report.n_above_controls == 2
     assert report.mean_difference == pytest.approx(np.mean([e.difference.value for e in report.effects]))
     assert report.mean_null_difference == pytest.approx(np.mean([e.best_null.difference.value for e in report.effects]))
@@ -157,6 +160,20 @@ def test_what_writes_a_concept_is_chosen_and_more_than_every_control(steer: Any,
         "--- a, where it changed most: without feature"
     )
     assert list(changed_texts(replace_effects(report, effect)))[3].endswith(most.rstrip())
+
+
+def test_of_the_candidates_the_one_whose_texts_gain_most_is_chosen(
+    steer: Any, model: LanguageModel, task: SteeringTask
+) -> None:
+    """A judge to whom the letter b is "a": what makes the letter a likelier writes less of what is judged."""
+    swapped = replace(
+        task, judge=lambda text, *, start: {"a": share_of_letters(text, start=start)["b"]}, concepts=("a",)
+    )
+    (effect,) = steer(writes(model, "ab"), swapped).effects
+    assert effect.feature == 1
+    by_feature = {tried.feature: tried for tried in effect.tried}
+    assert by_feature[0].lift > by_feature[1].lift
+    assert by_feature[0].gain < by_feature[1].gain
 
 
 @pytest.mark.parametrize("seed", range(3))
