@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, normalized_mutual
 from interp.decomposers.base import LinearDecomposer
 from interp.errors import InputError
 from interp.evaluation import trial
-from interp.evaluation.concepts import FeatureFindings, evaluate_concepts
+from interp.evaluation.concepts import N_BEST, FeatureFindings, evaluate_concepts
 from interp.evaluation.detection import association, normalised_mutual_information
 from interp.evaluation.feature_evidence import simulability_report
 from interp.evaluation.firing_codes import FiringCodes, cut, firing_codes, random_codes, random_directions
@@ -244,7 +244,7 @@ def test_figures_are_those_of_scikit_learn_on_the_test_documents() -> None:
         assert (found.n_positive_select, found.n_positive_test) == (has[~test].sum(), has[test].sum())
         hit = has & test & (z[:, found.feature] > 0)
         assert found.n_documents == len(np.unique(rows.document[hit]))
-        assert [f for f, _ in found.best_features] == np.argsort(-np.array(select), kind="stable")[:8].tolist()
+        assert [f for f, _ in found.best_features] == np.argsort(-np.array(select), kind="stable")[:N_BEST].tolist()
     for feature in range(30):
         label = findings.own.label[feature]
         select = [f1_score(rows.labels[~test, c] != 0, z[~test, feature] > 0) for c in (0, 1)]

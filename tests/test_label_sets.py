@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +211,14 @@ def test_the_judge_is_found_among_the_label_sets_of_a_store(toy: LabelSet, monke
     assert judge_of("number", ["mute"]) is None
 
 
-def test_a_steering_task_has_the_prompts_and_the_judge_of_the_label_set(
-    tiny_store: ActivationStore, toy: LabelSet
-) -> None:
-    run: Any = type("AnyRun", (), {"store": staticmethod(lambda: tiny_store)})()
-    task = steering_task(run, toy)
-    assert (task.prompts, task.judge, task.concepts) == (("a1",), toy.judge, ("number", "vowel"))
-    assert task.neutral.shape == (8, 32)
-    chosen = steering_task(run, toy, concepts=("vowel",), config=SteeringConfig(n_samples=2))
+def test_a_steering_task_has_the_prompts_and_the_judge_of_the_label_set(toy: LabelSet) -> None:
+    toy = replace(toy, prompts=("a1", "b2"))
+    task = steering_task(toy)
+    assert (task.trial_prompts, task.prompts, task.judge, task.concepts) == (("a1",), ("b2",), toy.judge, None)
+    chosen = steering_task(toy, concepts=("vowel",), config=SteeringConfig(n_samples=2))
     assert (chosen.concepts, chosen.config.n_samples) == (("vowel",), 2)
     with pytest.raises(InputError, match="the label set 'mute' cannot judge what a model writes; name one that can"):
-        steering_task(run, LabelSet("mute", {"a": "a"}, toy.label_tokens))
+        steering_task(LabelSet("mute", {"a": "a"}, toy.label_tokens))
 
 
 @pytest.mark.parametrize("label_set", LABEL_SETS.values(), ids=lambda label_set: label_set.name)
@@ -267,8 +265,7 @@ def test_text_of_any_kind_is_evaluated_and_steered_by_without_labels_given(
     found = {concept["concept"] for concept in metrics["concepts"]["concepts"]}
     assert {"full_stop", "article", "capitalised_word", "inside_brackets", "year", "induction"} <= found
     assert [depth["label"] for depth in metrics["concepts"]["depths"]] == ["word_in_sentence_depth"]
-    task = steering_task(Run.load(store.path / "runs/pca"), TEXT)
-    assert {"article", "question"} <= set(task.concepts or ())
+    assert {"article", "question"} <= set(steering_task(TEXT).judge("", start=0))
     assert judge_of("article", ["label", "text"]) == TEXT.judge
 
 

@@ -80,7 +80,7 @@ def test_a_latent_is_rotated_on_the_steer_page_and_its_modes_are_those_of_forms(
     page.query_params.update({"run": served.name, "steered": "2", "prompt": "def f"})
     page.run()
     mode = next(group for group in page.button_group if group.label == "Mode")
-    assert mode.options == ["add", "clamp", "ablate", "flow", "rotate"]
+    assert mode.options == ["add", "clamp", "scale", "ablate", "flow", "rotate"]
     mode.set_value("rotate").run()
     assert page.slider[0].label == "Turns"
     next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
