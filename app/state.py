@@ -91,9 +91,11 @@ def pick_run() -> Run:
 
 def _keep_run() -> None:
     """The person's own choice replaces the address, whose feature belongs to the other run."""
-    st.session_state["run"] = st.session_state["picked_run"]
+    chosen = st.session_state["picked_run"]
+    st.session_state["run"] = chosen
     st.session_state[_PREFIX + "f"] = None
-    st.query_params.clear()
+    st.session_state[_WRITTEN] = {"run": chosen}
+    st.query_params.from_dict({"run": chosen})
 
 
 def describe(run: Run) -> str:

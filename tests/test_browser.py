@@ -5,6 +5,7 @@ Every request of every test is watched: none may leave this machine.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -12,13 +13,14 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
+from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
 
 from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
@@ -43,7 +45,8 @@ WAIT = 60_000
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
     _require_chromium()
-    made = make_workspace(tmp_path_factory.mktemp("browser"))
+    made = make_workspace(tmp_path_factory.mktemp("browser"), n_tokens=4200)
+    add_other_kinds(made)
     write_record(made.run.path / "evidence.json", evidence_by_hand(made.run))
     return made
 
@@ -271,6 +274,89 @@ def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
     expect(page.locator("pre.sample span[title$=nats]").first).to_be_visible()
     expect(page.locator(".next-tokens i").first).to_be_attached()
     assert page.locator(".next-tokens").evaluate("table => table.querySelectorAll('b, script').length") == 0
+
+
+RUNS = {"tiny/sae": 48, "tiny/levels": 9, "tiny/forms": 12, "tiny/pca": 0}
+"""The workspace's runs with the number of features their index holds; the last has none."""
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+@pytest.mark.parametrize("path", ["features", "tree", "prompt", "steer", "manifolds", "runs"])
+def test_every_run_can_follow_every_other_on_every_page(
+    context: Any, address: str, made: DashboardWorkspace, path: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    walk = _walk_over_all_pairs(list(RUNS))
+    page.goto(f"{address}/{path}?run={walk[0]}")
+    _settle(page, walk[0])
+    for before, run in itertools.pairwise(walk):
+        _choose_run(page, run)
+        broken = page.get_by_test_id("stException").or_(page.get_by_text("BidiComponent Error"))
+        assert broken.count() == 0, f"{path}: {run} after {before}: {broken.first.inner_text()}"
+        if path == "features" and RUNS[run]:
+            expect(page.get_by_text(re.compile(rf"^{RUNS[run]} features"))).to_be_visible()
+            expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * RUNS[run]}px")  # its rows, all of them
+            expect(page.locator(".view .row .num:nth-child(2)").first).to_have_text(re.compile(r"\d"))
+            expect(page.locator(".view .row.on")).to_have_count(1)
+            shown = page.locator(".view .row.on").get_attribute("data-feature")
+            expect(page.locator(".card h3")).to_have_text(f"Feature {shown}")
+            page.keyboard.press("k")  # a step that is not told yet must not follow into the next run
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_no_row_reads_the_columns_of_another_run(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    held: dict[str, Any] = {}
+    late = re.compile(r"/api/runs/tiny/\w+/features$")
+    page.goto(f"{address}/features?run=tiny/levels")
+    density = page.locator(".view .row .num:nth-child(2)")
+    expect(density.first).to_have_text(re.compile(r"\d"))
+    page.route(late, lambda route: held.update({route.request.url.split("/")[-2]: route}))
+    _choose_run(page, "tiny/sae")
+    expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * 48}px")
+    expect(page.locator(".card h3")).to_be_visible()
+    assert set(density.all_inner_texts()) == {""}, "the columns of this run have not come"
+    _choose_run(page, "tiny/forms")
+    expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * 12}px")
+    held["forms"].continue_()
+    expect(density.first).to_have_text(re.compile(r"\d"))
+    shown = density.all_inner_texts()
+    with page.expect_response(lambda answer: "/sae/features" in answer.url):
+        held["sae"].continue_()
+    page.wait_for_timeout(300)
+    assert density.all_inner_texts() == shown, "an answer about the run before came late"
+
+
+def _walk_over_all_pairs(runs: list[str]) -> list[str]:
+    """A walk along which every run comes right after every other once."""
+    left = {run: [other for other in runs if other != run] for run in runs}
+    walk: list[str] = []
+    stack = [runs[0]]
+    while stack:  # Hierholzer's way of finding a closed walk over all edges
+        if left[stack[-1]]:
+            stack.append(left[stack[-1]].pop())
+        else:
+            walk.append(stack.pop())
+    return walk[::-1]
+
+
+def _choose_run(page: Any, run: str) -> None:
+    page.get_by_role("combobox", name="Run", exact=True).click()
+    page.get_by_role("option", name=f"{run} ").click()
+    _settle(page, run)
+
+
+def _settle(page: Any, run: str) -> None:
+    """Wait until the page shows the run and its script has ended."""
+    from playwright.sync_api import expect
+
+    page.wait_for_url(lambda url: f"run={run}&" in f"{urllib.parse.unquote(url)}&")
+    expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(re.compile(rf"^{run} "))
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
 
 
 def _require_chromium() -> None:
