@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -329,6 +330,52 @@ def test_no_row_reads_the_columns_of_another_run(context: Any, address: str, mad
         held["sae"].continue_()
     page.wait_for_timeout(300)
     assert density.all_inner_texts() == shown, "an answer about the run before came late"
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_a_run_deleted_while_open_is_said_to_be_gone(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    gone = made.run.path.with_name("gone")
+    shutil.copytree(made.run.path, gone)
+    page = context.new_page()
+    page.goto(f"{address}/features?run=tiny/gone")
+    expect(page.locator(".card h3")).to_be_visible()
+    shutil.rmtree(gone)
+    page.keyboard.press("k")
+    expect(page.get_by_text("it was deleted or renamed while it was open here")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(0)
+    page.get_by_role("link", name="Steer").click()
+    expect(page.get_by_text("it was deleted or renamed while it was open here")).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_have_count(0)
+    _choose_run(page, made.name)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_steering_another_run_starts_without_the_features_of_this_one(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/steer?run={made.name}&steered=5,40")
+    sliders = page.get_by_role("slider")
+    expect(sliders).to_have_count(2)
+    page.keyboard.press("Tab")
+    sliders.first.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    expect(sliders.first).to_have_value("4")
+    _choose_run(page, "tiny/forms")
+    expect(sliders).to_have_count(0)
+    expect(page.get_by_text("Feature 5")).to_have_count(0)
+    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+    page.get_by_role("link", name="Runs").click()
+    _choose_run(page, made.name)
+    page.get_by_role("link", name="Steer").click()
+    expect(sliders).to_have_count(2)
+    expect(sliders.first).to_have_value("4")
 
 
 def _walk_over_all_pairs(runs: list[str]) -> list[str]:
