@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from app import workspace
-from app.routes import LocalHostOnly, is_local_host, routes
+from app.routes import OwnPagesOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
 from interp.browse.evidence import RunEvidence
@@ -58,7 +58,7 @@ def served(made: DashboardWorkspace, monkeypatch: pytest.MonkeyPatch) -> Dashboa
 
 @pytest.fixture
 def client(served: DashboardWorkspace) -> TestClient:
-    app = Starlette(routes=routes(), middleware=[Middleware(LocalHostOnly)])
+    app = Starlette(routes=routes(), middleware=[Middleware(OwnPagesOnly)])
     return TestClient(app, base_url="http://127.0.0.1:8501")
 
 
