@@ -45,9 +45,12 @@ def _websocket_status(served: ServedDashboard, **headers: str) -> int:
     return _get(served, "/_stcore/stream", **handshake, **key, **headers)[0]
 
 
-def test_starting_it_reaches_for_nothing(served: ServedDashboard) -> None:
+def test_starting_it_neither_imports_torch_nor_reaches_out(served: ServedDashboard) -> None:
     assert _get(served, "/")[0] == 200
     assert _get(served, "/api/runs/a/b/features")[0] == 404
+    modules = served.modules()
+    assert {"streamlit", "app.server", "app.workspace"} <= modules
+    assert not {"torch", "transformers"} & modules
     assert served.outgoing() == []
 
 
