@@ -125,7 +125,8 @@ function makeController(root) {
   }
 
   function deadText(about) {
-    return `Dead: this feature never fired on the ${about.n_tokens.toLocaleString("en")} tokens of its store.`;
+    const what = about.positive_side_only ? "the code of this feature was never above 0" : "this feature never fired";
+    return `Dead: ${what} on the ${about.n_tokens.toLocaleString("en")} tokens of its store.`;
   }
 
   function header(about) {
@@ -134,7 +135,7 @@ function makeController(root) {
     title.append(node("h3", "", `Feature ${about.id}`));
     const label = table.labelOf(about.id);
     if (label) title.append(labelNode("label", label));
-    const summary = `density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
+    const summary = `${about.positive_side_only ? "positive side: " : ""}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
     title.append(node("span", "sub", summary));
     const marked = data.marked.has(about.id);
     bar.append(

@@ -79,7 +79,7 @@ def test_routes_answer_what_the_index_holds(client: TestClient, index: FeatureIn
     feature = select_features(index, TableFilter())[0]
     about = client.get(f"{base}/{feature}").json()
     assert about["importance_rank"] == 1
-    evidence = about.pop("evidence")
+    evidence, _ = about.pop("evidence"), about.pop("positive_side_only")
     assert about == json.loads(json.dumps(index.feature(feature)))
     assert re.fullmatch(r"What its features .* measure it with:  interp evaluate .*tiny/runs/sae", evidence["missing"])
     for which in ("top", "intervals", "near-threshold", "random", "not-firing"):
@@ -448,6 +448,36 @@ def test_browsing_never_imports_torch() -> None:
 def test_scripts_never_parse_text_as_html() -> None:
     for script in APP.glob("*.js"):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script.read_text()), script
+
+
+def test_dead_features_and_l0_are_the_same_on_every_page(copied: DashboardWorkspace) -> None:
+    metrics = made_metrics("sae")  # measured on another text
+    write_record(copied.run.path / METRICS_FILE, metrics)
+    index = workspace.open_index(copied.run)
+    features, runs = _page("features"), _page("runs")
+    for page in (features, runs):
+        page.query_params["run"] = copied.name
+        page.run()
+        assert not page.exception
+    dead, l0 = re.search(r"· ([\d,]+) dead · .* · L0 ([\d.]+)", features.caption[0].value).groups()
+    details = next(table.value for table in runs.dataframe if "FVU" in list(table.value.get("name", [])))
+    shown = dict(zip(details["name"], details["value"], strict=True))
+    assert (shown["dead"], shown["L0"]) == (dead, l0) == (str(int(index.summary["dead"].sum())), f"{index.l0:.1f}")
+    assert metrics.reconstruction.l0 != index.l0, "else this shows nothing"
+
+
+def test_a_signed_run_says_which_side_it_shows(copied: DashboardWorkspace) -> None:
+    build_index(copied.bare, config=IndexConfig(n_top=5, n_sample=64))
+    page = _page("features")
+    page.query_params["run"] = "tiny/pca"
+    page.run()
+    assert not page.exception
+    assert page.caption[0].value == (
+        "8 features · 3,000 tokens · codes have both signs: density, max and examples are of the positive side"
+    )
+    client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
+    assert client.get("/api/runs/tiny/pca/features/0").json()["positive_side_only"] is True
+    assert client.get(f"/api/runs/{copied.name}/features/0").json()["positive_side_only"] is False
 
 
 def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardWorkspace) -> None:

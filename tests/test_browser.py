@@ -363,6 +363,22 @@ def test_steering_another_run_starts_without_the_features_of_this_one(
     expect(sliders.first).to_have_value("4")
 
 
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_signed_codes_say_which_side_is_shown(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run=tiny/forms")
+    expect(page.locator(".card .sub").first).to_contain_text("positive side: density")
+    expect(page.get_by_text("codes have both signs")).to_be_visible()
+    page.goto(f"{address}/prompt?run=tiny/forms")
+    expect(page.locator(".ranking .line").first).to_be_visible()
+    for line in page.locator(".ranking .line").all():
+        below = line.locator(".value").inner_text().startswith("-")
+        assert (line.locator(".share").inner_text() == "negative side") is below
+    expect(page.locator(".ranking .share", has_text="negative side").first).to_be_visible()
+
+
 def _walk_over_all_pairs(runs: list[str]) -> list[str]:
     """A walk along which every run comes right after every other once."""
     left = {run: [other for other in runs if other != run] for run in runs}
