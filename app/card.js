@@ -39,13 +39,7 @@ function makeController(root) {
   function update(now) {
     component = now;
     data = now.data;
-    if (version !== data.version) {
-      version = data.version;
-      cache.clear();
-      feature = -1;
-      // The card names features by the table's automatic labels, so it is drawn again when they have come.
-      get("").then((columns) => { table.setColumns(columns); if (!editing && feature >= 0) draw(); });
-    }
+    if (version !== data.version) begin();
     data.byLabel = Object.fromEntries(data.labels);
     data.marked = new Set(data.bookmarks);
     fill();
@@ -58,6 +52,23 @@ function makeController(root) {
     given = data.feature;
     if (isNews || feature < 0) show(data.feature, false);
     else if (!editing) draw();
+  }
+
+  // Another run, or the same one after a new index: nothing of what was shown before may be left, nor come back late.
+  function begin() {
+    const mine = version = data.version;
+    cache.clear();
+    clearTimeout(timer);
+    sent = [];
+    feature = given = -1;
+    editing = false;
+    table.setColumns(null);
+    // The card names features by the table's automatic labels, so it is drawn again when they have come.
+    get("").then((columns) => {
+      if (mine !== version || columns.error) return; // the card says what is wrong
+      table.setColumns(columns);
+      if (!editing && feature >= 0) draw();
+    }, () => {});
   }
 
   function fill() {
@@ -95,14 +106,14 @@ function makeController(root) {
   }
 
   async function draw() {
-    const f = feature;
+    const f = feature, mine = version;
     let about, examples;
     try {
       [about, examples] = await Promise.all([get(`/${f}`), get(`/${f}/examples?which=${which}&context=${width}`)]);
     } catch {
       about = { error: "The dashboard's server does not answer; is it still running?" };
     }
-    if (f !== feature) return;
+    if (f !== feature || mine !== version) return;
     const error = about.error || examples.error;
     if (error) return card.replaceChildren(node("div", "error", error));
     const parts = [header(about)];
@@ -114,7 +125,8 @@ function makeController(root) {
   }
 
   function deadText(about) {
-    return `Dead: this feature never fired on the ${about.n_tokens.toLocaleString("en")} tokens of its store.`;
+    const what = about.positive_side_only ? "the code of this feature was never above 0" : "this feature never fired";
+    return `Dead: ${what} on the ${about.n_tokens.toLocaleString("en")} tokens of its store.`;
   }
 
   function header(about) {
@@ -123,7 +135,7 @@ function makeController(root) {
     title.append(node("h3", "", `Feature ${about.id}`));
     const label = table.labelOf(about.id);
     if (label) title.append(labelNode("label", label));
-    const summary = `density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
+    const summary = `${about.positive_side_only ? "positive side: " : ""}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
     title.append(node("span", "sub", summary));
     const marked = data.marked.has(about.id);
     bar.append(

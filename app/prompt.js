@@ -47,7 +47,7 @@ export default function (component) {
     const fill = node("i", item.value < 0 ? "neg" : "pos");
     fill.style.width = `${(100 * Math.abs(item.value)) / largestValue}%`;
     track.append(fill);
-    const share = item.share === null ? "" : `${Math.round(100 * item.share)} % of max`;
+    const share = item.value < 0 ? "negative side" : item.share === null ? "" : `${Math.round(100 * item.share)} % of max`;
     line.append(
       node("span", "id", item.feature), track, node("span", "value", brief(item.value)),
       node("span", "cap share", share), node("span", "cap", `${item.n_active} tok`), label,

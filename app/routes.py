@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.workspace import find_run, open_evidence, open_index
 from interp.browse.features import FeatureCard, FeatureTable, example_payload, feature_payload, table_payload
@@ -38,24 +39,49 @@ def routes() -> list[Route]:
     ]
 
 
-class LocalHostOnly:
-    """Middleware that refuses requests whose Host header is not this machine.
+class OwnPagesOnly:
+    """Middleware that answers only under this machine's names, only this server's own pages, and in no frame.
 
-    A page of a stranger's site whose name was re-pointed at 127.0.0.1 (DNS rebinding) could otherwise read the runs.
-    Streamlit's own ``server.allowedHosts`` covers neither routes that are mounted beside its own nor its static files.
+    A page of a stranger's site whose name was re-pointed at 127.0.0.1 (DNS rebinding) could otherwise read the runs, and a
+    page of another site or another port could open the WebSocket that drives the pages, or lay them under its own.
+    Streamlit checks neither routes that are mounted beside its own nor its static files, lets every port of this machine in,
+    and asks an outside service for this machine's address before it refuses another origin: so this comes before it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or is_local_host(_host(scope)):
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            return
+
+        async def unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = "frame-ancestors 'none'"
+            await send(message)
+
+        error = _refusal(scope)
+        if not error:
+            await self.app(scope, receive, unframed)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            error = "this server answers only requests to 127.0.0.1 or localhost."
-            await JSONResponse({"error": error}, status_code=403)(scope, receive, send)
+            await JSONResponse({"error": error}, status_code=403)(scope, receive, unframed)
+
+
+def _refusal(scope: Scope) -> str:
+    """Why a request is refused; empty if it is not.
+
+    A browser writes Host and Origin itself, and sends an Origin with every WebSocket.
+    """
+    headers = Headers(scope=scope)
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not is_local_host(host):
+        return "this server answers only requests to 127.0.0.1 or localhost."
+    if origin == f"http://{host}" or (origin is None and scope["type"] == "http"):
+        return ""
+    return "this server answers only its own pages."
 
 
 def is_local_host(header: str) -> bool:
@@ -64,10 +90,6 @@ def is_local_host(header: str) -> bool:
     if not host:
         host, port = port, ""
     return host.lower() in LOCAL_HOSTS and (not port or port.isdigit())
-
-
-def _host(scope: Scope) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == b"host"), "")
 
 
 def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from app.routes import LocalHostOnly, routes
+from app.routes import OwnPagesOnly, routes
 from app.workspace import WORKSPACE_VARIABLE
 from interp.browse.palette import BACKGROUNDS
 from interp.errors import InputError
@@ -31,9 +31,9 @@ def serve(workspace: Path, *, port: int = 8501, open_browser: bool = True) -> No
 
 
 def application() -> st.App:
-    """The pages, and the JSON routes on the same address; every request must name this machine as its host."""
+    """The pages, and the JSON routes on the same address; every request must come from them."""
     script = Path(__file__).with_name("main.py")
-    return st.App(script, routes=routes(), middleware=[Middleware(LocalHostOnly)])
+    return st.App(script, routes=routes(), middleware=[Middleware(OwnPagesOnly)])
 
 
 def settings(port: int, open_browser: bool) -> dict[str, object]:

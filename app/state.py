@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from app.workspace import first_run_commands, index_version, list_runs, run_name, workspace
+from interp.browse.features import escaped
 from interp.runs.record import Run
 
 _PREFIX = "view_"
@@ -31,8 +32,10 @@ def go_to(name: str, **address: str) -> None:
 
 def restore(
     page: str, parsers: Mapping[str, Callable[[str | None], Any]], *, with_default: tuple[str, ...] = ()
-) -> None:
+) -> bool:
     """Give each widget key ``view_NAME`` its value from the address, else from the last visit, else its default.
+
+    Returns whether the address is news: a link, Back, a new tab.
 
     ``parsers`` maps a name to a function from the address's text (None: absent) to a valid value. Widgets that name a
     default themselves are listed in ``with_default``: Streamlit warns if a value is set twice, so theirs is set only if it
@@ -48,6 +51,7 @@ def restore(
         value = parse(given.get(name)) if is_news else remembered.get(name, parse(None))
         if key in st.session_state or name not in with_default or value != parse(None):
             st.session_state[key] = value
+    return is_news
 
 
 def write_address(page: str, values: Mapping[str, str], remembered: Mapping[str, Any]) -> None:
@@ -67,7 +71,8 @@ def view(name: str) -> str:
 def pick_run() -> Run:
     """The run picker, the same on every page. Ends the page with the commands to make a run if there is none.
 
-    Raises InputError when the address names a run that the workspace does not have.
+    A run that the address or this session names and that the workspace does not have, such as one deleted while it was open,
+    ends the page with a sentence that says so: another run never takes its place until the person chooses one.
     """
     runs = list_runs()
     if not runs:
@@ -78,22 +83,34 @@ def pick_run() -> Run:
     wanted = st.query_params.get("run") or st.session_state.get("run")
     # A run that can be browsed goes first: it is what a person who opens the dashboard wants to see.
     names = sorted(runs, key=lambda name: not index_version(runs[name]))
-    if wanted is not None and wanted not in runs:
-        st.error(f"no run '{wanted}' in {workspace()}; choose one of the list.")
-    key = "picked_run"
-    if wanted in runs:
-        # On every rerun: the picker of the page before has the same key, but its value is lost with that page.
-        st.session_state[key] = wanted
-    chosen = st.selectbox("Run", names, key=key, format_func=lambda name: describe(runs[name]), on_change=_keep_run)
+    is_gone = wanted is not None and wanted not in runs
+    # On every rerun: the picker of the page before has the same key, but its value is lost with that page.
+    st.session_state["picked_run"] = None if is_gone else wanted or names[0]
+    chosen = st.selectbox(
+        "Run",
+        names,
+        index=None if is_gone else 0,
+        key="picked_run",
+        placeholder="Choose a run",
+        format_func=lambda name: describe(runs[name]),
+        on_change=_keep_run,
+    )
+    if chosen is None:
+        was_open = wanted == st.session_state.get("run")
+        why = "deleted or renamed while it was open here" if was_open else "deleted or renamed, or never made"
+        st.error(escaped(f"There is no run '{wanted}' in {workspace()}: it was {why}. Choose another run above."))
+        st.stop()
     st.session_state["run"] = chosen
     return runs[chosen]
 
 
 def _keep_run() -> None:
     """The person's own choice replaces the address, whose feature belongs to the other run."""
-    st.session_state["run"] = st.session_state["picked_run"]
+    chosen = st.session_state["picked_run"]
+    st.session_state["run"] = chosen
     st.session_state[_PREFIX + "f"] = None
-    st.query_params.clear()
+    st.session_state[_WRITTEN] = {"run": chosen}
+    st.query_params.from_dict({"run": chosen})
 
 
 def describe(run: Run) -> str:

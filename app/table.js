@@ -128,6 +128,7 @@ function makeTable(host, { href, choose }) {
       place = new Map(order.map((feature, i) => [feature, i]));
       draw();
     },
+    // The run's columns; null until they have come, so that the rows of one run never read the columns of another.
     setColumns(given) {
       columns = given;
       chooseValues();

@@ -15,10 +15,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from interp.capture.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
 from interp.decomposers.baselines.pca import PCAConfig
+from interp.decomposers.bilinear.autoencoder import BilinearConfig
 from interp.decomposers.sae.autoencoder import SAEConfig
+from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.evaluation.estimates import Estimate
 from interp.evaluation.evidence import CausalTest, Counterpart, Detected, Evidence, FeatureEvidence
 from interp.index.build import IndexConfig, build_index
+from interp.manifolds.build import build_manifolds
 from interp.model.language_model import load_model
 from interp.runs.record import Run
 from interp.runs.training import train_run
@@ -57,16 +60,29 @@ class DashboardWorkspace:
         return f"{self.run.path.parent.parent.name}/{self.run.path.name}"
 
 
-def make_workspace(folder: Path) -> DashboardWorkspace:
+def make_workspace(folder: Path, *, n_tokens: int = 3000) -> DashboardWorkspace:
     """Build model, store, runs and index below ``folder``, in a few seconds."""
     model = load_model(str(_tiny_model(folder / "model")), device="cpu")
     corpus = Corpus("test", [Document(f"module_{i}.py", _document(i)) for i in range(8)])
-    config = CaptureConfig(sites=(SITE,), tokens=3000, n_ctx=64)
+    config = CaptureConfig(sites=(SITE,), tokens=n_tokens, n_ctx=64)
     store = capture(model, corpus, config, folder / "activations" / "tiny")
     run = train_run(store, SITE, SAEConfig(n_features=48, k=4, tokens=30_000), "sae")
     bare = train_run(store, SITE, PCAConfig(n_features=8), "pca")
     build_index(run, config=IndexConfig(n_top=20, n_sample=512), model=model)
     return DashboardWorkspace(folder / "activations", run, bare)
+
+
+def add_other_kinds(made: DashboardWorkspace) -> None:
+    """Two indexed runs more, of fewer features and of the kinds that have pages of their own: "levels" and "forms".
+
+    Manifolds need a store of 4000 tokens.
+    """
+    store = made.run.store()
+    levels = train_run(store, SITE, SemiNMFConfig(n_features=9, passes=12, levels=(3,)), "levels")
+    forms = train_run(store, SITE, BilinearConfig(n_features=12, tokens=20_000, batch=256), "forms")
+    for run in (levels, forms):
+        build_index(run, config=IndexConfig(n_top=20, n_sample=512), model=load_model(run.model_id))
+    build_manifolds(forms, model=load_model(forms.model_id))
 
 
 def evidence_by_hand(run: Run, n_features: int = 48) -> Evidence:

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from app import workspace
-from app.routes import LocalHostOnly, is_local_host, routes
+from app.routes import OwnPagesOnly, is_local_host, routes
 from app.server import serve, settings
 from app.views.runs import run_rows
 from interp.browse.evidence import RunEvidence
@@ -58,7 +58,7 @@ def served(made: DashboardWorkspace, monkeypatch: pytest.MonkeyPatch) -> Dashboa
 
 @pytest.fixture
 def client(served: DashboardWorkspace) -> TestClient:
-    app = Starlette(routes=routes(), middleware=[Middleware(LocalHostOnly)])
+    app = Starlette(routes=routes(), middleware=[Middleware(OwnPagesOnly)])
     return TestClient(app, base_url="http://127.0.0.1:8501")
 
 
@@ -79,7 +79,7 @@ def test_routes_answer_what_the_index_holds(client: TestClient, index: FeatureIn
     feature = select_features(index, TableFilter())[0]
     about = client.get(f"{base}/{feature}").json()
     assert about["importance_rank"] == 1
-    evidence = about.pop("evidence")
+    evidence, _ = about.pop("evidence"), about.pop("positive_side_only")
     assert about == json.loads(json.dumps(index.feature(feature)))
     assert re.fullmatch(r"What its features .* measure it with:  interp evaluate .*tiny/runs/sae", evidence["missing"])
     for which in ("top", "intervals", "near-threshold", "random", "not-firing"):
@@ -188,12 +188,68 @@ def test_the_features_page_counts_and_keeps_its_view_in_the_address(served: Dash
 
 def test_nonsense_in_the_address_falls_back_to_the_defaults(served: DashboardWorkspace) -> None:
     page = _page("features")
-    page.query_params.update({"run": "no/run", "sort": "beauty", "show": "ugly", "density": "5"})
+    page.query_params.update({"run": served.name, "sort": "beauty", "show": "ugly", "density": "5"})
     page.run()
     assert not page.exception
-    assert "no run 'no/run'" in page.error[0].value
     assert "sort" not in page.query_params
     assert "density" not in page.query_params
+
+
+@pytest.mark.parametrize("name", ["features", "tree", "prompt", "steer", "manifolds", "runs"])
+def test_a_run_that_is_gone_is_said_to_be_and_no_other_takes_its_place(copied: DashboardWorkspace, name: str) -> None:
+    page = _page(name)
+    page.query_params["run"] = "![](http://stranger.example)"
+    page.run()
+    assert not page.exception
+    assert page.error[0].value.startswith(r"There is no run \'\!\[\]\(http\:\/\/stranger\.example\)\' in ")
+
+    page.query_params["run"] = copied.name
+    page.run()
+    shutil.move(copied.run.path, copied.folder / "moved")
+    page.run()
+    assert not page.exception
+    assert "it was deleted or renamed while it was open here" in page.error[0].value
+    assert page.selectbox[0].value is None
+    assert (len(page.error), len(page.selectbox), len(page.dataframe)) == (1, 1, 0), "nothing of another run is shown"
+    page.run()
+    assert page.error, "it is said until another run is chosen"
+    page.selectbox[0].select("tiny/pca").run()
+    assert not page.exception
+    assert not [error for error in page.error if "no run" in error.value]
+    assert page.query_params["run"] == ["tiny/pca"] or page.query_params["run"] == "tiny/pca"
+
+
+def test_each_run_is_steered_with_features_and_strengths_of_its_own(copied: DashboardWorkspace) -> None:
+    other = shutil.copytree(copied.run.path, copied.run.path.with_name("other"))
+    page = _page("steer")
+    page.query_params.update({"run": copied.name, "steered": "5,40,²"})
+    page.run()
+    page.slider[0].set_value(4.0).run()
+    assert _strengths(page) == {"Feature 5": 4.0, "Feature 40": 2.0}
+
+    page.selectbox[0].select("tiny/other").run()
+    assert not page.exception
+    assert _strengths(page) == {}
+    assert next(button for button in page.button if button.label == "Generate").disabled
+    next(box for box in page.number_input if box.label == "Feature").set_value(5)
+    next(button for button in page.button if button.label == "Add").click().run()
+    assert _strengths(page) == {"Feature 5": 2.0}
+    page.selectbox[0].select(copied.name).run()
+    assert _strengths(page) == {"Feature 5": 4.0, "Feature 40": 2.0}
+    assert page.query_params["steered"] in ("5,40", ["5,40"])
+    next(button for button in page.button if button.label == "✕").click().run()
+    assert _strengths(page) == {"Feature 40": 2.0}
+    page.query_params.clear()
+    page.query_params.update({"run": copied.name, "f": "7"})
+    page.run()
+    assert _strengths(page) == {"Feature 40": 2.0, "Feature 7": 2.0}, "a card's feature joins those on the page"
+    assert other.is_dir()
+
+
+def _strengths(page: AppTest) -> dict[str, float]:
+    """The features on the Steer page by name, each with its slider."""
+    assert not page.exception
+    return dict(zip((text.value for text in page.text), (slider.value for slider in page.slider), strict=True))
 
 
 def test_the_features_page_sorts_and_filters_by_evidence_kept_in_the_address(copied: DashboardWorkspace) -> None:
@@ -392,6 +448,36 @@ def test_browsing_never_imports_torch() -> None:
 def test_scripts_never_parse_text_as_html() -> None:
     for script in APP.glob("*.js"):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script.read_text()), script
+
+
+def test_dead_features_and_l0_are_the_same_on_every_page(copied: DashboardWorkspace) -> None:
+    metrics = made_metrics("sae")  # measured on another text
+    write_record(copied.run.path / METRICS_FILE, metrics)
+    index = workspace.open_index(copied.run)
+    features, runs = _page("features"), _page("runs")
+    for page in (features, runs):
+        page.query_params["run"] = copied.name
+        page.run()
+        assert not page.exception
+    dead, l0 = re.search(r"· ([\d,]+) dead · .* · L0 ([\d.]+)", features.caption[0].value).groups()
+    details = next(table.value for table in runs.dataframe if "FVU" in list(table.value.get("name", [])))
+    shown = dict(zip(details["name"], details["value"], strict=True))
+    assert (shown["dead"], shown["L0"]) == (dead, l0) == (str(int(index.summary["dead"].sum())), f"{index.l0:.1f}")
+    assert metrics.reconstruction.l0 != index.l0, "else this shows nothing"
+
+
+def test_a_signed_run_says_which_side_it_shows(copied: DashboardWorkspace) -> None:
+    build_index(copied.bare, config=IndexConfig(n_top=5, n_sample=64))
+    page = _page("features")
+    page.query_params["run"] = "tiny/pca"
+    page.run()
+    assert not page.exception
+    assert page.caption[0].value == (
+        "8 features · 3,000 tokens · codes have both signs: density, max and examples are of the positive side"
+    )
+    client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
+    assert client.get("/api/runs/tiny/pca/features/0").json()["positive_side_only"] is True
+    assert client.get(f"/api/runs/{copied.name}/features/0").json()["positive_side_only"] is False
 
 
 def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardWorkspace) -> None:

@@ -5,20 +5,18 @@ Every request of every test is watched: none may leave this machine.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
+from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
+from served_dashboard import served_dashboard
 
 from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
@@ -43,7 +41,8 @@ WAIT = 60_000
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
     _require_chromium()
-    made = make_workspace(tmp_path_factory.mktemp("browser"))
+    made = make_workspace(tmp_path_factory.mktemp("browser"), n_tokens=4200)
+    add_other_kinds(made)
     write_record(made.run.path / "evidence.json", evidence_by_hand(made.run))
     return made
 
@@ -56,21 +55,11 @@ def order(made: DashboardWorkspace) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def address(made: DashboardWorkspace) -> Iterator[str]:
-    """A dashboard in a process of its own, as the command line starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = f"from app.server import serve; serve({str(made.folder)!r}, port={port}, open_browser=False)"
-    root = Path(__file__).parent.parent
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.DEVNULL)
-    base = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{base}/api/runs/{made.name}/features", process)
-        yield base
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+def address(made: DashboardWorkspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A dashboard in a process of its own, as the command starts it, which may reach for nothing outside this machine."""
+    with served_dashboard(made.folder, tmp_path_factory.mktemp("served") / "notes.jsonl") as served:
+        yield served.address
+        assert served.outgoing() == []
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -273,6 +262,151 @@ def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
     assert page.locator(".next-tokens").evaluate("table => table.querySelectorAll('b, script').length") == 0
 
 
+RUNS = {"tiny/sae": 48, "tiny/levels": 9, "tiny/forms": 12, "tiny/pca": 0}
+"""The workspace's runs with the number of features their index holds; the last has none."""
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+@pytest.mark.parametrize("path", ["features", "tree", "prompt", "steer", "manifolds", "runs"])
+def test_every_run_can_follow_every_other_on_every_page(
+    context: Any, address: str, made: DashboardWorkspace, path: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    walk = _walk_over_all_pairs(list(RUNS))
+    page.goto(f"{address}/{path}?run={walk[0]}")
+    _settle(page, walk[0])
+    for before, run in itertools.pairwise(walk):
+        _choose_run(page, run)
+        broken = page.get_by_test_id("stException").or_(page.get_by_text("BidiComponent Error"))
+        assert broken.count() == 0, f"{path}: {run} after {before}: {broken.first.inner_text()}"
+        if path == "features" and RUNS[run]:
+            expect(page.get_by_text(re.compile(rf"^{RUNS[run]} features"))).to_be_visible()
+            expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * RUNS[run]}px")  # its rows, all of them
+            expect(page.locator(".view .row .num:nth-child(2)").first).to_have_text(re.compile(r"\d"))
+            expect(page.locator(".view .row.on")).to_have_count(1)
+            shown = page.locator(".view .row.on").get_attribute("data-feature")
+            expect(page.locator(".card h3")).to_have_text(f"Feature {shown}")
+            page.keyboard.press("k")  # a step that is not told yet must not follow into the next run
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_no_row_reads_the_columns_of_another_run(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    held: dict[str, Any] = {}
+    late = re.compile(r"/api/runs/tiny/\w+/features$")
+    page.goto(f"{address}/features?run=tiny/levels")
+    density = page.locator(".view .row .num:nth-child(2)")
+    expect(density.first).to_have_text(re.compile(r"\d"))
+    page.route(late, lambda route: held.update({route.request.url.split("/")[-2]: route}))
+    _choose_run(page, "tiny/sae")
+    expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * 48}px")
+    expect(page.locator(".card h3")).to_be_visible()
+    assert set(density.all_inner_texts()) == {""}, "the columns of this run have not come"
+    _choose_run(page, "tiny/forms")
+    expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * 12}px")
+    held["forms"].continue_()
+    expect(density.first).to_have_text(re.compile(r"\d"))
+    shown = density.all_inner_texts()
+    with page.expect_response(lambda answer: "/sae/features" in answer.url):
+        held["sae"].continue_()
+    page.wait_for_timeout(300)
+    assert density.all_inner_texts() == shown, "an answer about the run before came late"
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_a_run_deleted_while_open_is_said_to_be_gone(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    gone = made.run.path.with_name("gone")
+    shutil.copytree(made.run.path, gone)
+    page = context.new_page()
+    page.goto(f"{address}/features?run=tiny/gone")
+    expect(page.locator(".card h3")).to_be_visible()
+    shutil.rmtree(gone)
+    page.keyboard.press("k")
+    expect(page.get_by_text("it was deleted or renamed while it was open here")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(0)
+    page.get_by_role("link", name="Steer").click()
+    expect(page.get_by_text("it was deleted or renamed while it was open here")).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_have_count(0)
+    _choose_run(page, made.name)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_steering_another_run_starts_without_the_features_of_this_one(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/steer?run={made.name}&steered=5,40")
+    sliders = page.get_by_role("slider")
+    expect(sliders).to_have_count(2)
+    sliders.first.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    expect(sliders.first).to_have_value("4")
+    page.wait_for_timeout(1000)  # the slider tells its value a moment after the last key
+    _choose_run(page, "tiny/forms")
+    expect(sliders).to_have_count(0)
+    expect(page.get_by_text("Feature 5")).to_have_count(0)
+    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+    page.get_by_role("link", name="Runs").click()
+    _choose_run(page, made.name)
+    page.get_by_role("link", name="Steer").click()
+    expect(sliders).to_have_count(2)
+    expect(sliders.first).to_have_value("4")
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_signed_codes_say_which_side_is_shown(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run=tiny/forms")
+    expect(page.locator(".card .sub").first).to_contain_text("positive side: density")
+    expect(page.get_by_text("codes have both signs")).to_be_visible()
+    page.goto(f"{address}/prompt?run=tiny/forms")
+    expect(page.locator(".ranking .line").first).to_be_visible()
+    for line in page.locator(".ranking .line").all():
+        below = line.locator(".value").inner_text().startswith("-")
+        assert (line.locator(".share").inner_text() == "negative side") is below
+    expect(page.locator(".ranking .share", has_text="negative side").first).to_be_visible()
+
+
+def _walk_over_all_pairs(runs: list[str]) -> list[str]:
+    """A walk along which every run comes right after every other once."""
+    left = {run: [other for other in runs if other != run] for run in runs}
+    walk: list[str] = []
+    stack = [runs[0]]
+    while stack:  # Hierholzer's way of finding a closed walk over all edges
+        if left[stack[-1]]:
+            stack.append(left[stack[-1]].pop())
+        else:
+            walk.append(stack.pop())
+    return walk[::-1]
+
+
+def _choose_run(page: Any, run: str) -> None:
+    page.get_by_role("combobox", name="Run", exact=True).click()
+    page.get_by_role("option", name=f"{run} ").click()
+    _settle(page, run)
+
+
+def _settle(page: Any, run: str) -> None:
+    """Wait until the page shows the run and its script has ended."""
+    from playwright.sync_api import expect
+
+    page.wait_for_url(lambda url: f"run={run}&" in f"{urllib.parse.unquote(url)}&")
+    expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(re.compile(rf"^{run} "))
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+
+
 def _require_chromium() -> None:
     if CHROMIUM.exists():
         return
@@ -280,14 +414,3 @@ def _require_chromium() -> None:
     if os.environ.get("CI") or os.environ.get("INTERP_CI"):
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
-        assert process.poll() is None, "the dashboard ended by itself"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.25)
-    pytest.fail(f"{url} did not answer within a minute")

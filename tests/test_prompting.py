@@ -11,7 +11,7 @@ import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
 from interp.browse.evidence import ShownLabel
-from interp.browse.prompt import PromptCodes, encode_prompt, rank_features, ranking_rows
+from interp.browse.prompt import PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
 from interp.browse.steering import SteeredText, steer_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
@@ -126,8 +126,10 @@ def test_a_code_is_told_as_a_share_of_the_features_maximum_on_the_store(
         rows = ranking_rows(ranked, {}, index)
         maxima = [index.feature(item.feature)["max"] for item in ranked]
     for item, row, most in zip(ranked, rows, maxima, strict=True):
-        assert row["share"] == (pytest.approx(max(map(abs, item.codes)) / most) if most > 0 else None)
+        assert row["share"] == (pytest.approx(max(item.codes) / most) if most > 0 else None)
     assert any(row["share"] for row in rows)
+    [below] = ranking_rows([RankedFeature(ranked[0].feature, -0.24, 1, (0.0, 0.1, -0.24))], {}, index)
+    assert below["share"] is None, "the store's maximum is of the positive side"
 
 
 def test_the_effect_is_drawn_against_the_strength_of_one_feature_alone(

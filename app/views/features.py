@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -172,12 +173,17 @@ def _step() -> None:
 
 def _label() -> None:
     feature, text = st.session_state["card"].label
-    open_labels(find_run(st.session_state["run"])).set(int(feature), label=str(text))
+    _set(feature, label=str(text))
 
 
 def _bookmark() -> None:
     feature, is_on = st.session_state["card"].bookmark
-    open_labels(find_run(st.session_state["run"])).set(int(feature), bookmarked=bool(is_on))
+    _set(feature, bookmarked=bool(is_on))
+
+
+def _set(feature: Any, **said: Any) -> None:
+    with suppress(InputError):  # the run is gone, which the picker is about to say
+        open_labels(find_run(st.session_state["run"])).set(int(feature), **said)
 
 
 def _forget_feature() -> None:

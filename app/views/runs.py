@@ -9,7 +9,8 @@ import streamlit as st
 
 from app.indexing import index_is_stale
 from app.state import pick_run
-from app.workspace import index_command, index_version, list_runs, run_name
+from app.workspace import index_command, index_version, list_runs, open_index, run_name
+from interp.browse.features import firing_figures
 from interp.errors import InputError
 from interp.evaluation.table import METRICS, Metric, measured, metrics_of, metrics_rows
 from interp.figures import training_curves
@@ -42,7 +43,7 @@ def show() -> None:
         st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
     except InputError as error:
         st.caption(str(error))
-    _details(run)
+    _details(run, badges[run_name(run)])
 
 
 def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -86,11 +87,15 @@ def _index_line(run: Run, badge: str) -> None:
         st.code(index_command(run), language="bash")
 
 
-def _details(run: Run) -> None:
-    """Every metric with its interval; configuration, store and environment, which is what is needed to train the run again."""
+def _details(run: Run, badge: str) -> None:
+    """Every metric with its interval; configuration, store and environment, which is what is needed to train the run again.
+
+    Dead features and L0 are those of the Features page, over the store's own tokens, where there is a fresh index.
+    """
     if metrics := metrics_of(run):
         with st.expander("Everything that was measured"):
-            _pairs({metric.heading: metric.cell(metric.score(metrics)) for metric in METRICS})
+            cells = {metric.heading: metric.cell(metric.score(metrics)) for metric in METRICS}
+            _pairs(cells | (firing_figures(open_index(run)) if badge == "fresh" else {}))
     config, store, environment = st.columns(3, gap="large")
     with config:
         st.markdown("###### Configuration")

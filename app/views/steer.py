@@ -12,7 +12,7 @@ from app.indexing import require_index
 from app.models import require_model
 from app.state import pick_run, restore, view, write_address
 from app.workspace import labels_of, run_name
-from interp.browse.features import check_feature
+from interp.browse.features import check_feature, plain_number
 from interp.browse.steering import steer_text
 from interp.errors import InputError
 from interp.figures import next_tokens_html, steering_sweep, token_changes_html
@@ -62,24 +62,25 @@ MEANING = {
 
 def show() -> None:
     """Lay out the page."""
-    restore(PAGE, {"steered": _features, "prompt": lambda text: text or EXAMPLE})
-    _add_linked()
     left, right = st.columns([1.1, 2.5], gap="large")
     with left:
         run = pick_run()
+    if restore(PAGE, {"prompt": lambda text: text or EXAMPLE}):
+        _read_features(run)
+    with left:
         index = require_index(run)
         prompt = st.text_area("Prompt", key=view("prompt"), height=100)
         how = st.segmented_control("Set by", (BY_STRENGTH, BY_KL), default=BY_STRENGTH, required=True, key="how")
         mode, unit = _mode(run, how)
         wanted = _features_form(run, index, how, mode, unit)
         request = _request_form(prompt, mode, unit, wanted)
-    features = st.session_state[view("steered")]
+    features = _steered(run)
     address = {
         "run": run_name(run),
         "steered": ",".join(map(str, features)),
         "prompt": "" if prompt == EXAMPLE else prompt,
     }
-    write_address(PAGE, address, {"steered": features, "prompt": prompt})
+    write_address(PAGE, address, {"prompt": prompt})
     with right:
         if request is not None:
             _generate(run, request, how, wanted)
@@ -87,16 +88,21 @@ def show() -> None:
         _saved(run)
 
 
-def _features(text: str | None) -> list[int]:
-    """Feature numbers "5,812" of the address; anything else in it is left out."""
-    return [int(part) for part in (text or "").split(",") if part.isdigit()]
+def _steered(run: Run) -> list[int]:
+    """The features on the page. Each run has its own, which wait for it while another run is on view."""
+    of_runs: dict[str, list[int]] = st.session_state.setdefault("steered_of_runs", {})
+    return of_runs.setdefault(run_name(run), [])
 
 
-def _add_linked() -> None:
-    """A link from a card names one feature; it joins those that are on the page already."""
-    linked = st.query_params.get("f")
-    if linked and linked.isdigit() and int(linked) not in st.session_state[view("steered")]:
-        st.session_state[view("steered")] = [*st.session_state[view("steered")], int(linked)]
+def _read_features(run: Run) -> None:
+    """Take the features from an address that was opened; one that a card leads to joins those on the page.
+
+    Numbers are "5,812" in the address; anything else in it is left out.
+    """
+    asked = st.query_params
+    before = _steered(run) if "f" in asked and "steered" not in asked else []
+    numbers = [plain_number(part) for part in (*asked.get("steered", "").split(","), asked.get("f", ""))]
+    _steered(run)[:] = dict.fromkeys([*before, *(number for number in numbers if number is not None)])
 
 
 def _mode(run: Run, how: str) -> tuple[Any, Any]:
@@ -116,7 +122,7 @@ def _mode(run: Run, how: str) -> tuple[Any, Any]:
 def _features_form(run: Run, index: FeatureIndex, how: str, mode: str, unit: str) -> dict[int, float]:
     """One box for each feature, with its strength, or its target in nats per token."""
     labels, wanted = labels_of(run), {}
-    for feature in list(st.session_state[view("steered")]):
+    for feature in list(_steered(run)):
         with st.container(border=True, gap="xsmall"):
             try:
                 check_feature(index, str(feature))
@@ -126,29 +132,38 @@ def _features_form(run: Run, index: FeatureIndex, how: str, mode: str, unit: str
             # Plain text, never markdown: a label is a stranger's.
             line.text(f"Feature {feature}" + (f" · {labels[feature].marked}" if feature in labels else ""))
             remove.button(
-                "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(feature,)
+                "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(run, feature)
             )
             if how == BY_STRENGTH:
-                slider = IN_NORMS if unit == "norm" else STRENGTHS[mode]
-                wanted[feature] = st.slider(*slider, key=f"{mode}_{unit}_{feature}", format="%+.2f")
+                label, low, high, start, step = IN_NORMS if unit == "norm" else STRENGTHS[mode]
+                key = _kept_value(run, f"{mode}_{unit}_{feature}", start)
+                wanted[feature] = st.slider(label, low, high, step=step, key=key, format="%+.2f")
             else:
-                text = "KL target, nats per token"
-                wanted[feature] = st.number_input(text, 0.01, 5.0, 0.3, 0.05, key=f"target_{feature}")
+                key = _kept_value(run, f"target_{feature}", 0.3)
+                wanted[feature] = st.number_input("KL target, nats per token", 0.01, 5.0, step=0.05, key=key)
+            st.session_state["strengths"][key] = wanted[feature]
     number, add = st.columns([2, 1], vertical_alignment="bottom")
-    number.number_input("Feature", 0, index.n_features - 1, key="to_add")
-    add.button("Add", on_click=_add, width="stretch")
+    to_add = f"to_add_{run_name(run)}"
+    number.number_input("Feature", 0, index.n_features - 1, key=to_add)
+    add.button("Add", on_click=_add, args=(run, to_add), width="stretch")
     return wanted
 
 
-def _add() -> None:
-    if st.session_state["to_add"] not in st.session_state[view("steered")]:
-        st.session_state[view("steered")] = [*st.session_state[view("steered")], st.session_state["to_add"]]
+def _kept_value(run: Run, name: str, start: float) -> str:
+    """The key of a strength of this run, holding what was last set: Streamlit forgets a widget that is out of sight."""
+    key = f"{run_name(run)}_{name}"
+    kept = st.session_state.setdefault("strengths", {})
+    st.session_state.setdefault(key, kept.get(key, start))
+    return key
 
 
-def _remove(feature: int) -> None:
-    st.session_state[view("steered")] = [kept for kept in st.session_state[view("steered")] if kept != feature]
-    if st.query_params.get("f") == str(feature):
-        del st.query_params["f"]
+def _add(run: Run, key: str) -> None:
+    if st.session_state[key] not in _steered(run):
+        _steered(run).append(st.session_state[key])
+
+
+def _remove(run: Run, feature: int) -> None:
+    _steered(run).remove(feature)
 
 
 def _request_form(prompt: str, mode: Any, unit: Any, wanted: dict[int, float]) -> SteeringRequest | None:

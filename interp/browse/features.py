@@ -39,6 +39,9 @@ CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
 KINDS_SHOWN = ("alive", "dead", "bookmarked", "labelled")
 """The table's filters; several together mean all of them."""
 
+SIGNED = "codes have both signs: density, max and examples are of the positive side"
+"""What a page says of a run whose index holds one side of its codes."""
+
 
 @dataclass(frozen=True)
 class TableFilter:
@@ -90,6 +93,8 @@ class FeatureTable(TypedDict):
 class FeatureCard(FeaturePage):
     """All about one feature except its examples."""
 
+    positive_side_only: bool
+    """Whether codes have both signs, of which the card shows the positive side."""
     evidence: EvidenceCard
 
 
@@ -137,7 +142,11 @@ def table_payload(index: FeatureIndex, evidence: RunEvidence) -> FeatureTable:
 def feature_payload(index: FeatureIndex, feature: str, run: Run, evidence: RunEvidence) -> FeatureCard:
     """All about one feature except its examples. Raises InputError for a number the run does not have."""
     number = check_feature(index, feature)
-    return FeatureCard(**index.feature(number), evidence=evidence_card(run, evidence, number))
+    return FeatureCard(
+        **index.feature(number),
+        positive_side_only=index.record.positive_side_only,
+        evidence=evidence_card(run, evidence, number),
+    )
 
 
 def example_payload(index: FeatureIndex, feature: str, which: str, context: str) -> list[Example]:
@@ -154,12 +163,28 @@ def example_payload(index: FeatureIndex, feature: str, which: str, context: str)
     return [{**example, "activations": [_rounded(a) for a in example["activations"]]} for example in examples]
 
 
+def firing_figures(index: FeatureIndex) -> dict[str, str]:
+    """Dead features and L0 over all tokens of the store, by the names that every page gives them.
+
+    Empty for codes of both signs: nearly all of them are not zero, and which of them are positive is no matter of firing.
+    """
+    if index.record.positive_side_only:
+        return {}
+    return {"dead": f"{int(index.summary['dead'].sum()):,}", "L0": f"{index.l0:.1f}"}
+
+
 def counts_text(index: FeatureIndex, n_shown: int, evidence: RunEvidence) -> str:
     """The line above a table of ``n_shown`` of the run's features."""
-    n_dead = int(index.summary["dead"].sum())
     shown = f"{n_shown:,} of " if n_shown < index.n_features else ""
-    counts = f"{shown}{index.n_features:,} features · {n_dead:,} dead · {index.n_tokens:,} tokens · L0 {index.l0:.1f}"
-    return " · ".join(filter(None, [counts, counts_of_grades(evidence)]))
+    firing = firing_figures(index)
+    counts = [
+        f"{shown}{index.n_features:,} features",
+        f"{firing['dead']} dead" if firing else "",
+        f"{index.n_tokens:,} tokens",
+        f"L0 {firing['L0']}" if firing else SIGNED,
+        counts_of_grades(evidence),
+    ]
+    return " · ".join(filter(None, counts))
 
 
 def filters_text(wanted: TableFilter) -> str:

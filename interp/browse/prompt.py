@@ -109,8 +109,8 @@ def ranking_rows(
 ) -> list[dict[str, Any]]:
     """The ranking for JSON, one row for each feature.
 
-    ``share`` is the largest code as a share of the feature's maximum on the store, None where the run has no index or the
-    feature never fires there.
+    ``share`` is the largest code as a share of the feature's maximum on the store. It is None where the run has no index, where
+    the feature never fires there, and where the value is negative: the store's maximum is of the positive side.
     """
     rows = []
     unlabelled = ShownLabel("", False)
@@ -125,7 +125,7 @@ def ranking_rows(
                 "codes": [float(f"{code:.3g}") for code in item.codes],
                 "label": label.text,
                 "is_automatic": label.is_automatic,
-                "share": max(abs(code) for code in item.codes) / most if most > 0 else None,
+                "share": max(item.codes) / most if most > 0 and item.value > 0 else None,
             }
         )
     return rows

@@ -6,33 +6,24 @@ Wrong input ends with one or two plain sentences on stderr and exit code 2.
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Union
 
 import tyro
 
-from interp.cli.capture import Capture
-from interp.cli.compare import Compare
-from interp.cli.dashboard import Dashboard, Demo
-from interp.cli.evaluate import Evaluate, Index
-from interp.cli.exchange import Export, Import
-from interp.cli.look import Info, Read, Tree
-from interp.cli.steer import Steer
-from interp.cli.train import Train
-from interp.distributed import joined
+from interp.cli.dashboard import Dashboard
 from interp.errors import InputError
-
-DESCRIPTION = "Look inside a language model: capture activations, learn features, evaluate, browse and steer with them."
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``interp`` command."""
-    verbs = (Demo, Capture, Train, Index, Evaluate, Compare, Steer, Read, Tree, Info, Export, Import, Dashboard)
-    commands: Any = Union[tuple(Annotated[verb, tyro.conf.subcommand(verb.__name__.lower())] for verb in verbs)]
-    options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        verb = tyro.cli(commands, prog="interp", description=DESCRIPTION, args=argv, config=options)
-        with joined():
-            verb.run()
+        if arguments[:1] == ["dashboard"]:
+            tyro.cli(Dashboard, prog="interp dashboard", args=arguments[1:]).run()
+        else:
+            # deferred: loads torch, which takes seconds and 250 MB; the pages do without until one needs the model
+            from interp.cli.verbs import run_verb
+
+            run_verb(arguments)
     except InputError as error:
         print(f"interp: {error}", file=sys.stderr)
         sys.exit(2)
