@@ -123,7 +123,7 @@ def made_effect(**parts: Any) -> SteeringEffect:
         "concept": "comment", "way": "output", "feature": 3, "sign": 1, "strength": 1.5, "kl": 0.2, "reached": True,
         "n_texts": 96, "baseline_share": 0.1, "steered_share": 0.4, "difference": around(0.3), "fluency": 0.6, "score": 0.4,
         "distinct_2": 0.9, "baseline_distinct_2": 0.95, "repetition": 0.02, "controls": (), "written": {}, "tried": (),
-        "texts": ("# one",), "baseline_texts": ("x = 1",), "prompts": ("import os",),
+        "texts": ("# one",), "baseline_texts": ("x = 1",), "prompts": ("import os",), "gains": (1.0,),
     }  # fmt: skip
     return SteeringEffect(**known | parts)
 

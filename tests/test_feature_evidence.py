@@ -28,6 +28,7 @@ from interp.evaluation.evidence import (
     Detected,
     Evidence,
     FeatureEvidence,
+    Output,
     Reading,
 )
 from interp.records import write_record
@@ -196,6 +197,15 @@ def test_the_card_says_what_is_not_detected_not_tested_and_of_which_sign(run: Ru
     ]
     assert evidence_card(run, EVIDENCE, 2)["fires_on"][0] == ["No concept was found to compare it with."]
     assert "it acts against it." in str(evidence_card(run, EVIDENCE, 3)["does"][1])
+    output = Output(concept="string", sign=1, lift=3.21, chance=2.5)
+    for estimated, said in (
+        (output, "Estimated: adding it makes the model write string (+3.2 standard"),
+        (replace(output, sign=-1), "Estimated: adding its opposite makes the model write string"),
+        (replace(output, lift=2.4), "Estimated: adding it makes no concept likelier than adding a"),
+    ):
+        (tested, (line,)) = evidence_card(run, RunEvidence((replace(FEATURES[1], output=estimated),)), 0)["does"]
+        assert tested == ["Not tested: only features of the concepts that are detected best are taken out or added."]
+        assert str(line).startswith(said)
     assert "not in the evidence" in evidence_card(run, EVIDENCE, 5)["missing"]
 
 

@@ -28,7 +28,7 @@ from interp.evaluation.steering_effect import (
     evaluate_steering,
     steering_task,
 )
-from interp.evaluation.steering_results import SteeringConfig, SteeringReport
+from interp.evaluation.steering_results import SteeringConfig, SteeringEffect, SteeringReport
 from interp.evaluation.steering_text import changed_texts, steering_lines
 from interp.evaluation.written import Writer, Written
 from interp.model.language_model import LanguageModel
@@ -91,6 +91,10 @@ def writes(model: LanguageModel, letters: str) -> Tensor:
     return model.bridge.W_U[:, [model.tokenizer.convert_tokens_to_ids(letter) for letter in letters]].T
 
 
+def replace_effects(report: SteeringReport, *effects: SteeringEffect) -> SteeringReport:
+    return structs.replace(report, effects=effects)
+
+
 def random_rows(n: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(n, 32, generator=torch.Generator().manual_seed(seed)), dim=1)
 
@@ -137,6 +141,9 @@ def test_what_writes_a_concept_is_chosen_and_more_than_every_control(steer: Any,
         assert [tried.gain is not None for tried in effect.tried] == [True] * 3 + [False] * 3
         assert effect.n_texts == 2 * 4 * 6
         assert 0 < effect.fluency <= 1
+        for control in effect.controls:
+            assert control.excess.value == pytest.approx(effect.difference.value - control.difference.value)
+            assert control.excess.low < control.excess.value < control.excess.high
     assert report.n_above_controls == 2
     assert report.mean_difference == pytest.approx(np.mean([e.difference.value for e in report.effects]))
     assert report.mean_null_difference == pytest.approx(np.mean([e.best_null.difference.value for e in report.effects]))
@@ -145,6 +152,28 @@ def test_what_writes_a_concept_is_chosen_and_more_than_every_control(steer: Any,
     assert "more than chance for 2 of 2 concepts" in lines[0]
     assert "features " in lines[2]
     assert len(list(changed_texts(report))) == 8
+    effect = effects["a"]
+    shares = [share_of_letters(text, start=0)["a"] for text in (*effect.texts, *effect.baseline_texts)]
+    assert effect.gains == pytest.approx(np.subtract(shares[:4], shares[4:]))
+    most = effect.texts[int(np.argmax(effect.gains))]
+    assert next(changed_texts(replace_effects(report, effect))).startswith(
+        "--- a, where it changed most: without feature"
+    )
+    assert list(changed_texts(replace_effects(report, effect)))[3].endswith(most.rstrip())
+
+
+def test_of_the_candidates_the_one_whose_texts_gain_most_is_chosen(
+    steer: Any, model: LanguageModel, task: SteeringTask
+) -> None:
+    """A judge to whom the letter b is "a": what makes the letter a likelier writes less of what is judged."""
+    swapped = replace(
+        task, judge=lambda text, *, start: {"a": share_of_letters(text, start=start)["b"]}, concepts=("a",)
+    )
+    (effect,) = steer(writes(model, "ab"), swapped).effects
+    assert effect.feature == 1
+    by_feature = {tried.feature: tried for tried in effect.tried}
+    assert by_feature[0].lift > by_feature[1].lift
+    assert by_feature[0].gain < by_feature[1].gain
 
 
 @pytest.mark.parametrize("seed", range(3))

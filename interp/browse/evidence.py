@@ -24,6 +24,7 @@ from interp.evaluation.evidence import (
     Detected,
     FeatureEvidence,
     Grade,
+    Output,
     Reading,
     read_evidence,
 )
@@ -217,13 +218,16 @@ def evidence_card(run: Run, evidence: RunEvidence, feature: int) -> EvidenceCard
         missing = evidence.missing or "This feature is not in the evidence of its run."
         return EvidenceCard(missing=missing, grade="", rule="", fires_on=[], does=[])
     one = evidence.features[feature]
-    does: list[Line] = [[_test_text(test)] for test in one.tests]
+    tested: list[Line] = [[_test_text(test)] for test in one.tests]
+    does = tested or [["Not tested: only features of the concepts that are detected best are taken out or added."]]
+    if one.output is not None:
+        does.append([_output_text(one.output)])
     return EvidenceCard(
         missing="",
         grade=one.grade,
         rule=GRADE_RULES[one.grade],
         fires_on=_fires_on(run, one),
-        does=does or [["Not tested: only features of the concepts that are detected best are taken out or added."]],
+        does=does,
     )
 
 
@@ -308,6 +312,18 @@ def _test_text(test: CausalTest) -> str:
     if effect.low > 0:
         return f"{what}: it acts."
     return f"{what}: it acts against it." if effect.high < 0 else f"{what}: no different from it."
+
+
+def _output_text(output: Output) -> str:
+    """What it is estimated to make the model write; an estimate, so it stands after the tests."""
+    adding = "Adding its opposite" if output.sign < 0 else "Adding it"
+    lift = f"{short(output.lift, '%+.1f')} standard deviations over random directions"
+    if output.lift <= output.chance:
+        return f"Estimated: {adding.lower()} makes no concept likelier than adding a random direction does."
+    return (
+        f"Estimated: {adding.lower()} makes the model write {output.concept} ({lift}; 5 % of these exceed "
+        f"{short(output.chance, '%.1f')} for their own best concept)."
+    )
 
 
 def _part_text(part: str | TokenPart | LinkPart) -> str:

@@ -34,7 +34,7 @@ N_TOKENS = 12
 """Tokens of a concept at most."""
 LEAST_BEGINNINGS = 10
 """Stretches of a concept that must begin in select for its tokens to be known."""
-_SEQUENCES, _LENGTH = 24, 128
+_SEQUENCES, _LENGTH = 16, 128
 _RANDOM = 1000
 _CHANCE = 0.95
 

@@ -88,8 +88,7 @@ class Trial:
         best = {c: self._best(rows, lifts[self._set(c)], candidates[c]) for c in candidates}
         written = np.unique(np.concatenate(list(best.values()))).astype(int)
         at = np.searchsorted(rows, written)
-        lengths, kls = self._matched(directions[at], length[at])
-        vectors = directions[at] * torch.from_numpy(lengths).to(directions)[:, None]
+        vectors, kls = self.at_target(directions[at])
         gains = self._gains(vectors)
         estimates = self.outputs.lifts(directions)
         chosen = {}
@@ -107,6 +106,19 @@ class Trial:
                 tried=self._tried(pool, rows, candidates[concept], wanted, estimates, lifts, gain, concept),
             )
         return chosen
+
+    def at_target(self, directions: Float[Tensor, "n d_in"]) -> tuple[Float[Tensor, "n d_in"], Float[np.ndarray, " n"]]:
+        """(vectors along unit directions, their effects), nearest to the target effect; strengths are searched in estimated
+        lengths."""
+        start = self._estimated_length(directions)
+        unit = torch.from_numpy(np.where(np.isfinite(start), start, 0.0)).to(directions)[:, None] * directions
+
+        def kl_of(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+            return self.target(unit[torch.from_numpy(active)] * torch.from_numpy(strengths).to(unit)[:, None])
+
+        first, n = np.ones(len(start)), len(start)
+        strengths, kls = search_strengths(kl_of, n, self.config.target_kl, start=first, largest=_FURTHEST)
+        return unit * torch.from_numpy(strengths).to(unit)[:, None], kls
 
     def _set(self, concept: str) -> int:
         return self.outputs.concepts.index(concept)
@@ -135,21 +147,6 @@ class Trial:
         wanted = np.asarray(sorted(candidates))
         ranked = np.argsort(-lifts[np.searchsorted(rows, wanted)], kind="stable")
         return [int(row) for row in wanted[ranked[: self.config.n_written]]]
-
-    def _matched(
-        self, directions: Float[Tensor, "n d_in"], start: Float[np.ndarray, " n"]
-    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """(length, effect) of each direction, nearest to the target; strengths are searched in estimated lengths."""
-        unit = np.where(np.isfinite(start), start, 0.0)
-
-        def kl_of(active: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-            lengths = torch.from_numpy(unit[active] * strengths).to(directions)
-            return self.target(directions[torch.from_numpy(active)] * lengths[:, None])
-
-        strengths, kls = search_strengths(
-            kl_of, len(start), self.config.target_kl, start=np.ones(len(start)), largest=_FURTHEST
-        )
-        return unit * strengths, kls
 
     def _gains(self, vectors: Float[Tensor, "n d_in"]) -> Float[np.ndarray, "n n_concepts"]:
         """Of the short texts, the mean share of each concept less that without steering."""

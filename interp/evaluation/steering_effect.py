@@ -165,7 +165,7 @@ def evaluate_steering(
     wanted = [concept for concept in outputs.concepts if concept in (task.concepts or known) and concept in known]
     decomposer, config = run.decomposer(), task.config
     pool = Pool.of(decomposer.write_directions(), is_signed=decomposer.signed_codes or run.can("forms"))
-    found = {concept: _candidates(pool, concept, outputs, detecting.get(concept, ()), config) for concept in wanted}
+    found = {concept: candidates(pool, concept, outputs, detecting.get(concept, ()), config) for concept in wanted}
     best = {
         concept: float(outputs.lifts(pool.directions[rows])[outputs.concepts.index(concept)].max())
         for concept, rows in found.items()
@@ -182,8 +182,8 @@ def evaluate_steering(
         outputs=outputs,
         writer=writer,
         prompts=task.trial_prompts,
-        effect=EffectOfVectors(model, site.name, _neutral(store, rows, is_test=False)),
-        target=EffectOfVectors(model, site.name, _neutral(store, rows, is_test=True)),
+        effect=EffectOfVectors(model, site.name, neutral_text(store, rows, is_test=False)),
+        target=EffectOfVectors(model, site.name, neutral_text(store, rows, is_test=True)),
         config=config,
     )
     own = trial.choose(pool, {concept: found[concept] for concept in concepts})
@@ -194,14 +194,15 @@ def evaluate_steering(
     return _report(config, task, effects, None)
 
 
-def _candidates(
+def candidates(
     pool: Pool,
     concept: str,
     outputs: ConceptOutputs,
     detecting: Sequence[tuple[int, int]],
     config: SteeringConfig,
 ) -> list[int]:
-    """Rows of the pool that are tried for a concept, found in the way that the config names."""
+    """Rows of the pool that are tried for a concept, found in the way that the config names; ``detecting`` are (feature, sign)
+    by how well they detect it, best first."""
     row_of = {(int(f), int(s)): row for row, (f, s) in enumerate(zip(pool.feature, pool.sign, strict=True))}
     is_alive = pool.directions.any(1).tolist()
     detect = [row_of[each] for each in detecting if each in row_of and is_alive[row_of[each]]]
@@ -214,7 +215,8 @@ def _candidates(
     return sorted(detect, key=lambda row: detect.index(row) + rank[row])[: config.n_candidates]
 
 
-def _neutral(store: ActivationStore, rows: JudgedRows, *, is_test: bool) -> Int[Tensor, "n_seq n_pos"]:
+def neutral_text(store: ActivationStore, rows: JudgedRows, *, is_test: bool) -> Int[Tensor, "n_seq n_pos"]:
+    """Sequences on which effects are measured, of documents of test or of select."""
     return sequences_of(store, rows, is_test=is_test, n=_SEQUENCES, length=_LENGTH)
 
 
@@ -231,15 +233,15 @@ def chosen_controls(
         features.append(trial.choose(pool, dict.fromkeys(concepts, some)))
         if site.moments is not None:
             drawn = random_directions(len(pool.feature), site.moments, config.seed * 1000 + draw, shaped=True)
-            random.append(_best_by_output(trial, Pool.of(drawn, is_signed=False), concepts))
+            random.append(best_by_output(trial, Pool.of(drawn, is_signed=False), concepts))
     found["features"] = _by_concept(features)
     if random:
         found["random"] = _by_concept(random)
     if site.x is not None and site.moments is not None:
-        found["difference in means"] = _by_concept([_differences(trial, site, concepts)])
+        found["difference in means"] = _by_concept([differences(trial, site, concepts)])
         principal = torch.from_numpy(site.moments.spectrum[1][: len(pool.feature)]).float()
         found["principal directions"] = _by_concept(
-            [_best_by_output(trial, Pool.of(principal, is_signed=True), concepts)]
+            [best_by_output(trial, Pool.of(principal, is_signed=True), concepts)]
         )
     return found
 
@@ -248,13 +250,14 @@ def _by_concept(draws: Sequence[dict[str, Choice]]) -> dict[str, list[Choice]]:
     return {concept: [draw[concept] for draw in draws if concept in draw] for concept in draws[0]}
 
 
-def _best_by_output(trial: Trial, pool: Pool, concepts: Sequence[str]) -> dict[str, Choice]:
+def best_by_output(trial: Trial, pool: Pool, concepts: Sequence[str]) -> dict[str, Choice]:
+    """The choice of each concept among the rows of a pool that are estimated to write it."""
     n = trial.config.n_candidates
     return trial.choose(pool, {concept: by_output(trial.outputs, pool, concept, n) for concept in concepts})
 
 
-def _differences(trial: Trial, site: SteeredSite, concepts: Sequence[str]) -> dict[str, Choice]:
-    """One candidate a concept, so that nothing is chosen."""
+def differences(trial: Trial, site: SteeredSite, concepts: Sequence[str]) -> dict[str, Choice]:
+    """Differences of class means on select: one candidate a concept, so that nothing is chosen. Needs the site's rows."""
     assert site.x is not None
     select = torch.from_numpy(site.rows.is_select)
     x, labels = site.x[select], torch.from_numpy(site.rows.labels)[select] != 0
@@ -372,6 +375,7 @@ def _effect(
         texts=written.texts[1],
         baseline_texts=written.texts[0],
         prompts=judged.task.prompts,
+        gains=tuple(gains[0][:, 0].tolist()),
     )
 
 

@@ -113,6 +113,8 @@ class SteeringEffect(Record, frozen=True):
     """Continuations without steering from the same noise."""
     prompts: tuple[str, ...]
     """Their prompts."""
+    gains: tuple[float, ...]
+    """Share of each of these texts that is the concept, less that of its text without steering."""
 
     @property
     def best_null(self) -> SteeringControl | None:

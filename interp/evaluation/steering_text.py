@@ -33,10 +33,12 @@ def _verdict(effect: SteeringEffect) -> str:
 
 
 def changed_texts(report: SteeringReport) -> Iterator[str]:
-    """Of each concept that is written more than by chance, a text without and with its feature, from one prompt."""
+    """Of each concept that is written more than by chance, two texts, without and with its feature: those of the kept ones that
+    differ most in it."""
     for effect in report.effects:
         if effect.is_above_controls:
-            yield f"--- {effect.concept}, without feature {effect.feature}"
-            yield effect.prompts[0] + effect.baseline_texts[0].rstrip()
-            yield f"--- {effect.concept}, with it"
-            yield effect.prompts[0] + effect.texts[0].rstrip()
+            most = max(range(len(effect.gains)), key=lambda i: effect.gains[i])
+            yield f"--- {effect.concept}, where it changed most: without feature {effect.feature}"
+            yield effect.prompts[most] + effect.baseline_texts[most].rstrip()
+            yield f"--- with feature {effect.feature}"
+            yield effect.prompts[most] + effect.texts[most].rstrip()

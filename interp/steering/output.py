@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
 
 N_DRAWS = 4
-"""Draws of predicted tokens for each sequence: with 24 sequences the length is known to 7 %."""
+"""Draws of predicted tokens for each sequence: with 16 sequences the length is known to 9 %."""
 _LEAST = 1e-12
 
 
