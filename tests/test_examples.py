@@ -12,7 +12,15 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-LEAST = {"tokens": 20_000, "n_samples": 2}
+LEAST = {
+    "tokens": 20_000,
+    "snippets": 2,
+    "n_features": 32,
+    "n_samples": 2,
+    "n_tokens": 8,
+    "n_steered": 1,
+    "max_rounds": 1,
+}
 """Amounts in a notebook that are cut, and what is left of them at least."""
 
 pytestmark = pytest.mark.slow
@@ -23,7 +31,7 @@ def test_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     shutil.copy(notebook, tmp_path)
     cells = nbformat.read(notebook, as_version=4)
     for cell in cells.cells:
-        cell.source = re.sub(r"\b(tokens|n_samples)=([0-9_]+)", _fewer, cell.source)
+        cell.source = re.sub(rf"\b({'|'.join(LEAST)})=([0-9_]+)", _fewer, cell.source)
     NotebookClient(cells, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
     last = next(cell for cell in reversed(cells.cells) if cell.cell_type == "code")
     assert last.outputs, "the last cell shows nothing"
