@@ -26,7 +26,9 @@ def remember_pages(by_name: Mapping[str, Any]) -> None:
 
 
 def go_to(name: str, **address: str) -> None:
-    """Leave this page for the one called ``name``, with ``address`` as its query."""
+    """Leave this page for the one called ``name``, with ``address`` as its query, which is news there even if this page wrote
+    the same."""
+    st.session_state.pop(_WRITTEN, None)
     st.switch_page(st.session_state[_PAGES][name], query_params=address)
 
 
