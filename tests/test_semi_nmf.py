@@ -15,7 +15,7 @@ from scipy.optimize import minimize, nnls
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.decomposers.semi_nmf.features import badly_explained, hard_threshold_descent, keep_largest
 from interp.decomposers.semi_nmf.l1_search import _next
-from interp.decomposers.semi_nmf.non_negative import improve_codes, lipschitz_constant, non_negative_codes
+from interp.decomposers.semi_nmf.non_negative import Sweeps, improve_codes, non_negative_codes
 from interp.decomposers.semi_nmf.solver import LEAST_SQUARES_PASSES, Solver
 from interp.errors import InputError
 from interp.metrics import mean_max_cosine
@@ -268,20 +268,42 @@ def test_a_rows_codes_do_not_depend_on_the_rows_beside_it():
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
 
 
-def test_a_few_steps_lower_the_objective_of_the_codes():
+def test_sweeps_lower_the_objective_of_the_codes():
     features = correlated_features()
     x = torch.randn(200, 40, generator=torch.Generator().manual_seed(5))
     products, gram = x @ features.T, features @ features.T
     g = torch.rand(200, 60, generator=torch.Generator().manual_seed(6))
     values = [objective(x, g, features, 0.0)]
     for _ in range(20):
-        g = improve_codes(products, gram, g, lipschitz=lipschitz_constant(gram))
+        g = improve_codes(products, Sweeps(gram), g, n_sweeps=2)
         values.append(objective(x, g, features, 0.0))
     assert (g >= 0).all()
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(values))
     exact = objective(x, non_negative_codes(products, gram), features, 0.0)
     assert exact <= values[-1] * (1 + 1e-6)
     assert values[-1] <= 1.01 * exact
+
+
+def test_codes_of_strongly_correlated_features_take_few_sweeps_of_many_blocks():
+    random = torch.Generator().manual_seed(7)
+    features = torch.randn(100, 150, generator=random) + 2 * torch.randn(150, generator=random)
+    features = (features / features.norm(dim=1, keepdim=True)).double()
+    x = torch.randn(30, 150, generator=random).double() + 3 * features.mean(0)
+    exact = np.stack([nnls(features.numpy().T, row)[0] for row in x.numpy()])
+    products, gram = x @ features.T, features @ features.T
+    for max_sweeps, share in ((40, 0.9), (300, 1.0)):
+        found = non_negative_codes(products, gram, max_sweeps=max_sweeps).numpy()
+        near = np.linalg.norm(found - exact, axis=1) <= 1e-4 * np.linalg.norm(exact, axis=1)
+        assert near.mean() >= share
+
+
+def test_two_equal_features_share_the_code_of_one():
+    features = correlated_features()[:20]
+    x = torch.randn(30, 40, generator=torch.Generator().manual_seed(8)) + features.mean(0) * 3
+    twice = torch.cat([features, features])
+    one = non_negative_codes(x @ features.T, features @ features.T)
+    both = non_negative_codes(x @ twice.T, twice @ twice.T)
+    torch.testing.assert_close(both[:, :20] + both[:, 20:], one, rtol=0, atol=1e-3)
 
 
 def test_l1_makes_fewer_features_fire(planted):

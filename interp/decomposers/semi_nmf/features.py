@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
+from interp.decomposers.semi_nmf.non_negative import Sweeps, improve_codes
 from interp.distributed import World
 
-COLD_STEPS = 20
-"""Steps of the codes from nothing: enough to be as near to the minimum as warm-started ones are after five."""
+COLD_SWEEPS = 6
+"""Sweeps over codes from nothing."""
 DEAD = 1e-5
 """A feature is dead that explains less than this share of what features explain on average (norms, not squares)."""
 
@@ -97,11 +97,9 @@ def is_dead(features: Float[Tensor, "K d"], sums: Sums) -> Bool[Tensor, " K"]:
 
 
 def cold_codes(x: Float[Tensor, "n d"], features: Float[Tensor, "K d"], *, l1: float) -> Float[Tensor, "n K"]:
-    """Codes of rows that have none yet: ``COLD_STEPS`` steps from nothing."""
-    gram = features @ features.T
+    """Codes of rows that have none yet: ``COLD_SWEEPS`` sweeps from nothing."""
     products = x @ features.T - l1
-    start = cold_start(products, gram)
-    return improve_codes(products, gram, start, lipschitz=lipschitz_constant(gram), max_steps=COLD_STEPS)
+    return improve_codes(products, Sweeps(features @ features.T), torch.zeros_like(products), n_sweeps=COLD_SWEEPS)
 
 
 def badly_explained(

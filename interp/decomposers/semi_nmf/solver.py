@@ -1,6 +1,6 @@
 """The accelerated solver of semi-NMF: codes and features improved in turn, by passes over the rows in chunks.
 
-* codes: a few steps of non-negative least squares with the features fixed, warm-started from the last pass;
+* codes: a few sweeps of non-negative least squares with the features fixed, warm-started from the last pass;
 * features: first the least-squares solution cut to the s largest entries of each row, then, row by row, the exact
   minimiser over that row and the scale of its codes (block coordinate descent with hard thresholding).
 
@@ -29,7 +29,7 @@ from interp.decomposers.semi_nmf.checkpoints import Checkpoints
 from interp.decomposers.semi_nmf.codes import IN_MEMORY, CodeTable
 from interp.decomposers.semi_nmf.config import SemiNMFConfig
 from interp.decomposers.semi_nmf.features import (
-    COLD_STEPS,
+    COLD_SWEEPS,
     Sums,
     badly_explained,
     hard_threshold_descent,
@@ -38,7 +38,7 @@ from interp.decomposers.semi_nmf.features import (
     take_out_norms,
 )
 from interp.decomposers.semi_nmf.multiplicative import fit_multiplicative
-from interp.decomposers.semi_nmf.non_negative import cold_start, improve_codes, lipschitz_constant
+from interp.decomposers.semi_nmf.non_negative import Sweeps, improve_codes
 from interp.decomposers.semi_nmf.online import learn_online
 from interp.decomposers.semi_nmf.start import chunks_of, codes_from_centres, share_of, spherical_centres, totals_of
 from interp.distributed import world
@@ -48,6 +48,8 @@ from interp.store.source import ActivationSource
 from interp.training.protocol import Recorder
 
 LEAST_SQUARES_PASSES = 10
+WARM_SWEEPS = 2
+"""Sweeps over the codes of a pass: with one a pass is shorter but there are more; with three the time to a loss is as with two."""
 RESEED_ROWS = 4096
 """Rows looked at, anew each time, for those explained worst."""
 
@@ -151,17 +153,15 @@ class Solver:
         self.features, self.codes.scale = take_out_norms(least_squares_features(self.sums, self.s))
 
     def _update_codes(self, *, cold: bool) -> None:
-        """A few steps for every row, from the last pass's codes or, ``cold``, from none; and the sums over them."""
-        gram = self.features @ self.features.T
-        lipschitz = lipschitz_constant(gram)
+        """A few sweeps for every row, from the last pass's codes or, ``cold``, from none; and the sums over them."""
+        sweeps = Sweeps(self.features @ self.features.T)
         self.sums = Sums(self.config.n_features, self.source.d_in)
         for rows, x in chunks_of(self.source, self.rows):
             products = x @ self.features.T - self.l1
             if cold:
-                start = cold_start(products, gram)
-                g = improve_codes(products, gram, start, lipschitz=lipschitz, max_steps=COLD_STEPS)
+                g = improve_codes(products, sweeps, torch.zeros_like(products), n_sweeps=COLD_SWEEPS)
             else:
-                g = improve_codes(products, gram, self.codes[rows], lipschitz=lipschitz)
+                g = improve_codes(products, sweeps, self.codes[rows], n_sweeps=WARM_SWEEPS)
             self.codes[rows] = g
             self.sums.add(x, g)
         self.sums.add_up(self.world)
