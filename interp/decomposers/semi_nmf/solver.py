@@ -49,7 +49,7 @@ from interp.training.protocol import Recorder
 
 LEAST_SQUARES_PASSES = 10
 WARM_SWEEPS = 2
-"""Sweeps over the codes of a pass: with one a pass is shorter but there are more; with three the time to a loss is as with two."""
+"""Sweeps over the codes of a pass. With one there are more passes; with three the time to a loss is as with two."""
 RESEED_ROWS = 4096
 """Rows looked at, anew each time, for those explained worst."""
 
