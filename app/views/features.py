@@ -15,12 +15,13 @@ from app.workspace import evidence_version, find_run, index_version, open_eviden
 from interp.browse.evidence import BEST_FIRST, MEASURES, RunEvidence
 from interp.browse.features import (
     KINDS_SHOWN,
+    ORDER_NAMES,
     ORDERS,
     ORDERS_OF_EVIDENCE,
     TableFilter,
     counts_text,
     escaped,
-    filters_text,
+    filters_in_words,
     percent,
     select_features,
 )
@@ -33,6 +34,10 @@ DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 ENDS = {"excess": (-1.0, 1.0), "simulability": (0.0, 1.0), "stability": (-1.0, 1.0)}
 """Lowest and highest value of each measure of the evidence."""
 STEP = 0.05
+NO_FILTER: dict[str, Any] = {
+    "q": "", "show": [], "density": (DENSITIES[0], DENSITIES[-1]), "grade": [], "concept": "", "writes": "", **ENDS
+}  # fmt: skip
+"""What each filter is where it hides nothing."""
 
 
 def show() -> None:
@@ -47,17 +52,19 @@ def show() -> None:
         density=st.session_state[view("density")],
         shown=tuple(st.session_state[view("show")]),
         labels={feature: one.label for feature, one in said.items() if one.label},
+        notes={feature: one.note for feature, one in said.items() if one.note},
         bookmarks=frozenset(feature for feature, one in said.items() if one.bookmarked),
+        is_reversed=st.session_state[view("reversed")],
         **_evidence_wanted(evidence),
     )
+    unknown = ""
     try:
         order = select_features(index, wanted)
     except InputError:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
-        order = []
-        st.session_state[view("f")] = wanted.query.strip()
-    st.caption(" · ".join(filter(None, [counts_text(index, len(order), evidence), escaped(filters_text(wanted))])))
-    _card(run, wanted, order)
+        order, unknown = [], wanted.query.strip()
+    st.caption(counts_text(index, len(order), evidence))
+    _card(run, wanted, order, unknown)
 
 
 def _controls() -> Run:
@@ -70,22 +77,35 @@ def _controls() -> Run:
         "f": lambda text: text,
         "grade": _grades,
         "concept": lambda text: text or "",
+        "writes": lambda text: text or "",
+        "reversed": bool,
+        "mine": lambda text: text or "",
     }
     parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
     restore(PAGE, parsers, with_default=("density", *ENDS))
-    columns = st.columns([2.6, 1.4, 1.5, 1.8, 3.0, 1.1], gap="medium")
+    columns = st.columns([2.6, 1.4, 1.5, 2.0, 2.8, 1.1], gap="medium")
     with columns[0]:
         run = pick_run()
     evidence = open_evidence(run)
     with columns[1]:
         orders = ORDERS if evidence.features else [order for order in ORDERS if order not in ORDERS_OF_EVIDENCE]
-        st.selectbox("Order", orders, key=view("sort"), format_func=lambda order: MEASURES.get(order, order))
+        st.selectbox(
+            "Order",
+            orders,
+            key=view("sort"),
+            format_func=lambda order: ORDER_NAMES.get(order, order),
+            on_change=_forwards,
+        )
     with columns[2]:
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
         ends = (DENSITIES[0], DENSITIES[-1])
         st.select_slider("Density", DENSITIES, ends, key=view("density"), format_func=percent)
     with columns[3]:
-        st.text_input("Search", key=view("q"), placeholder="812, a label, or tok: def", on_change=_forget_feature)
+        st.text_input(
+            "Search", key=view("q"), placeholder="812, raise, tok: def", on_change=_forget_feature,
+            help="A number; or a part of a label, a note, a concept or one of the strongest tokens; or tok: and a token of the "
+            "top examples.",
+        )  # fmt: skip
     with columns[4]:
         st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
     with columns[5], st.container(height="stretch", vertical_alignment="bottom"):
@@ -105,6 +125,12 @@ def _evidence_controls(evidence: RunEvidence) -> None:
             key=view("concept"),
             format_func=lambda concept: concept or "any concept",
         )
+        st.selectbox(
+            "Makes the model write, by an estimate",
+            ["", *evidence.written],
+            key=view("writes"),
+            format_func=lambda concept: concept or "any concept",
+        )
         for name, ends in ENDS.items():
             st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f")
 
@@ -118,6 +144,7 @@ def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
             "evidence": evidence,
             "grades": tuple(st.session_state[view("grade")]),
             "concept": st.session_state[view("concept")],
+            "writes": st.session_state[view("writes")],
             "ranges": {name: chosen for name, chosen in ranges.items() if chosen != ENDS[name]},
         }
         if evidence.features
@@ -125,9 +152,10 @@ def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
     )
 
 
-def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
-    """The component, and the address that brings a reader back to the same view."""
-    feature = st.session_state.get(view("f")) or str(order[0] if order else 0)
+def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None:
+    """The component, and the address that brings a reader back to the same view. Where every feature is hidden there is no card,
+    but the answer to an ``unknown`` number."""
+    feature = unknown or st.session_state.get(view("f")) or (str(order[0]) if order else "")
     address = {
         "run": run_name(run),
         "f": feature,
@@ -137,26 +165,37 @@ def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
         "density": "" if wanted.density == (0.0, 1.0) else _range_text(wanted.density),
         "grade": ",".join(wanted.grades),
         "concept": wanted.concept,
+        "writes": wanted.writes,
+        "reversed": "1" if wanted.is_reversed else "",
+        "mine": st.session_state[view("mine")],
         **{name: _range_text(ends) for name, ends in wanted.ranges.items()},
     }
-    kept = ("sort", "q", "show", "density", "f", "grade", "concept", *ENDS)
+    kept = ("sort", "reversed", "f", "mine", *NO_FILTER)
     write_address(PAGE, address, {name: st.session_state.get(view(name)) for name in kept})
     result = feature_card()(
         key="card",
         data={
             "api": f"/api/runs/{run_name(run)}/features",
             "version": run_name(run) + index_version(run) + evidence_version(run),
-            "feature": int(feature) if feature.isdigit() else feature,
+            "feature": _shown(feature if order or unknown else ""),
             "order": order,
-            "measure": wanted.order,
+            "sort": wanted.order,
+            "reversed": wanted.is_reversed,
+            "filters": filters_in_words(wanted),
+            "mine": address["mine"],
             "labels": [[number, text] for number, text in wanted.labels.items()],
+            "notes": [[number, text] for number, text in wanted.notes.items()],
             "bookmarks": sorted(wanted.bookmarks),
             "link": {name: value for name, value in address.items() if value and name != "f"},
             "steer_path": "/steer",
         },
         on_feature_change=_step,
         on_label_change=_label,
+        on_note_change=_note,
         on_bookmark_change=_bookmark,
+        on_sort_change=_sort,
+        on_clear_change=_clear,
+        on_mine_change=_mine,
         on_steer_change=lambda: None,
         on_other_change=lambda: None,
     )
@@ -176,6 +215,35 @@ def _label() -> None:
     _set(feature, label=str(text))
 
 
+def _note() -> None:
+    feature, text = st.session_state["card"].note
+    _set(feature, note=str(text))
+
+
+def _sort() -> None:
+    """A heading of the table was pressed: order by it; pressed again, the other way round."""
+    chosen = _order(str(st.session_state["card"].sort))
+    is_again = chosen == st.session_state[view("sort")]
+    st.session_state[view("reversed")] = is_again and not st.session_state[view("reversed")]
+    st.session_state[view("sort")] = chosen
+
+
+def _forwards() -> None:
+    """Another order begins with its first end."""
+    st.session_state[view("reversed")] = False
+
+
+def _clear() -> None:
+    """Nothing is hidden any more."""
+    for name, value in NO_FILTER.items():
+        st.session_state[view(name)] = value
+
+
+def _mine() -> None:
+    """The text that was typed into the card; the address follows."""
+    st.session_state[view("mine")] = str(st.session_state["card"].mine or "")
+
+
 def _bookmark() -> None:
     feature, is_on = st.session_state["card"].bookmark
     _set(feature, bookmarked=bool(is_on))
@@ -189,6 +257,11 @@ def _set(feature: Any, **said: Any) -> None:
 def _forget_feature() -> None:
     """A new search shows its first result."""
     st.session_state[view("f")] = None
+
+
+def _shown(feature: str) -> int | str | None:
+    """The feature as the card asks for it: a number, what was given in its place, or none."""
+    return int(feature) if feature.isdigit() else feature or None
 
 
 def _order(text: str | None) -> str:

@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.files import whole
 from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
-from interp.index.layout import IndexRecord, write_attributes, write_compressed
+from interp.index.layout import N_BINS, IndexRecord, write_attributes, write_compressed
 from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours, nearest
 from interp.records import check_options
 from interp.runs.firing import Firing
@@ -150,19 +150,34 @@ def _largest_weights(directions: Float[np.ndarray, "n_features d_in"], n: int) -
 
 
 def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
-    """The tokens each feature's direction promotes and suppresses most; empty where no linear map leads to the logits."""
+    """The tokens each feature's direction promotes and suppresses most, and how many it moves by how much; empty where no linear
+    map leads to the logits."""
     residual = model.residual_directions(site, decomposer.write_directions())
     if residual is None:
         return {}
     found: dict[str, list[Neighbours]] = {"promoted": [], "suppressed": []}
+    counts = []
     for block in residual.detach().split(1024):  # bounds memory: effects of 1024 features at a time
         effects = model.logit_effects(block)
         is_dead = ~block.any(dim=1, keepdim=True)
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, ids = effects.topk(min(n, effects.shape[1]), dim=1, largest=largest)
             found[name].append((ids.masked_fill(is_dead, -1).cpu().numpy(), values.cpu().numpy()))
+        counts.append(_in_bins(effects.cpu().numpy()))
     joined = {name: [np.concatenate(each) for each in zip(*parts, strict=True)] for name, parts in found.items()}
-    return _as_arrays({name: (ids, values) for name, (ids, values) in joined.items()})
+    return _as_arrays({name: (ids, values) for name, (ids, values) in joined.items()}) | {
+        "logits_hist": np.concatenate(counts)
+    }
+
+
+def _in_bins(effects: Float[np.ndarray, "n d_vocab"]) -> Int[np.ndarray, "n n_bins"]:
+    """Tokens by effect, in linear bins from the lowest to the highest effect of each row; none where all are equal."""
+    lowest, highest = effects.min(1, keepdims=True), effects.max(1, keepdims=True)
+    width = (highest - lowest) / N_BINS
+    places = np.minimum((effects - lowest) / np.where(width > 0, width, 1), N_BINS - 1).astype(np.int64)
+    rows = np.arange(len(effects))[:, None] * N_BINS
+    counts = np.bincount((rows + places).ravel(), minlength=N_BINS * len(effects)).reshape(-1, N_BINS)
+    return np.where(width > 0, counts, 0)
 
 
 def _as_arrays(found: Mapping[str, Neighbours]) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ RankedTokens = list[tuple[str, float]]
 
 
 class Histogram(TypedDict):
-    """Firing tokens in linear bins from 0 to the maximum."""
+    """Tokens in linear bins."""
 
     edges: list[float]
     counts: list[int]
@@ -55,6 +55,10 @@ class FeaturePage(TypedDict):
     dead: bool
     n_tokens: int
     hist: Histogram
+    """Firing tokens by activation, from 0 to the maximum."""
+    logits: Histogram | None
+    """Tokens of the vocabulary by the effect of the feature's direction on their logit; None also where the index was built by a
+    version that did not count them."""
     promoted: RankedTokens | None
     suppressed: RankedTokens | None
     neighbours: dict[str, Ranked | None]
@@ -125,6 +129,7 @@ class FeatureIndex:
         lists = {
             "n_tokens": self.n_tokens,
             "hist": {"edges": edges.tolist(), "counts": self._features["hist"][f].tolist()},
+            "logits": self._logits(f),
             "promoted": self._tokens_and_values("promoted", f),
             "suppressed": self._tokens_and_values("suppressed", f),
             "neighbours": {kind: self._ids_and_values(kind, f) for kind in ("cosine", "coactivation")},
@@ -210,6 +215,19 @@ class FeatureIndex:
         text, offsets = self._file["vocabulary/bytes"][:].tobytes(), self._file["vocabulary/offsets"][:].tolist()
         return [text[i:j].decode() for i, j in itertools.pairwise(offsets)]
 
+    def sequence(self, number: int) -> Int[np.ndarray, " n"]:
+        """The token ids of a sequence of the store, BOS first, as far as it has text. InputError for one that is not there."""
+        last, position = self._positions[-1].tolist()
+        if not 0 <= number <= last:
+            raise InputError(f"no sequence {number}; this store has 0-{last}")
+        return self._tokens[number, : position + 1] if number == last else self._tokens[number]
+
+    @functools.cached_property
+    def strongest_tokens(self) -> list[list[str]]:
+        """Of each feature, the different tokens of its top examples, strongest first."""
+        rows = self._top_tokens.tolist()
+        return [list(dict.fromkeys(self._vocabulary[token] for token in row if token >= 0)) for row in rows]
+
     @functools.cached_property
     def _top_tokens(self) -> Int[np.ndarray, "n_features n_top"]:
         rows = self._features["top_row"][:]
@@ -225,6 +243,13 @@ class FeatureIndex:
             return None
         ids, values = self._features[f"{name}_id"][f], self._features[f"{name}_value"][f]
         return [(int(i), float(value)) for i, value in zip(ids, values, strict=True) if i >= 0]
+
+    def _logits(self, f: int) -> Histogram | None:
+        if "logits_hist" not in self._features:
+            return None
+        ends = (self._features[f"{name}_value"][f, 0] for name in ("suppressed", "promoted"))
+        edges = np.linspace(*ends, N_BINS + 1)
+        return Histogram(edges=edges.tolist(), counts=self._features["logits_hist"][f].tolist())
 
     def _tokens_and_values(self, name: str, f: int) -> RankedTokens | None:
         pairs = self._ids_and_values(name, f)
