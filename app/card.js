@@ -142,7 +142,7 @@ function makeController(root) {
     if (f !== feature || drawn !== version || editing) return;
     const error = about.error || examples.error;
     if (error) return card.replaceChildren(node("div", "error", error));
-    const parts = [header(about)];
+    const parts = [header(about), summary(about)];
     if (data.byNote[f]) parts.push(node("div", "note", printable(data.byNote[f])));
     if (about.dead) parts.push(node("div", "quiet dead", deadText(about)));
     parts.push(evidence(about.evidence), overview(about));
@@ -178,9 +178,6 @@ function makeController(root) {
     title.append(node("h3", "", `Feature ${about.id}`));
     const label = table.labelOf(about.id);
     if (label) title.append(labelNode("label", label));
-    const summary = `${about.positive_side_only ? "positive side: " : ""}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}`;
-    title.append(node("span", "sub", summary));
-    if (!table.has(about.id)) title.append(node("span", "sub outside", "not in the list: the filters hide it"));
     const marked = data.marked.has(about.id);
     bar.append(
       button("◀ J", "Previous feature of the table (J)", () => show(table.neighbour(-1)), "prev"),
@@ -193,6 +190,12 @@ function makeController(root) {
       button("Copy link", "Copy the address of this view", copyLink, "copy"),
     );
     return bar;
+  }
+
+  function summary(about) {
+    const side = about.positive_side_only ? "positive side: " : "";
+    const outside = table.has(about.id) ? "" : " · not in the list: the filters hide it";
+    return node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${outside}`);
   }
 
   function button(text, hint, action, name) {
@@ -279,36 +282,40 @@ function makeController(root) {
     grid.append(pictures);
     grid.append(effects("Promotes", about.promoted), effects("Suppresses", about.suppressed));
     grid.append(neighbours(about));
-    if (about.family) grid.append(family(about.family));
-    if (about.neurons) grid.append(bars("Neurons", about.neurons.slice(0, 6).map(([n, w]) => ({ text: `${n}`, value: w }))));
     return grid;
-  }
-
-  // The parent of a feature one level up, and the parent's other children.
-  function family(found) {
-    const others = found.siblings.slice(0, 6);
-    const box = bars(`Parent ${found.level}.${found.parent}, its children`, others.map(([f, value]) => ({
-      text: `${f}`, value, label: table.labelOf(f), link: { href: href(f), go: () => show(f) },
-    })), others.length ? 0 : 1);
-    box.title = `Feature ${found.parent} of level ${found.level} of the tree makes up ${Math.round(100 * found.share)} % of this one's weights`;
-    box.classList.add("family");
-    return box;
   }
 
   function effects(caption, pairs) {
     return bars(caption, (pairs || []).slice(0, 6).map(([token, value]) => ({ text: visible(token), value, code: true })));
   }
 
+  // The last column of the overview: one of several lists of features, or of neurons.
   function neighbours(about) {
-    const caption = node("div", "cap", "Near by ");
-    for (const [kind, name] of [["cosine", "cosine"], ["coactivation", "co-activation"]]) {
-      const made = button(name, `Features near by ${name}`, () => { near = kind; draw(); }, near === kind ? "pick on" : "pick");
+    const caption = node("div", "cap near");
+    const row = ([f, value]) => ({ text: `${f}`, value, label: table.labelOf(f), link: { href: href(f), go: () => show(f) } });
+    const lists = {
+      cosine: ["cosine", "Features of near direction, by cosine", (about.neighbours.cosine || []).map(row), 1],
+      coactivation: ["co-firing", "Features that fire on the same tokens, by the phi coefficient", (about.neighbours.coactivation || []).map(row), 1],
+    };
+    if (about.family) {
+      const rows = [parentRow(about.family), ...about.family.siblings.map(row)];
+      lists.family = ["siblings", "Its parent in the tree, and the parent's other children with their weights", rows, 0];
+    }
+    if (about.neurons) lists.neurons = ["neurons", "Largest weights of its direction", about.neurons.map(([n, w]) => ({ text: `${n}`, value: w })), 0];
+    const shown = near in lists ? near : "cosine";
+    for (const [kind, [name, hint]] of Object.entries(lists)) {
+      const made = button(name, hint, () => { near = kind; draw(); }, shown === kind ? "pick on" : "pick");
+      made.setAttribute("aria-pressed", shown === kind);
       caption.append(made);
     }
-    const rows = (about.neighbours[near] || []).slice(0, 6);
-    const box = bars("", rows.map(([f, value]) => ({ text: `${f}`, value, label: table.labelOf(f), link: { href: href(f), go: () => show(f) } })), 1);
+    const box = bars("", lists[shown][2].slice(0, 6), lists[shown][3]);
     box.firstChild.replaceWith(caption);
     return box;
+  }
+
+  function parentRow({ level, parent, share }) {
+    const go = () => component.setTriggerValue("tree", true);
+    return { text: `parent ${level}.${parent}`, value: share, link: { href: `${data.tree_path}?${new URLSearchParams({ run: data.link.run })}`, go } };
   }
 
   // What it fires on and what it does, apart: a sentence each, and the rest unfolded or not, as it was left at the feature before.

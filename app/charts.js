@@ -11,14 +11,16 @@ function followInPlace(link, address, go) {
 }
 
 function histogram(about) {
-  const caption = `Activations, log count · ${about.n_fire.toLocaleString("en")} token${about.n_fire === 1 ? "" : "s"}`;
-  return histogramOf("hist", caption, "Histogram of activations", about.hist);
+  const caption = `${about.n_fire.toLocaleString("en")} activation${about.n_fire === 1 ? "" : "s"}`;
+  const box = histogramOf("hist", caption, "Histogram of activations", about.hist);
+  box.title = "How strongly it fires, on the tokens on which it does. A bar is the logarithm of a count.";
+  return box;
 }
 
 function logitHistogram(logits) {
-  const box = histogramOf("hist logits", "Effect on logits, log count", "Histogram of effects on the logits of all tokens", logits);
+  const box = histogramOf("hist logits", "Effect on logits", "Histogram of effects on the logits of all tokens", logits);
   box.title = "First-order effect of its direction on the logit of every token of the vocabulary, less their mean. A feature that "
-    + "writes few tokens has a long tail on the right.";
+    + "writes few tokens has a long tail on the right. A bar is the logarithm of a count.";
   return box;
 }
 

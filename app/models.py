@@ -10,7 +10,6 @@ from interp.errors import InputError
 from interp.model.language_model import LanguageModel, load_model
 from interp.runs.record import Run
 
-
 MODEL_LOCK = threading.RLock()
 """Held while the model is loaded or run: hooks are set on the one model that all sessions share."""
 

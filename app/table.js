@@ -91,7 +91,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
       heading("toks", "tokens", "tokens", "its strongest tokens, strongest first"),
       heading("num dens", "fires %", "density", "share of tokens on which it fires"),
     ];
-    if (evidence) cells.push(heading("out", "makes write", "output", "output effect: the concept that adding it is estimated to make the model write, in standard deviations over random directions; − where its opposite does"));
+    if (evidence) cells.push(heading("out", "writes", "output", "output effect: the concept that adding it is estimated to make the model write, in standard deviations over random directions; − where its opposite does"));
     const focused = host.getRootNode().activeElement?.dataset?.sort;
     head.replaceChildren(...cells);
     if (focused) head.querySelector(`[data-sort="${focused}"]`)?.focus();

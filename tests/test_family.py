@@ -46,5 +46,5 @@ def test_a_run_without_levels_has_no_families_and_damaged_weights_are_named(tmp_
     save_file({"W_dec": WEIGHTS}, run.path / DECOMPOSER)
     assert family_of(run, 0) is None
     (run.path / DECOMPOSER).write_bytes(b"damaged")
-    with pytest.raises(InputError, match="the weights .* cannot be read"):
+    with pytest.raises(InputError, match=r"the weights .* cannot be read"):
         family_of(run, 0)

@@ -153,8 +153,8 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
     assert card["rule"] == GRADE_RULES["detects and acts"]
     assert card["fires_on"] == [
         [
-            "It fires on import_keyword: 70% of the tokens it fires on are import_keyword, and 56% of these tokens fire it (F1 .62, "
-            "where random directions that fire as often reach .21; excess +.41 [+.30, +.52]; in 37 documents)."
+            "It fires on import_keyword: 70% of the tokens it fires on are one, and it fires on 56% of all there are "
+            "(F1 .62; random directions that fire as often reach .21; excess +.41 [+.30, +.52]; in 37 documents)."
         ],
         ["It fires on 1,234 tokens of the judged text; the tokens around predict its firing with AUROC .87."],
         ["Its strongest tokens are ", {"token": " import"}, ": 92% of them on select, 88% on test."],
@@ -177,7 +177,8 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
     ]
     assert card["does"] == [
         [
-            "Taking it out makes import_keyword less likely: it acts (+.08 [+.03, +.12] nats of log-probability beyond its control)."
+            "Taking it out makes import_keyword less likely: it acts (+.08 [+.03, +.12] nats of log-probability beyond its "
+            "control)."
         ]
     ]
 
@@ -186,9 +187,9 @@ def test_the_card_says_what_is_not_detected_not_tested_and_of_which_sign(run: Ru
     card = evidence_card(run, EVIDENCE, 1)
     assert card["fires_on"] == [
         [
-            "It detects no concept; the nearest is number: 70% of the tokens it fires on are number, and 56% of these tokens fire it "
-            "(F1 .10, where random directions that fire as often reach .12; excess -.02 [-.10, +.06]; in 37 documents). All of this "
-            "is about its negative codes; the examples below are of its positive ones."
+            "It detects no concept; the nearest is number: 70% of the tokens it fires on are one, and it fires on 56% of all "
+            "there are (F1 .10; random directions that fire as often reach .12; excess -.02 [-.10, +.06]; in 37 documents). "
+            "All of this is about its negative codes; the examples below are of its positive ones."
         ],
         ["It fires on 1 token of the judged text."],
     ]

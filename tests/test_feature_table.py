@@ -161,8 +161,8 @@ def test_evidence_filters_the_table(index: FeatureIndex, evidence: RunEvidence) 
         writes="number", ranges={"excess": (0.3, 1.0)},
     )  # fmt: skip
     assert filters_in_words(wanted) == [
-        "search “raise”", "fires on 1 % to 100 % of tokens", "only alive", "detects or none", "detects keyword", "writes number",
-        "excess F1 0.3 to 1",
+        "search “raise”", "fires on 1 % to 100 % of tokens", "only alive", "detects or none", "detects keyword",
+        "writes number", "excess F1 0.3 to 1",
     ]  # fmt: skip
     assert filters_in_words(TableFilter()) == []
 

@@ -83,56 +83,52 @@ def _controls() -> Run:
     }
     parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
     restore(PAGE, parsers, with_default=("density", *ENDS))
-    columns = st.columns([2.6, 1.4, 1.5, 2.0, 2.8, 1.1], gap="medium")
+    with st.container(key="filters"):
+        columns = st.columns([3.9, 1.4, 1.9, 2.9, 1.2], gap="small")
     with columns[0]:
         run = pick_run()
     evidence = open_evidence(run)
     with columns[1]:
         orders = ORDERS if evidence.features else [order for order in ORDERS if order not in ORDERS_OF_EVIDENCE]
-        st.selectbox(
-            "Order",
-            orders,
-            key=view("sort"),
-            format_func=lambda order: ORDER_NAMES.get(order, order),
-            on_change=_forwards,
-        )
+        st.selectbox("Order", orders, key=view("sort"), format_func=_order_name, on_change=_forwards)
     with columns[2]:
-        # A range slider is one by its default value alone; without it, the ends from the address would become one point.
-        ends = (DENSITIES[0], DENSITIES[-1])
-        st.select_slider("Density", DENSITIES, ends, key=view("density"), format_func=percent)
-    with columns[3]:
         st.text_input(
-            "Search", key=view("q"), placeholder="812, raise, tok: def", on_change=_forget_feature,
+            "Search",
+            key=view("q"),
+            placeholder="812, raise, tok: def",
+            on_change=_forget_feature,
             help="A number; or a part of a label, a note, a concept or one of the strongest tokens; or tok: and a token of the "
             "top examples.",
-        )  # fmt: skip
-    with columns[4]:
+        )
+    with columns[3]:
         st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
-    with columns[5], st.container(height="stretch", vertical_alignment="bottom"):
+    with (
+        columns[4],
+        st.container(height="stretch", vertical_alignment="bottom"),
+        st.popover("Filters", width="stretch"),
+    ):
+        # A range slider is one by its default value alone; without it, the ends from the address would become one point.
+        ends = (DENSITIES[0], DENSITIES[-1])
+        st.select_slider("Fires on, share of tokens", DENSITIES, ends, key=view("density"), format_func=percent)
         _evidence_controls(evidence)
     return run
 
 
 def _evidence_controls(evidence: RunEvidence) -> None:
-    """The filters by evidence; nothing to choose where there is none."""
-    with st.popover(
-        "Evidence", disabled=not evidence.features, help=escaped(evidence.missing) or None, width="stretch"
+    """The filters by evidence; where there is none, why."""
+    if evidence.missing:
+        st.caption(escaped(evidence.missing))
+    off = not evidence.features
+    st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi", disabled=off)
+    for name, heading, concepts in (
+        ("concept", "Detects", evidence.concepts),
+        ("writes", "Makes the model write, by an estimate", evidence.written),
     ):
-        st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi")
         st.selectbox(
-            "Detects",
-            ["", *evidence.concepts],
-            key=view("concept"),
-            format_func=lambda concept: concept or "any concept",
+            heading, ["", *concepts], key=view(name), format_func=lambda concept: concept or "any concept", disabled=off
         )
-        st.selectbox(
-            "Makes the model write, by an estimate",
-            ["", *evidence.written],
-            key=view("writes"),
-            format_func=lambda concept: concept or "any concept",
-        )
-        for name, ends in ENDS.items():
-            st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f")
+    for name, ends in ENDS.items():
+        st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f", disabled=off)
 
 
 def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
@@ -153,8 +149,10 @@ def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
 
 
 def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None:
-    """The component, and the address that brings a reader back to the same view. Where every feature is hidden there is no card,
-    but the answer to an ``unknown`` number."""
+    """The component, and the address that brings a reader back to the same view.
+
+    Where every feature is hidden there is no card, but the answer to an ``unknown`` number.
+    """
     feature = unknown or st.session_state.get(view("f")) or (str(order[0]) if order else "")
     address = {
         "run": run_name(run),
@@ -188,6 +186,7 @@ def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None
             "bookmarks": sorted(wanted.bookmarks),
             "link": {name: value for name, value in address.items() if value and name != "f"},
             "steer_path": "/steer",
+            "tree_path": "/tree",
         },
         on_feature_change=_step,
         on_label_change=_label,
@@ -197,10 +196,13 @@ def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None
         on_clear_change=_clear,
         on_mine_change=_mine,
         on_steer_change=lambda: None,
+        on_tree_change=lambda: None,
         on_other_change=lambda: None,
     )
     if result.other is not None:
         go_to("features", run=str(result.other[0]), f=str(int(result.other[1])))
+    if result.tree is not None:
+        go_to("tree", run=run_name(run))
     if result.steer is not None:
         go_to("steer", run=run_name(run), f=str(int(result.steer)))
 
@@ -266,6 +268,10 @@ def _shown(feature: str) -> int | str | None:
 
 def _order(text: str | None) -> str:
     return text if text in ORDERS else ORDERS[0]
+
+
+def _order_name(order: str) -> str:
+    return ORDER_NAMES.get(order, order)
 
 
 def _kinds(text: str | None) -> list[str]:

@@ -308,17 +308,17 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
 
 def _detected_text(found: Detected) -> str:
     """The sentence on what it fires on, with its null and interval."""
-    shares = f"{found.precision:.0%} of the tokens it fires on are {found.concept}, and {found.recall:.0%} of these tokens fire it"
-    scores = (
-        f"F1 {short(found.f1)}, where random directions that fire as often reach {short(found.f1 - found.excess.value)}"
-    )
-    where = f"in {found.n_documents:,} document{_s(found.n_documents)}"
     start = (
-        f"It fires on {found.concept}: {shares}"
+        f"It fires on {found.concept}"
         if found.is_detected
-        else f"It detects no concept; the nearest is {found.concept}: {shares}"
+        else f"It detects no concept; the nearest is {found.concept}"
     )
-    return f"{start} ({scores}; excess {_estimate(found.excess)}; {where})."
+    shares = (
+        f"{found.precision:.0%} of the tokens it fires on are one, and it fires on {found.recall:.0%} of all there are"
+    )
+    null = f"random directions that fire as often reach {short(found.f1 - found.excess.value)}"
+    where = f"in {found.n_documents:,} document{_s(found.n_documents)}"
+    return f"{start}: {shares} (F1 {short(found.f1)}; {null}; excess {_estimate(found.excess)}; {where})."
 
 
 def _reading_line(reading: Reading) -> Line:

@@ -61,9 +61,10 @@ class TableFilter:
     """Which features the table shows, and in which order."""
 
     order: Order = "best"
-    """"best" is the best grade first, within a grade those that are not dense, then the largest excess; without evidence those
-    that are not dense, then the largest importance. Largest first for numbers, those not measured last; alphabetical for tokens,
-    concepts and labels, a person's labels before automatic ones, those without last; within a concept the largest excess."""
+    """"best" is the best grade first, within a grade those that are not dense, then the largest excess; without evidence
+    those that are not dense, then the largest importance. Largest first for numbers, those not measured last; alphabetical for
+    tokens, concepts and labels, a person's labels before automatic ones, those without last; within a concept the largest
+    excess."""
 
     is_reversed: bool = False
     """The other way round, but for what was not measured, which stays last."""

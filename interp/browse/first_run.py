@@ -11,9 +11,9 @@ from interp.evaluation.table import metrics_of
 from interp.runs.record import Run
 
 MEASURE = (
-    "The best run is first: the one with the greatest excess of concepts found, as interp evaluate measured it (mean F1 of each "
-    "concept's best feature, less that of as many random directions). Runs without evaluation come after those with one, and "
-    "runs without an index last."
+    "The best run is first: the one with the greatest excess of concepts found, as interp evaluate measured it (mean F1 of "
+    "each concept's best feature, less that of as many random directions). Runs without evaluation come after those with one, "
+    "and runs without an index last."
 )
 """How ``best_first`` orders runs, for a person."""
 

@@ -40,8 +40,7 @@ def firing_on(prompt: PromptCodes, feature: int) -> Example:
 
 @torch.no_grad()
 def ablation_changes(model: LanguageModel, run: Run, token_ids: Sequence[int], feature: int) -> list[float | None]:
-    """What taking the feature out of one sequence changes at each of its tokens, BOS first; None for the last token, which predicts
-    none.
+    """What taking the feature out of one sequence changes at each of its tokens, BOS first; None for the last one.
 
     One forward pass to the site for the codes, then one for both versions. Raises InputError for a model that is not the run's,
     and for codes that do not decode.

@@ -150,8 +150,8 @@ def _largest_weights(directions: Float[np.ndarray, "n_features d_in"], n: int) -
 
 
 def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
-    """The tokens each feature's direction promotes and suppresses most, and how many it moves by how much; empty where no linear
-    map leads to the logits."""
+    """The tokens each feature's direction promotes and suppresses most, and how many it moves by how much; empty where no
+    linear map leads to the logits."""
     residual = model.residual_directions(site, decomposer.write_directions())
     if residual is None:
         return {}

@@ -57,8 +57,8 @@ class FeaturePage(TypedDict):
     hist: Histogram
     """Firing tokens by activation, from 0 to the maximum."""
     logits: Histogram | None
-    """Tokens of the vocabulary by the effect of the feature's direction on their logit; None also where the index was built by a
-    version that did not count them."""
+    """Tokens of the vocabulary by the effect of the feature's direction on their logit; None also where the index was built
+    by a version that did not count them."""
     promoted: RankedTokens | None
     suppressed: RankedTokens | None
     neighbours: dict[str, Ranked | None]
