@@ -146,7 +146,7 @@ function makeController(root) {
     if (data.byNote[f]) parts.push(node("div", "note", printable(data.byNote[f])));
     if (about.dead) parts.push(node("div", "quiet dead", deadText(about)));
     parts.push(evidence(about.evidence), overview(about));
-    if (!about.dead || which === "mine") parts.push(tabs(), which === "mine" ? myText(about) : contexts(examples, about));
+    if (!about.dead || about.below || which === "mine") parts.push(tabs(about), which === "mine" ? myText(about) : contexts(examples, about));
     const focus = focused();
     card.replaceChildren(...parts);
     if (focus) focus();
@@ -194,8 +194,9 @@ function makeController(root) {
 
   function summary(about) {
     const side = about.positive_side_only ? "positive side: " : "";
+    const below = about.below ? ` · negative side: density ${percent(about.below.density)} %, min ${short(about.below.min)}` : "";
     const outside = table.has(about.id) ? "" : " · not in the list: the filters hide it";
-    return node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${outside}`);
+    return node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${below}${outside}`);
   }
 
   function button(text, hint, action, name) {
@@ -262,8 +263,10 @@ function makeController(root) {
     };
     input.onkeydown = (event) => {
       event.stopPropagation();
-      if (event.key === "Enter" && (name === "label" || event.ctrlKey || event.metaKey)) finish(true, true);
-      if (event.key === "Escape") finish(false, true);
+      const keeps = event.key === "Enter" && (name === "label" || event.ctrlKey || event.metaKey);
+      if (!keeps && event.key !== "Escape") return;
+      event.preventDefault(); // else the same Enter would press the button that gets the focus back
+      finish(keeps, true);
     };
     input.onblur = () => finish(true, false);
   }
@@ -368,7 +371,7 @@ function makeController(root) {
     return made;
   }
 
-  function tabs() {
+  function tabs(about) {
     const bar = node("div", "tabs");
     const choice = (pairs, now, set) => {
       const group = node("div", "group");
@@ -379,7 +382,8 @@ function makeController(root) {
       }
       return group;
     };
-    bar.append(choice(TABS, which, (value) => { which = value; }));
+    const [top, ...others] = TABS;
+    bar.append(choice(about.below ? [top, ["lowest", "Lowest"], ...others] : TABS, which, (value) => { which = value; }));
     const right = choice(WIDTHS, width, (value) => { width = value; });
     right.prepend(node("span", "cap", "context"));
     if (which === "mine") right.replaceChildren();
@@ -389,6 +393,11 @@ function makeController(root) {
     right.append(effect);
     bar.append(right);
     return bar;
+  }
+
+  // The largest size of a code on the store, of both signs where both are known.
+  function largestOf(about) {
+    return Math.max(Math.abs(about.max), about.below ? -about.below.min : 0);
   }
 
   function shareOf(a, largest) {
@@ -439,7 +448,7 @@ function makeController(root) {
     const fillText = (changes) => {
       text.replaceChildren();
       const write = makeWriter(text);
-      example.tokens.forEach((token, i) => write(token, colouring(example, i, Math.abs(about.max), changes)));
+      example.tokens.forEach((token, i) => write(token, colouring(example, i, largestOf(about), changes)));
     };
     fillText(null);
     line.append(value, text);
@@ -487,7 +496,7 @@ function makeController(root) {
     if (text !== mine || f !== feature) return;
     if (found.error) return answer.replaceChildren(node("div", "error", found.error));
     const n = found.activations.filter((a) => a !== 0).length;
-    const said = n ? `Fires on ${n} of ${found.tokens.length} tokens, most with ${brief(found.value)}, ${shareOf(found.value, Math.abs(about.max))}.`
+    const said = n ? `Fires on ${n} of ${found.tokens.length} tokens, most with ${brief(found.value)}, ${shareOf(found.value, largestOf(about))}.`
       : `Does not fire on any of these ${found.tokens.length} tokens.`;
     answer.replaceChildren(
       node("div", "cap", said),

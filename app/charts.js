@@ -12,9 +12,15 @@ function followInPlace(link, address, go) {
 
 function histogram(about) {
   const caption = `${about.n_fire.toLocaleString("en")} activation${about.n_fire === 1 ? "" : "s"}`;
-  const box = histogramOf("hist", caption, "Histogram of activations", about.hist);
+  const box = histogramOf("hist", caption, "Histogram of activations", bothSides(about));
   box.title = "How strongly it fires, on the tokens on which it does. A bar is the logarithm of a count.";
   return box;
+}
+
+// The bins of the negative codes, where they are known, before those of the positive ones.
+function bothSides({ hist, below }) {
+  if (!below) return hist;
+  return { edges: [...below.hist.edges.slice(0, -1), ...hist.edges], counts: [...below.hist.counts, ...hist.counts] };
 }
 
 function logitHistogram(logits) {

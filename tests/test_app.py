@@ -508,7 +508,7 @@ def test_a_signed_run_says_which_side_it_shows(copied: DashboardWorkspace) -> No
     page.run()
     assert not page.exception
     assert page.caption[0].value == (
-        "8 features · 3,000 tokens · codes have both signs: density, max and examples are of the positive side"
+        "8 features · 3,000 tokens · codes have both signs: density and max are of the positive side"
     )
     client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
     assert client.get("/api/runs/tiny/pca/features/0").json()["positive_side_only"] is True

@@ -189,7 +189,7 @@ def test_the_card_says_what_is_not_detected_not_tested_and_of_which_sign(run: Ru
         [
             "It detects no concept; the nearest is number: 70% of the tokens it fires on are one, and it fires on 56% of all "
             "there are (F1 .10; random directions that fire as often reach .12; excess -.02 [-.10, +.06]; in 37 documents). "
-            "All of this is about its negative codes; the examples below are of its positive ones."
+            "All of this is about its negative codes."
         ],
         ["It fires on 1 token of the judged text."],
     ]

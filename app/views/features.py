@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -69,7 +70,7 @@ def show() -> None:
 
 def _controls() -> Run:
     """The row of filters, each bound to the address; the run chosen in it."""
-    parsers = {
+    parsers: dict[str, Callable[[str | None], Any]] = {
         "sort": _order,
         "q": lambda text: text or "",
         "show": _kinds,
@@ -117,7 +118,7 @@ def _controls() -> Run:
 def _evidence_controls(evidence: RunEvidence) -> None:
     """The filters by evidence; where there is none, why."""
     if evidence.missing:
-        st.caption(escaped(evidence.missing))
+        st.info(escaped(evidence.missing))
     off = not evidence.features
     st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi", disabled=off)
     for name, heading, concepts in (

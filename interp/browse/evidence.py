@@ -218,9 +218,9 @@ def evidence_columns(evidence: RunEvidence) -> EvidenceColumns | None:
     columns = evidence.columns
     labels = sorted(set(columns["label"]) - {""})
     concepts = sorted(({*columns["nearest"]} | {*columns["output_concept"]}) - {""})
-    floats = {
-        name: [None if math.isnan(value) else round(value, 3) for value in columns[name].tolist()] for name in _FLOATS
-    }
+    f1, null, excess, simulability, stability, lift = (
+        [None if math.isnan(value) else round(value, 3) for value in columns[name].tolist()] for name in _FLOATS
+    )
     return EvidenceColumns(
         grades=list(GRADES),
         grade=[GRADES.index(grade) for grade in columns["grade"]],
@@ -230,7 +230,12 @@ def evidence_columns(evidence: RunEvidence) -> EvidenceColumns | None:
         concept=_places(columns["nearest"], concepts),
         output=_places(columns["output_concept"], concepts),
         output_sign=columns["output_sign"].tolist(),
-        **floats,
+        f1=f1,
+        null=null,
+        excess=excess,
+        simulability=simulability,
+        stability=stability,
+        lift=lift,
     )
 
 
@@ -286,7 +291,7 @@ def evidence_text(run: Run, feature: int) -> str:
 def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
     sentence = _detected_text(one.detected) if one.detected else "No concept was found to compare it with."
     if one.sign < 0:
-        sentence += " All of this is about its negative codes; the examples below are of its positive ones."
+        sentence += " All of this is about its negative codes."
     lines: list[Line] = [[sentence]]
     firing = f"It fires on {one.n_fires:,} token{_s(one.n_fires)} of the judged text"
     if one.simulability is not None:

@@ -43,7 +43,7 @@ N_TOKENS = 4
 """Strongest tokens in the table."""
 N_TOKENS_SEARCHED = 8
 
-Which = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+Which = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 EXAMPLE_KINDS: tuple[Which, ...] = get_args(Which)
 
 CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
@@ -52,8 +52,8 @@ CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
 KINDS_SHOWN = ("alive", "dead", "bookmarked", "labelled")
 """The table's filters; several together mean all of them."""
 
-SIGNED = "codes have both signs: density, max and examples are of the positive side"
-"""What a page says of a run whose index holds one side of its codes."""
+SIGNED = "codes have both signs: density and max are of the positive side"
+"""What a page says of a run with such codes."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class FeatureCard(FeaturePage):
     """All about one feature except its examples."""
 
     positive_side_only: bool
-    """Whether codes have both signs, of which the card shows the positive side."""
+    """Whether codes have both signs; then density, maximum and all examples but the lowest are of the positive side."""
     evidence: EvidenceCard
     family: Family | None
     """Its parent in the hierarchy of its run, and the parent's other children; None where there is none."""

@@ -21,7 +21,7 @@ from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, IndexRec
 from interp.runs.record import Run
 from interp.store.manifest import Manifest
 
-ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")
 Ranked = list[tuple[int, float]]
 """Numbers of features or neurons with their values, best first."""
@@ -34,6 +34,16 @@ class Histogram(TypedDict):
 
     edges: list[float]
     counts: list[int]
+
+
+class Below(TypedDict):
+    """The negative side of a feature with signed codes."""
+
+    n_fire: int
+    density: float
+    min: float
+    hist: Histogram
+    """Tokens with a negative code, from the lowest to 0."""
 
 
 class FeaturePage(TypedDict):
@@ -56,6 +66,8 @@ class FeaturePage(TypedDict):
     n_tokens: int
     hist: Histogram
     """Firing tokens by activation, from 0 to the maximum."""
+    below: Below | None
+    """None where codes have one sign, and where the index was built by a version that kept the positive side alone."""
     logits: Histogram | None
     """Tokens of the vocabulary by the effect of the feature's direction on their logit; None also where the index was built
     by a version that did not count them."""
@@ -86,7 +98,7 @@ class FeatureIndex:
     """A run's precomputed feature pages, opened read-only; a context manager, or closed with ``close()``.
 
     ``record`` says what the index was built from.
-    Activations are non-negative: for a decomposer with signed codes the index shows the positive side.
+    Activations are those above 0, unless ``has_below``: then codes have both signs, and examples show both.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,6 +112,9 @@ class FeatureIndex:
         self._features = dict(self._file["features"].items())
         self._act_rows, self._act_values = self._file["acts/row"], self._file["acts/value"]
         self._indptr = self._file["acts/indptr"][:]
+        self.has_below = "acts_below" in self._file
+        """Whether codes have a negative side that is kept."""
+        self._indptr_below = self._file["acts_below/indptr"][:] if self.has_below else None
 
     def close(self) -> None:
         """Close the file; the index cannot be read afterwards."""
@@ -129,6 +144,7 @@ class FeatureIndex:
         lists = {
             "n_tokens": self.n_tokens,
             "hist": {"edges": edges.tolist(), "counts": self._features["hist"][f].tolist()},
+            "below": self._below(f),
             "logits": self._logits(f),
             "promoted": self._tokens_and_values("promoted", f),
             "suppressed": self._tokens_and_values("suppressed", f),
@@ -142,11 +158,14 @@ class FeatureIndex:
 
         "top" has at most one token a sequence, largest first; "intervals" random tokens from each fifth of the range,
         highest fifth first; "near-threshold" the smallest positive activations; "random" firing and "not-firing"
-        tokens are drawn evenly. Activations at or below the feature's ``cut`` are 0 in the context.
+        tokens are drawn evenly. "lowest" has the most negative codes, one a sequence; none where they are not kept. Activations
+        at or below the feature's ``cut`` are 0 in the context.
         """
         self._check(f)
+        if which == "lowest":
+            return self._lowest(f, context)
         if which not in KINDS_OF_EXAMPLES:
-            raise unknown_name("kind of example", which, KINDS_OF_EXAMPLES, "an index")
+            raise unknown_name("kind of example", which, (*KINDS_OF_EXAMPLES, "lowest"), "an index")
         rows, values = self._features[f"{which}_row"][f], self._features[f"{which}_value"][f]
         groups = [""] * len(rows)
         if which == "intervals":
@@ -155,7 +174,7 @@ class FeatureIndex:
             groups = [name for name in names for _ in range(rows.shape[1])]
             rows, values = rows[::-1].ravel(), values[::-1].ravel()
         present = np.flatnonzero(rows >= 0)
-        windows = self._windows(rows[present], values[present], context, self.activations(f))
+        windows = self._windows(rows[present], values[present], context, self._codes(f))
         return [{**window, "group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
 
     def examples_of(
@@ -244,11 +263,37 @@ class FeatureIndex:
         ids, values = self._features[f"{name}_id"][f], self._features[f"{name}_value"][f]
         return [(int(i), float(value)) for i, value in zip(ids, values, strict=True) if i >= 0]
 
+    def _lowest(self, f: int, context: int | None) -> list[Example]:
+        if not self.has_below:
+            return []
+        rows, values = self._features["below_top_row"][f], -self._features["below_top_value"][f]
+        return self._windows(rows[rows >= 0], values[rows >= 0], context, self._codes(f))
+
+    def _below(self, f: int) -> Below | None:
+        if not self.has_below:
+            return None
+        n_fire, lowest = int(self._features["below_n_fire"][f]), max(0.0, float(self._features["below_max"][f]))
+        counts = self._features["below_hist"][f][::-1].tolist()
+        hist = Histogram(edges=np.linspace(-lowest, 0.0, N_BINS + 1).tolist(), counts=counts)
+        return Below(n_fire=n_fire, density=n_fire / self.n_tokens, min=-lowest, hist=hist)
+
+    def _codes(self, f: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """As ``activations``, with the kept negative codes."""
+        rows, values = self.activations(f)
+        if self._indptr_below is None:
+            return rows, values
+        part = slice(int(self._indptr_below[f]), int(self._indptr_below[f + 1]))
+        acts = self._file["acts_below"]
+        rows = np.concatenate([rows, acts["row"][part]])
+        values = np.concatenate([values, acts["value"][part] * -self._features["below_max"][f]])
+        order = np.argsort(rows, kind="stable")
+        return rows[order], values[order]
+
     def _logits(self, f: int) -> Histogram | None:
         if "logits_hist" not in self._features:
             return None
-        ends = (self._features[f"{name}_value"][f, 0] for name in ("suppressed", "promoted"))
-        edges = np.linspace(*ends, N_BINS + 1)
+        lowest, highest = (float(self._features[f"{name}_value"][f, 0]) for name in ("suppressed", "promoted"))
+        edges = np.linspace(lowest, highest, N_BINS + 1)
         return Histogram(edges=edges.tolist(), counts=self._features["logits_hist"][f].tolist())
 
     def _tokens_and_values(self, name: str, f: int) -> RankedTokens | None:
