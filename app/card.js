@@ -92,8 +92,8 @@ function makeController(root) {
   }
 
   function fill() {
-    const { order, sort, reversed, filters } = data;
-    table.fill({ order, sort, reversed, filters, labels: data.byLabel, bookmarks: data.marked });
+    const { order, sort, reversed, filters, query } = data;
+    table.fill({ order, sort, reversed, filters, query, labels: data.byLabel, bookmarks: data.marked });
   }
 
   function stop() {

@@ -55,7 +55,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
   view.setAttribute("aria-label", "Features");
   host.append(hiding, head, view);
   let order = [], columns = null, labels = {}, bookmarks = new Set(), chosen = -1, place = new Map(), filters = [];
-  let sort = "best", reversed = false;
+  let sort = "best", reversed = false, query = "";
   let measure = "max", values = [], largest = 1; // the column with bars: the measure that the table is ordered by, else F1 or max
 
   function draw() {
@@ -155,6 +155,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
   function tokens(feature) {
     const box = node("span", "toks");
     const own = columns ? columns.tokens[feature].map((i) => columns.words[i]) : [];
+    if (query) own.sort((a, b) => isFound(b) - isFound(a)); // what was searched for comes first; the rest stays in order
     own.forEach((token, i) => {
       if (i) box.append(" ");
       appendText(box.appendChild(node("span", "code")), visible(token));
@@ -176,6 +177,10 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     box.append(node("span", "what", sign + concept), node("span", "", lift.toFixed(1)));
     box.title = `Estimated: adding ${sign ? "its opposite" : "it"} makes the model write ${concept}, ${lift.toFixed(1)} standard deviations over random directions`;
     return box;
+  }
+
+  function isFound(token) {
+    return Number(token.toLowerCase().includes(query));
   }
 
   // A person's label wins over the automatic one; null where there is neither.
@@ -224,6 +229,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     has: (feature) => place.has(feature),
     fill(state) {
       ({ order, labels, bookmarks, sort, reversed, filters } = state);
+      query = state.query.trim().toLowerCase();
       place = new Map(order.map((feature, i) => [feature, i]));
       chooseValues();
       draw();

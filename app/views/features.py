@@ -180,6 +180,7 @@ def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None
             "order": order,
             "sort": wanted.order,
             "reversed": wanted.is_reversed,
+            "query": wanted.query,
             "filters": filters_in_words(wanted),
             "mine": address["mine"],
             "labels": [[number, text] for number, text in wanted.labels.items()],

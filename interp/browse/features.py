@@ -39,9 +39,8 @@ ORDER_NAMES: dict[str, str] = {"best": "best first", "f1": "F1", "output": "outp
 DENSE = 0.1
 """Share of tokens above which a feature is dense: what fires on so much stands for little, however much variance it holds."""
 
-N_TOKENS = 4
-"""Strongest tokens in the table."""
-N_TOKENS_SEARCHED = 8
+N_TOKENS = 8
+"""Strongest tokens that the table has, and that a search reads."""
 
 Which = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 EXAMPLE_KINDS: tuple[Which, ...] = get_args(Which)
@@ -170,7 +169,7 @@ def _features_saying(query: str, index: FeatureIndex, wanted: TableFilter) -> se
     found = {
         int(f) for texts in (labelled, wanted.notes.items(), *of_evidence) for f, t in texts if sought in t.casefold()
     }
-    for feature, tokens in enumerate(_strongest_tokens(index, wanted.evidence, N_TOKENS_SEARCHED)):
+    for feature, tokens in enumerate(_strongest_tokens(index, wanted.evidence, N_TOKENS)):
         if any(sought in token.casefold() for token in tokens):
             found.add(feature)
     return found
