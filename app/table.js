@@ -65,8 +65,12 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     for (let i = first; i < last; i++) rows.push(row(order[i], i));
     spacer.style.height = `${Math.max(order.length, 1) * ROW}px`;
     spacer.replaceChildren(...rows);
-    const at = place.get(chosen);
-    if (at !== undefined && at >= first && at < last) view.setAttribute("aria-activedescendant", `feature-${chosen}`);
+    tellActive();
+  }
+
+  function tellActive() {
+    const active = spacer.querySelector(".row.on");
+    if (active) view.setAttribute("aria-activedescendant", active.id);
     else view.removeAttribute("aria-activedescendant");
   }
 
@@ -156,7 +160,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     const box = node("span", "toks");
     const own = columns ? columns.tokens[feature].map((i) => columns.words[i]) : [];
     if (query) own.sort((a, b) => isFound(b) - isFound(a)); // what was searched for comes first; the rest stays in order
-    own.forEach((token, i) => {
+    own.slice(0, 4).forEach((token, i) => {
       if (i) box.append(" ");
       appendText(box.appendChild(node("span", "code")), visible(token));
     });
@@ -240,15 +244,22 @@ function makeTable(host, { href, choose, sortBy, clear }) {
       chooseValues();
       draw();
     },
+    // Step by step only two rows change, and drawing them all would cost as much as the card.
     mark(feature) {
       chosen = feature;
-      const i = place.get(feature);
+      const i = place.get(feature), scrolled = view.scrollTop;
       if (i !== undefined) {
         const top = i * ROW, bottom = top + ROW;
         if (top < view.scrollTop) view.scrollTop = top;
         else if (bottom > view.scrollTop + view.clientHeight) view.scrollTop = bottom - view.clientHeight;
       }
-      draw();
+      if (view.scrollTop !== scrolled) return draw();
+      for (const line of spacer.children) {
+        const isOn = Number(line.dataset.feature) === feature;
+        line.classList.toggle("on", isOn);
+        line.setAttribute("aria-selected", isOn);
+      }
+      tellActive();
     },
   };
 }
