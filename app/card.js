@@ -196,7 +196,10 @@ function makeController(root) {
     const side = about.positive_side_only ? "positive side: " : "";
     const below = about.below ? ` · negative side: density ${percent(about.below.density)} %, min ${short(about.below.min)}` : "";
     const outside = table.has(about.id) ? "" : " · not in the list: the filters hide it";
-    return node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${below}${outside}`);
+    const line = node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${below}${outside}`);
+    line.title = "density: share of tokens on which it fires · max: its largest activation · importance rank: its place by the share of "
+      + "the variance that it adds to the reconstruction, 1 the most important";
+    return line;
   }
 
   function button(text, hint, action, name) {
@@ -283,13 +286,16 @@ function makeController(root) {
     pictures.append(histogram(about));
     if (about.logits) pictures.append(logitHistogram(about.logits));
     grid.append(pictures);
-    grid.append(effects("Promotes", about.promoted), effects("Suppresses", about.suppressed));
+    const hint = (what) => `Tokens whose logits its direction ${what} most, to first order, less the mean over all tokens`;
+    grid.append(effects("Promotes", about.promoted, hint("raises")), effects("Suppresses", about.suppressed, hint("lowers")));
     grid.append(neighbours(about));
     return grid;
   }
 
-  function effects(caption, pairs) {
-    return bars(caption, (pairs || []).slice(0, 6).map(([token, value]) => ({ text: visible(token), value, code: true })));
+  function effects(caption, pairs, hint) {
+    const box = bars(caption, (pairs || []).slice(0, 6).map(([token, value]) => ({ text: visible(token), value, code: true })));
+    box.firstChild.title = hint;
+    return box;
   }
 
   // The last column of the overview: one of several lists of features, or of neurons.
