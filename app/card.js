@@ -8,6 +8,7 @@ const TABS = [
 const ABLATION = "Point at an example: what taking the feature out of the model there does to the next token's log-probability, "
   + "token by token. Loads the language model.";
 const WIDTHS = [["8", "±8"], ["24", "±24"], ["whole", "whole"]];
+const AT_ONCE = 12, SOON = 60; // examples drawn with the card, and milliseconds until the others: fifty take longer than the rest of it
 const SETTLE = 500; // milliseconds without a step before the address bar follows
 const NO_ANSWER = "The dashboard's server does not answer; is it still running?";
 
@@ -432,7 +433,7 @@ function makeController(root) {
   function contexts(examples, about) {
     const box = node("div", "contexts");
     let group = "";
-    for (const example of examples) {
+    const add = (example) => {
       if (example.group && example.group !== group) box.append(node("div", "interval", (group = example.group)));
       const source = `${example.document} · sequence ${example.sequence}, token ${example.position}`;
       const first = example.position - example.centre; // the place of the example's first token in its sequence
@@ -440,7 +441,9 @@ function makeController(root) {
         all.error ? all : { changes: all.changes.slice(first, first + example.tokens.length) }
       ));
       box.append(exampleLine(example, about, source, effects));
-    }
+    };
+    examples.slice(0, AT_ONCE).forEach(add);
+    setTimeout(() => { if (box.isConnected) examples.slice(AT_ONCE).forEach(add); }, SOON);
     if (!examples.length) box.append(node("div", "quiet", "No such example in this store."));
     return box;
   }
