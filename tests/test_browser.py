@@ -651,6 +651,11 @@ def test_signed_codes_say_which_side_is_shown(context: Any, address: str, made: 
     page.goto(f"{address}/features?run=tiny/forms")
     expect(page.locator(".card .sub").first).to_contain_text("positive side: density")
     expect(page.get_by_text("codes have both signs")).to_be_visible()
+    expect(page.locator(".card .sub").first).to_contain_text("negative side: density")
+    expect(page.locator(".pictures rect.neg").first).to_be_attached()
+    page.get_by_role("button", name="Lowest").click()
+    expect(page.locator(".contexts .value").first).to_have_text(re.compile("^-"))
+    expect(page.locator(".contexts b.centre[class*=n]").first).to_be_visible()
     page.goto(f"{address}/prompt?run=tiny/forms")
     expect(page.locator(".ranking .line").first).to_be_visible()
     for line in page.locator(".ranking .line").all():
