@@ -11,11 +11,31 @@ function followInPlace(link, address, go) {
 }
 
 function histogram(about) {
-  const box = node("div", "hist");
-  const { edges, counts } = about.hist;
-  box.append(node("div", "cap", `Activations, log count · ${about.n_fire.toLocaleString("en")} token${about.n_fire === 1 ? "" : "s"}`));
+  const caption = `${about.n_fire.toLocaleString("en")} activation${about.n_fire === 1 ? "" : "s"}`;
+  const box = histogramOf("hist", caption, "Histogram of activations", bothSides(about));
+  box.title = "How strongly it fires, on the tokens on which it does. A bar is the logarithm of a count.";
+  return box;
+}
+
+// The bins of the negative codes, where they are known, before those of the positive ones.
+function bothSides({ hist, below }) {
+  if (!below) return hist;
+  return { edges: [...below.hist.edges.slice(0, -1), ...hist.edges], counts: [...below.hist.counts, ...hist.counts] };
+}
+
+function logitHistogram(logits) {
+  const box = histogramOf("hist logits", "Effect on logits", "Histogram of effects on the logits of all tokens", logits);
+  box.title = "First-order effect of its direction on the logit of every token of the vocabulary, less their mean. A feature that "
+    + "writes few tokens has a long tail on the right. A bar is the logarithm of a count.";
+  return box;
+}
+
+// Counts of tokens in bins, as {edges, counts}.
+function histogramOf(className, caption, description, { edges, counts }) {
+  const box = node("div", className);
+  box.append(node("div", "cap", caption));
   const svg = svgNode("svg", { viewBox: `0 0 ${counts.length * 10} 100`, preserveAspectRatio: "none", role: "img" });
-  svg.setAttribute("aria-label", "Histogram of activations");
+  svg.setAttribute("aria-label", description);
   const tallest = Math.log10(1 + Math.max(1, ...counts));
   counts.forEach((count, i) => {
     const group = svgNode("g", {});

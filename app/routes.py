@@ -3,6 +3,9 @@
     GET /api/runs/STORE/RUN/features                   density, max, dead and evidence of every feature
     GET /api/runs/STORE/RUN/features/F                 one feature with its evidence
     GET /api/runs/STORE/RUN/features/F/examples?which=top&context=24
+    GET /api/runs/STORE/RUN/features/F/ablation?sequence=7      what taking it out changes there; loads the model, as do
+    POST /api/runs/STORE/RUN/features/F/text                    where it fires in the text that is sent
+    POST /api/runs/STORE/RUN/features/F/text/ablation           and what taking it out changes in it
 
 An error is ``{"error": "..."}`` with the message a person would read anywhere else in the tool. Nothing here writes.
 """
@@ -10,7 +13,7 @@ An error is ``{"error": "..."}`` with the message a person would read anywhere e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +23,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.workspace import find_run, open_evidence, open_index
-from interp.browse.features import FeatureCard, FeatureTable, example_payload, feature_payload, table_payload
+from interp.browse.features import (
+    FeatureCard,
+    FeatureTable,
+    check_feature,
+    example_payload,
+    feature_payload,
+    plain_number,
+    table_payload,
+)
 from interp.errors import InputError
 from interp.index.reader import Example
 from interp.runs.record import Run
@@ -36,6 +47,9 @@ def routes() -> list[Route]:
         Route(base, _answering(_table)),
         Route(base + "/{feature}", _answering(_feature)),
         Route(base + "/{feature}/examples", _answering(_examples)),
+        Route(base + "/{feature}/ablation", _answering(_ablation)),
+        Route(base + "/{feature}/text", _answering(_text), methods=["POST"]),
+        Route(base + "/{feature}/text/ablation", _answering(_text_ablation), methods=["POST"]),
     ]
 
 
@@ -97,6 +111,7 @@ def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
     async def endpoint(request: Request) -> JSONResponse:
         try:
+            request.state.text = (await request.body()).decode(errors="replace")
             return JSONResponse(await run_in_threadpool(build, request), headers={"Cache-Control": "no-store"})
         except InputError as error:
             return JSONResponse({"error": str(error)}, status_code=404)
@@ -120,5 +135,42 @@ def _examples(request: Request) -> list[Example]:
     return example_payload(index, request.path_params["feature"], query.get("which", "top"), query.get("context", "24"))
 
 
+class Changes(TypedDict):
+    """What taking a feature out of the model does to the log-probability of the token after each one, in nats."""
+
+    changes: list[float | None]
+
+
+def _ablation(request: Request) -> Changes:
+    from app import on_demand  # deferred: loads torch, which browsing does without
+
+    run, feature = _run(request), _number(request)
+    sequence = plain_number(request.query_params.get("sequence", ""))
+    if sequence is None:
+        raise InputError("give the number of a sequence of the store: ?sequence=7")
+    return Changes(changes=on_demand.changes_of_sequence(run, _name(request), feature, sequence))
+
+
+def _text(request: Request) -> Example:
+    from app import on_demand  # deferred: loads torch, which browsing does without
+
+    return on_demand.typed_text(_run(request), _name(request), _number(request), request.state.text)
+
+
+def _text_ablation(request: Request) -> Changes:
+    from app import on_demand  # deferred: loads torch, which browsing does without
+
+    run, feature = _run(request), _number(request)
+    return Changes(changes=on_demand.changes_of_typed_text(run, _name(request), feature, request.state.text))
+
+
+def _number(request: Request) -> int:
+    return check_feature(open_index(_run(request)), request.path_params["feature"])
+
+
 def _run(request: Request) -> Run:
-    return find_run(f"{request.path_params['store']}/{request.path_params['run']}")
+    return find_run(_name(request))
+
+
+def _name(request: Request) -> str:
+    return f"{request.path_params['store']}/{request.path_params['run']}"

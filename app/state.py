@@ -13,6 +13,7 @@ import streamlit as st
 
 from app.workspace import first_run_commands, index_version, list_runs, run_name, workspace
 from interp.browse.features import escaped
+from interp.browse.first_run import MEASURE, best_first
 from interp.runs.record import Run
 
 _PREFIX = "view_"
@@ -83,8 +84,7 @@ def pick_run() -> Run:
         st.code(first_run_commands(), language="bash")
         st.stop()
     wanted = st.query_params.get("run") or st.session_state.get("run")
-    # A run that can be browsed goes first: it is what a person who opens the dashboard wants to see.
-    names = sorted(runs, key=lambda name: not index_version(runs[name]))
+    names = best_first(runs, [name for name in runs if index_version(runs[name])])
     is_gone = wanted is not None and wanted not in runs
     # On every rerun: the picker of the page before has the same key, but its value is lost with that page.
     st.session_state["picked_run"] = None if is_gone else wanted or names[0]
@@ -95,6 +95,7 @@ def pick_run() -> Run:
         key="picked_run",
         placeholder="Choose a run",
         format_func=lambda name: describe(runs[name]),
+        help=MEASURE,
         on_change=_keep_run,
     )
     if chosen is None:

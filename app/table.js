@@ -2,8 +2,18 @@
 // Text is set through textContent alone; labels are a stranger's and are never parsed as HTML.
 
 const ROW = 30; // pixels, as in card.css
-const MEASURES = { excess: "excess F1", simulability: "simulability", stability: "stability" }; // as in evidence.py
 const AUTOMATIC = "automatic: made from what was measured, not by a person";
+const CHANCE = "random directions cut to fire as often, each with its own best concept";
+
+// Measures with a bar: name, what it is, and whether it is among the evidence. As in evidence.py.
+const MEASURES = {
+  f1: ["F1 | null", `how well its firing detects the concept that it says most of; the mark is what ${CHANCE}, reach. Higher is better`, true],
+  excess: ["excess F1", `F1 less that of ${CHANCE}. Higher is better`, true],
+  simulability: ["simulability", "AUROC of predicting its firing from the tokens around; .5 is chance. Higher is better", true],
+  stability: ["stability", "mean cosine with its counterparts under other seeds. Higher is better", true],
+  max: ["max", "its largest activation", false],
+  importance: ["importance", "share of the variance that it adds to the reconstruction", false],
+};
 
 function node(tag, className, text) {
   const made = document.createElement(tag);
@@ -28,19 +38,25 @@ function gradeNode(grade) {
   return made;
 }
 
-function makeTable(host, { href, choose }) {
+function filtersText(n, total, filters) {
+  const hidden = total - n;
+  const count = hidden === total ? `All ${total.toLocaleString("en")} features are` : `${hidden.toLocaleString("en")} of ${total.toLocaleString("en")} ${hidden === 1 ? "is" : "are"}`;
+  return `${count} hidden by ${filters.length} filter${filters.length === 1 ? "" : "s"}: ${filters.join(" · ")}`;
+}
+
+function makeTable(host, { href, choose, sortBy, clear }) {
+  const hiding = node("div", "hiding");
   const head = node("div", "row head");
-  const heading = node("span", "max", "max");
-  head.append(node("span", "num", "id"), node("span", "num", "density %"), heading, node("span", "lab", "label"));
   const view = node("div", "view");
   const spacer = node("div", "spacer");
   view.append(spacer);
   view.tabIndex = 0;
   view.setAttribute("role", "listbox");
   view.setAttribute("aria-label", "Features");
-  host.append(head, view);
-  let order = [], columns = null, labels = {}, bookmarks = new Set(), chosen = -1, place = new Map();
-  let measure = "max", values = [], largest = 1; // the column with bars: the measure that the table is ordered by, else max
+  host.append(hiding, head, view);
+  let order = [], columns = null, labels = {}, bookmarks = new Set(), chosen = -1, place = new Map(), filters = [];
+  let sort = "best", reversed = false, query = "";
+  let measure = "max", values = [], largest = 1; // the column with bars: the measure that the table is ordered by, else F1 or max
 
   function draw() {
     const first = Math.max(0, Math.floor(view.scrollTop / ROW) - 6);
@@ -48,13 +64,59 @@ function makeTable(host, { href, choose }) {
     const rows = [];
     for (let i = first; i < last; i++) rows.push(row(order[i], i));
     spacer.style.height = `${Math.max(order.length, 1) * ROW}px`;
-    if (!order.length) rows.push(node("div", "none", "No feature passes these filters."));
     spacer.replaceChildren(...rows);
+    tellActive();
+  }
+
+  function tellActive() {
+    const active = spacer.querySelector(".row.on");
+    if (active) view.setAttribute("aria-activedescendant", active.id);
+    else view.removeAttribute("aria-activedescendant");
+  }
+
+  function drawHead() {
+    const { evidence } = columns || {};
+    host.classList.toggle("judged", Boolean(evidence));
+    const heading = (className, name, key, help) => {
+      const made = node("button", className, name);
+      made.type = "button";
+      made.dataset.sort = key;
+      made.title = `${help}. Press to sort, again for the other way round.`;
+      if (sort === key) made.append(node("span", "by", reversed ? " ▲" : " ▼"));
+      made.setAttribute("aria-label", sort === key ? `${name}, sorted by it` : name);
+      made.onclick = () => sortBy(key);
+      return made;
+    };
+    const [name, help] = MEASURES[measure];
+    const cells = [
+      heading("num", "id", "number", "the feature's number"),
+      heading("lab", "label", "label", "a person's label, else the automatic one; the ring is the grade of the evidence"),
+      heading("max", name, measure, help),
+      heading("toks", "tokens", "tokens", "its strongest tokens, strongest first"),
+      heading("num dens", "fires %", "density", "share of tokens on which it fires"),
+    ];
+    if (evidence) cells.push(heading("out", "writes", "output", "output effect: the concept that adding it is estimated to make the model write, in standard deviations over random directions; − where its opposite does"));
+    const focused = host.getRootNode().activeElement?.dataset?.sort;
+    head.replaceChildren(...cells);
+    if (focused) head.querySelector(`[data-sort="${focused}"]`)?.focus();
+  }
+
+  function drawHiding() {
+    const total = columns ? columns.dead.length : 0;
+    hiding.hidden = !filters.length || !total || order.length === total;
+    if (hiding.hidden) return;
+    const text = node("span", "", filtersText(order.length, total, filters));
+    const all = node("button", "clear", "Show all");
+    all.type = "button";
+    all.title = "Take all filters and the search away";
+    all.onclick = () => { clear(); view.focus({ preventScroll: true }); };
+    hiding.replaceChildren(text, all);
   }
 
   function row(feature, i) {
     const line = node("a", "row" + (feature === chosen ? " on" : ""));
     line.href = href(feature);
+    line.id = `feature-${feature}`;
     line.dataset.feature = feature;
     line.style.top = `${i * ROW}px`;
     line.setAttribute("role", "option");
@@ -62,25 +124,67 @@ function makeTable(host, { href, choose }) {
     line.tabIndex = -1;
     const dead = columns && columns.dead[feature];
     if (dead) line.classList.add("dead");
-    const bar = node("span", "max");
-    const fill = node("i");
-    const track = node("span", "track");
-    const value = values[feature] ?? null;
-    if (value !== null) fill.style.width = `${(100 * Math.max(0, measure === "max" ? Math.abs(value) : value)) / largest}%`;
-    track.append(fill);
-    bar.append(track, node("span", "", !columns ? "" : dead ? "dead" : value === null ? "-" : short(value)));
     const label = node("span", "lab");
     if (bookmarks.has(feature)) label.append(node("span", "star", "★ "));
     const { evidence } = columns || {};
     if (evidence) label.append(gradeNode(evidence.grades[evidence.grade[feature]] || "none"));
     const named = labelOf(feature);
     if (named) label.append(labelNode("", named));
-    line.append(
-      node("span", "num", feature),
-      node("span", "num", columns ? percent(columns.density[feature]) : ""),
-      bar, label,
-    );
+    line.append(node("span", "num", feature), label, bar(feature, dead, evidence), tokens(feature));
+    line.append(node("span", "num dens", columns ? percent(columns.density[feature]) : ""));
+    if (evidence) line.append(output(feature, evidence));
     return line;
+  }
+
+  function bar(feature, dead, evidence) {
+    const box = node("span", "max");
+    const fill = node("i");
+    const track = node("span", "track");
+    const value = values[feature] ?? null;
+    const length = (of) => `${(100 * Math.min(1, Math.max(0, of))) / largest}%`;
+    if (value !== null) fill.style.width = length(MEASURES[measure][2] ? value : Math.abs(value));
+    track.append(fill);
+    if (measure === "f1" && value !== null) {
+      const mark = node("u");
+      mark.style.left = length(evidence.null[feature]);
+      track.append(mark);
+      const detects = evidence.grades[evidence.grade[feature]] !== "none";
+      const concept = evidence.concepts[evidence.concept[feature]];
+      box.title = `${detects ? "Detects" : "Does not detect a concept; nearest is"} ${concept}: F1 ${value.toFixed(2)}, ${CHANCE}: ${evidence.null[feature].toFixed(2)}`;
+    }
+    box.append(track, node("span", "", !columns ? "" : dead ? "dead" : value === null ? "-" : short(value)));
+    return box;
+  }
+
+  function tokens(feature) {
+    const box = node("span", "toks");
+    const own = columns ? columns.tokens[feature].map((i) => columns.words[i]) : [];
+    if (query) own.sort((a, b) => isFound(b) - isFound(a)); // what was searched for comes first; the rest stays in order
+    own.slice(0, 4).forEach((token, i) => {
+      if (i) box.append(" ");
+      appendText(box.appendChild(node("span", "code")), visible(token));
+    });
+    box.title = own.map(visible).join("  ");
+    return box;
+  }
+
+  function output(feature, evidence) {
+    const box = node("span", "out");
+    const at = evidence.output[feature], lift = evidence.lift[feature];
+    if (at < 0) {
+      box.textContent = "-";
+      box.title = lift === null ? "not estimated" : "estimated: it makes no concept likelier than adding a random direction does";
+      return box;
+    }
+    const sign = evidence.output_sign[feature] < 0 ? "−" : "";
+    const concept = printable(evidence.concepts[at]);
+    box.append(node("span", "what", sign + concept), node("span", "", lift.toFixed(1)));
+    box.title = `Estimated: adding ${sign ? "its opposite" : "it"} makes the model write ${concept}, ${lift.toFixed(1)} standard deviations over random directions`;
+    return box;
+  }
+
+  function isFound(token) {
+    return Number(token.toLowerCase().includes(query));
   }
 
   // A person's label wins over the automatic one; null where there is neither.
@@ -92,9 +196,12 @@ function makeTable(host, { href, choose }) {
   }
 
   function chooseValues() {
-    values = (columns && (measure === "max" ? columns.max : columns.evidence && columns.evidence[measure])) || [];
-    largest = values.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
-    heading.textContent = MEASURES[measure] || measure;
+    const { evidence } = columns || {};
+    measure = sort in MEASURES && (evidence || !MEASURES[sort][2]) ? sort : evidence ? "f1" : "max";
+    values = (columns && (MEASURES[measure][2] ? evidence[measure] : columns[measure])) || [];
+    largest = MEASURES[measure][2] ? 1 : values.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+    drawHead();
+    drawHiding();
   }
 
   view.addEventListener("scroll", draw, { passive: true });
@@ -104,10 +211,12 @@ function makeTable(host, { href, choose }) {
     if (!line || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     choose(Number(line.dataset.feature));
+    view.focus({ preventScroll: true }); // the row that had the focus has been drawn anew
   });
   view.addEventListener("keydown", (event) => {
-    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!by) return;
+    const page = Math.max(1, Math.floor(view.clientHeight / ROW) - 1);
+    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -order.length, End: order.length }[event.key];
+    if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     choose(neighbour(by));
   });
@@ -121,11 +230,12 @@ function makeTable(host, { href, choose }) {
   return {
     neighbour,
     labelOf,
+    has: (feature) => place.has(feature),
     fill(state) {
-      ({ order, labels, bookmarks } = state);
-      measure = state.measure in MEASURES ? state.measure : "max";
-      chooseValues();
+      ({ order, labels, bookmarks, sort, reversed, filters } = state);
+      query = state.query.trim().toLowerCase();
       place = new Map(order.map((feature, i) => [feature, i]));
+      chooseValues();
       draw();
     },
     // The run's columns; null until they have come, so that the rows of one run never read the columns of another.
@@ -134,15 +244,22 @@ function makeTable(host, { href, choose }) {
       chooseValues();
       draw();
     },
+    // Step by step only two rows change, and drawing them all would cost as much as the card.
     mark(feature) {
       chosen = feature;
-      const i = place.get(feature);
+      const i = place.get(feature), scrolled = view.scrollTop;
       if (i !== undefined) {
         const top = i * ROW, bottom = top + ROW;
         if (top < view.scrollTop) view.scrollTop = top;
         else if (bottom > view.scrollTop + view.clientHeight) view.scrollTop = bottom - view.clientHeight;
       }
-      draw();
+      if (view.scrollTop !== scrolled) return draw();
+      for (const line of spacer.children) {
+        const isOn = Number(line.dataset.feature) === feature;
+        line.classList.toggle("on", isOn);
+        line.setAttribute("aria-selected", isOn);
+      }
+      tellActive();
     },
   };
 }

@@ -91,6 +91,11 @@ def evidence_version(run: Run) -> str:
     return _version(run.path / EVIDENCE_FILE, run.path / DECOMPOSER) if (run.path / EVIDENCE_FILE).is_file() else ""
 
 
+def weights_version(run: Run) -> str:
+    """Changes when the weights are replaced."""
+    return _version(run.path / DECOMPOSER)
+
+
 def open_evidence(run: Run) -> RunEvidence:
     """The run's evidence, from memory if neither it nor the weights changed."""
     # The run is read anew: it keeps the hash of the weights that it had when it was first asked.

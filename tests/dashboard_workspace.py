@@ -19,7 +19,7 @@ from interp.decomposers.bilinear.autoencoder import BilinearConfig
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.evaluation.estimates import Estimate
-from interp.evaluation.evidence import CausalTest, Counterpart, Detected, Evidence, FeatureEvidence
+from interp.evaluation.evidence import CausalTest, Counterpart, Detected, Evidence, FeatureEvidence, Output
 from interp.index.build import IndexConfig, build_index
 from interp.manifolds.build import build_manifolds
 from interp.model.language_model import load_model
@@ -89,7 +89,7 @@ def evidence_by_hand(run: Run, n_features: int = 48) -> Evidence:
     """Evidence of four kinds of features in turn: one that acts, one that detects, one that is contradicted, one of no concept.
 
     Excess falls with the number; simulability rises; only features below 8 have counterparts under other seeds, of cosine
-    0.9, 0.8 and so on.
+    0.9, 0.8 and so on. Every sixth is estimated to make the model write comments; the estimate of the others is below chance.
     """
     acts = CausalTest(by="ablation", concept="comment", effect=Estimate(value=0.1, low=0.05, high=0.15))
     against = CausalTest(by="steering", concept="keyword", effect=Estimate(value=-0.1, low=-0.15, high=-0.05))
@@ -117,6 +117,7 @@ def evidence_by_hand(run: Run, n_features: int = 48) -> Evidence:
                 simulability=0.5 + f / 100,
                 seeds=seeds,
                 tests=tests[f % 4],
+                output=Output(concept="comment", sign=1 - 2 * (f % 2), lift=1.0 if f % 6 else 3.0, chance=2.0),
             )
         )
     return Evidence(run_identity=run.identity, store_identity="by hand", features=tuple(features))

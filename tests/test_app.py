@@ -76,10 +76,11 @@ def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_routes_answer_what_the_index_holds(client: TestClient, index: FeatureIndex, made: DashboardWorkspace) -> None:
     base = f"/api/runs/{made.name}/features"
     assert client.get(base).json() == table_payload(index, RunEvidence())
-    feature = select_features(index, TableFilter())[0]
+    feature = select_features(index, TableFilter(order="importance"))[0]
     about = client.get(f"{base}/{feature}").json()
     assert about["importance_rank"] == 1
-    evidence, _ = about.pop("evidence"), about.pop("positive_side_only")
+    evidence, _, family = (about.pop(name) for name in ("evidence", "positive_side_only", "family"))
+    assert family is None
     assert about == json.loads(json.dumps(index.feature(feature)))
     assert re.fullmatch(r"What its features .* measure it with:  interp evaluate .*tiny/runs/sae", evidence["missing"])
     for which in ("top", "intervals", "near-threshold", "random", "not-firing"):
@@ -260,7 +261,6 @@ def test_the_features_page_sorts_and_filters_by_evidence_kept_in_the_address(cop
     page.run()
     assert not page.exception
     assert page.caption[0].value.startswith("5 of 48 features")
-    assert page.caption[0].value.endswith(r"only detects or none · \<b\>number · excess F1 0\.3 to 1")
     assert {name: page.query_params.get(name) for name in view} == view | {"stability": None}
     assert next(box for box in page.selectbox if box.label == "Detects").options[0] == "any concept"
     assert page.slider[0].value == (0.3, 1.0)
@@ -286,6 +286,41 @@ def test_automatic_labels_are_marked_on_other_pages_and_never_written(copied: Da
     assert not page.exception
     assert [text.value for text in page.text] == ["Feature 0 · comment (auto)", "Feature 1 · mine", "Feature 3"]
     assert list(workspace.open_labels(copied.run).all()) == [1]
+
+
+def test_a_typed_text_and_ablation_are_answered_by_routes(client: TestClient, made: DashboardWorkspace) -> None:
+    base = f"/api/runs/{made.name}/features/5"
+    found = client.post(f"{base}/text", content="def <b>x").json()
+    assert "".join(found["tokens"]) == "def <b>x"
+    assert len(found["activations"]) == len(found["tokens"])
+    changes = client.post(f"{base}/text/ablation", content="def <b>x").json()["changes"]
+    assert (len(changes), changes[-1]) == (len(found["tokens"]), None)
+    assert len(client.get(f"{base}/ablation?sequence=0").json()["changes"]) == 64
+    for path, message in (
+        (f"{base}/ablation", "give the number of a sequence"),
+        (f"{base}/ablation?sequence=9999", "no sequence 9999"),
+        (f"/api/runs/{made.name}/features/99/ablation?sequence=0", "no feature 99; this run has 0-47"),
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert message in answer.json()["error"]
+    assert "the text is empty" in client.post(f"{base}/text", content="").json()["error"]
+    assert "reads at most 64: shorten it" in client.post(f"{base}/text", content="x = 1\n" * 99).json()["error"]
+    assert client.post(f"{base}/text", content=b"\xff\xfe").status_code == 200, "bytes that are no text are replaced"
+    elsewhere = client.post(f"{base}/text", content="x", headers={"origin": "http://127.0.0.1:3000"})
+    assert elsewhere.status_code == 403
+
+
+def test_the_best_run_is_opened_and_the_picker_says_by_what_measure(copied: DashboardWorkspace) -> None:
+    build_index(copied.bare, config=IndexConfig(n_top=5, n_sample=64))
+    page = _page("features").run()
+    assert page.selectbox[0].options[0].startswith("tiny/pca"), "without evaluation: the alphabet"
+    assert "greatest excess of concepts found" in page.selectbox[0].help
+    write_record(copied.run.path / METRICS_FILE, made_metrics("sae", concepts=concepts()))
+    page = _page("features").run()
+    assert not page.exception
+    assert [option.split(" ")[0] for option in page.selectbox[0].options] == ["tiny/sae", "tiny/pca"]
+    assert page.selectbox[0].value == "tiny/sae"
 
 
 def test_a_run_without_index_offers_command_and_button(served: DashboardWorkspace) -> None:
@@ -473,7 +508,7 @@ def test_a_signed_run_says_which_side_it_shows(copied: DashboardWorkspace) -> No
     page.run()
     assert not page.exception
     assert page.caption[0].value == (
-        "8 features · 3,000 tokens · codes have both signs: density, max and examples are of the positive side"
+        "8 features · 3,000 tokens · codes have both signs: density and max are of the positive side"
     )
     client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
     assert client.get("/api/runs/tiny/pca/features/0").json()["positive_side_only"] is True

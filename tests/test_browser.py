@@ -18,6 +18,7 @@ import pytest
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
 from served_dashboard import served_dashboard
 
+from interp.browse.evidence import RunEvidence
 from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
 from interp.records import write_record
@@ -51,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
 def order(made: DashboardWorkspace) -> list[int]:
     """Features in the table's first order."""
     with FeatureIndex(made.run.index_path) as index:
-        return select_features(index, TableFilter())
+        return select_features(index, TableFilter(evidence=RunEvidence(evidence_by_hand(made.run).features)))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,8 @@ def test_a_feature_is_found_read_stepped_and_shared(
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 27)"}[theme]
 
     sought = order[5]
-    page.get_by_label("Search").fill(str(sought))
-    page.get_by_label("Search").press("Enter")
+    page.get_by_label("Search", exact=True).fill(str(sought))
+    page.get_by_label("Search", exact=True).press("Enter")
     expect(title).to_have_text(f"Feature {sought}")
     with FeatureIndex(made.run.index_path) as index:
         about, examples = index.feature(sought), index.examples(sought, "top", 24)
@@ -118,8 +119,8 @@ def test_a_feature_is_found_read_stepped_and_shared(
     assert float(page.locator(".contexts .value").first.inner_text()) == pytest.approx(examples[0]["value"], abs=0.006)
     assert page.locator(".contexts b.centre").first.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
 
-    page.get_by_label("Search").fill("")
-    page.get_by_label("Search").press("Enter")
+    page.get_by_label("Search", exact=True).fill("")
+    page.get_by_label("Search", exact=True).press("Enter")
     expect(title).to_have_text(f"Feature {order[0]}")
     page.locator(".card h3").click()  # out of the search box, where letters are text
     page.keyboard.press("k")
@@ -167,8 +168,10 @@ def test_evidence_orders_the_table_and_stands_on_the_card_with_a_marked_label(
     expect(page.locator(".view .row").first).to_have_attribute("data-feature", "0")
     expect(page.locator(".card header .label.auto")).to_have_text("<b>number")
     expect(page.locator(".card .evidence")).to_contain_text(
-        "Fires on <b>number: F1 .60, random directions .15 (excess +.45"
+        "It fires on <b>number: 70% of the tokens it fires on are one, and it fires on 50% of all there are (F1 .60; random "
+        "directions that fire as often reach .15; excess +.45 [+.35, +.55]; in 9 documents)."
     )
+    page.locator(".evidence summary").click()
     expect(page.locator(".card .evidence .code").first).to_have_text("<script>")
     page.locator("a.other").click()
     expect(page.get_by_text("tiny/pca has no index yet")).to_be_visible()
@@ -207,8 +210,210 @@ def test_an_unknown_feature_and_a_dead_end_say_so(context: Any, address: str, ma
     page = context.new_page()
     page.goto(f"{address}/features?run={made.name}&f=99999")
     expect(page.locator(".card .error")).to_have_text("no feature 99999; this run has 0-47")
-    page.goto(f"{address}/features?run={made.name}&q=no such label")
-    expect(page.locator(".table .none")).to_have_text("No feature passes these filters.")
+
+
+def test_filters_that_hide_every_feature_say_so_and_can_be_cleared(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int]
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&q=no such label&show=alive&density=0.001..0.3&f=5")
+    expect(page.locator(".hiding")).to_contain_text(
+        "All 48 features are hidden by 3 filters: search “no such label” · fires on 0.1 % to 30 % of tokens · only alive"
+    )
+    expect(page.locator(".card h3")).to_have_count(0)
+    expect(page.locator(".card")).to_contain_text("The filters hide every feature")
+    page.locator("button.clear").click()
+    expect(page.locator(".card h3")).to_have_text("Feature 5")
+    expect(page.locator(".hiding")).to_be_hidden()
+    expect(page.get_by_label("Search", exact=True)).to_have_value("")
+    page.wait_for_url(lambda url: "q=" not in url and "density" not in url)
+    page.get_by_label("Search", exact=True).fill("comment")
+    page.get_by_label("Search", exact=True).press("Enter")
+    expect(page.locator(".hiding")).to_contain_text("hidden by 1 filter: search “comment”")
+    expect(page.locator(".card h3")).to_have_text(f"Feature {order[0]}")
+    expect(page.locator(".view .row .lab").first).to_contain_text("comment")
+
+
+def test_headings_sort_the_table_and_its_columns_hold_the_evidence(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}")
+    first = page.locator(".view .row").first
+    expect(first.locator(".out .what")).to_have_text("comment")
+    expect(first.locator(".out")).to_contain_text("3.0")
+    expect(first.locator(".toks .code").first).to_have_text("<script>")
+    expect(first.locator(".max")).to_have_attribute("title", re.compile("Detects comment: F1 0.60, random .*: 0.1"))
+    expect(first.locator(".auto")).to_have_text("comment")
+    page.locator(".head [data-sort=number]").click()
+    expect(first).to_have_attribute("data-feature", "0")
+    page.wait_for_url(re.compile("sort=number"))
+    page.locator(".head [data-sort=number]").click()
+    expect(first).to_have_attribute("data-feature", "47")
+    page.wait_for_url(re.compile("reversed=1"))
+    assert page.evaluate(f"{ACTIVE}.dataset.sort") == "number", "the heading keeps the focus"
+    page.locator(".head [data-sort=output]").click()
+    expect(first).to_have_attribute("data-feature", "0")
+    page.reload()
+    expect(first).to_have_attribute("data-feature", "0")
+    page.goto(f"{address}/features?run=tiny/forms")
+    expect(page.locator(".head [data-sort=output]")).to_have_count(0)
+    expect(page.locator(".head [data-sort=max]")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_the_page_can_be_used_with_the_keyboard_alone(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int]
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}")
+    title, view = page.locator(".card h3"), page.get_by_role("listbox", name="Features")
+    expect(title).to_have_text(f"Feature {order[0]}")
+    view.focus()
+    for key, place in (("End", 47), ("Home", 0), ("ArrowDown", 1), ("ArrowUp", 0)):
+        page.keyboard.press(key)
+        expect(title).to_have_text(f"Feature {order[place]}")
+        expect(view).to_have_attribute("aria-activedescendant", f"feature-{order[place]}")
+        expect(page.locator(f"#feature-{order[place]}")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("PageDown")
+    expect(title).not_to_have_text(f"Feature {order[0]}")
+    assert order.index(int(title.inner_text().split()[1])) > 5
+    page.keyboard.press("PageUp")
+    expect(title).to_have_text(f"Feature {order[0]}")
+    page.locator(".view .row").nth(2).click()
+    page.keyboard.press("ArrowDown")
+    expect(title).to_have_text(f"Feature {order[3]}")
+    for name in ("next", "mark", "ablate"):
+        page.locator(f"button.{name}").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(700)
+        assert page.evaluate(f"{ACTIVE}.dataset.key") == name, f"{name} keeps the focus when pressed"
+    page.get_by_role("button", name="Near-threshold").press("Enter")
+    expect(page.get_by_role("button", name="Near-threshold")).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate(f"{ACTIVE}.textContent") == "Near-threshold"
+    page.locator("button.edit").press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.locator("button.edit")).to_be_focused()
+
+
+def test_a_typed_text_shows_where_the_feature_fires_and_stays_in_the_address(
+    context: Any, address: str, made: DashboardWorkspace, theme: str
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&f=5")
+    page.get_by_role("button", name="My text").click()
+    page.get_by_label("My text").fill("def read(path): <img src=x onerror=alert(1)>")
+    expect(page.locator(".answer .text")).to_contain_text("def read(path):")
+    expect(page.locator(".answer .text")).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(page.locator(".answer .cap")).to_have_text(
+        re.compile(r"^(Fires on \d+ of|Does not fire on any of these) \d+ tokens")
+    )
+    assert page.locator(".answer b").count() > 0, "the strongest token is marked"
+    page.wait_for_url(re.compile("mine=def"))
+    page.get_by_label("My text").press("k")
+    expect(page.locator(".card h3")).to_have_text("Feature 5")
+    page.locator("button.next").click()
+    expect(page.locator(".card h3")).not_to_have_text("Feature 5")
+    expect(page.locator(".answer .text")).to_contain_text("def read(path)")
+    again = context.new_page()
+    again.goto(page.url)
+    expect(again.locator(".answer .text")).to_contain_text("def read(path)")
+    assert again.locator(".card img").count() == 0
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_pointing_at_an_example_tells_what_ablation_does_to_the_next_tokens(
+    context: Any, address: str, made: DashboardWorkspace, order: list[int]
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "ablation" in request.url else None)
+    page.goto(f"{address}/features?run={made.name}&f={order[0]}")
+    line = page.locator(".contexts .example").first
+    line.hover()
+    page.wait_for_timeout(300)
+    assert not asked, "the model is not loaded before it is asked for"
+    page.get_by_role("button", name="Ablation on hover").click()
+    page.mouse.move(0, 0)
+    line.locator(".text").hover()
+    expect(line.locator("b.centre")).to_have_attribute(
+        "data-v", re.compile(r"% of max · without it, .+ [+-]?0\.\d{3} nats")
+    )
+    with FeatureIndex(made.run.index_path) as index:
+        example = index.examples(order[0], "top", 24)[0]
+    answer = page.request.get(
+        f"{address}/api/runs/{made.name}/features/{order[0]}/ablation?sequence={example['sequence']}"
+    )
+    change = answer.json()["changes"][example["position"]]
+    expect(line.locator("b.centre").first).to_have_attribute("data-v", re.compile(re.escape(f"{abs(change):.3f} nats")))
+    page.mouse.move(0, 0)
+    line.locator(".text").hover()
+    assert len(asked) == 1, "asked once"
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_notes_are_kept_found_and_stay_text(context: Any, address: str, made: DashboardWorkspace) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run={made.name}&f=9")
+    page.locator("button.write").click()
+    page.locator("textarea.noting").fill("seen <b>twice</b>\nand k")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".card .note")).to_have_text("seen <b>twice</b>\nand k")
+    expect(page.locator("button.write")).to_be_focused()
+    page.get_by_label("Search", exact=True).fill("TWICE")
+    page.get_by_label("Search", exact=True).press("Enter")
+    expect(page.locator(".view .row")).to_have_count(1)
+    expect(page.locator(".card h3")).to_have_text("Feature 9")
+    page.reload()
+    expect(page.locator(".card .note")).to_contain_text("<b>twice</b>")
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_the_card_has_logit_effects_and_the_family_of_a_tree(
+    context: Any, address: str, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.goto(f"{address}/features?run=tiny/levels")
+    expect(page.locator(".logits rect.pos").first).to_be_attached()
+    expect(page.locator(".logits rect.neg").first).to_be_attached()
+    page.get_by_role("button", name="siblings").click()
+    parent = page.locator(".bars .line", has_text="parent 1.")
+    expect(parent).to_be_visible()
+    parent.click()
+    page.wait_for_url(re.compile("/tree"))
+    expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(re.compile("^tiny/levels "))
+
+
+@pytest.mark.parametrize("width", [768, 1280, 1680])
+def test_text_contrasts_with_what_is_behind_it_and_nothing_is_cut_off(
+    context: Any, address: str, made: DashboardWorkspace, width: int
+) -> None:
+    from playwright.sync_api import expect
+
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+    for query in ("&f=0", "&q=comment&mine=def x", "&q=nothing such"):
+        page.goto(f"{address}/features?run={made.name}{query}")
+        expect(page.locator(".card :is(h3, .quiet)").first).to_be_visible()
+        expect(page.locator(".view .row").first if "nothing" not in query else page.locator(".hiding")).to_be_visible()
+        page.wait_for_timeout(500)
+        faint = page.evaluate(CONTRASTS)
+        assert not [one for one in faint if one["contrast"] < 4.5], query
+        assert page.evaluate(CUT_OFF) == [], query
 
 
 def test_the_run_and_the_feature_stay_chosen_from_page_to_page(
@@ -262,6 +467,82 @@ def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
     assert page.locator(".next-tokens").evaluate("table => table.querySelectorAll('b, script').length") == 0
 
 
+ACTIVE = """(() => {
+  let at = document.activeElement;
+  while (at.shadowRoot?.activeElement) at = at.shadowRoot.activeElement;
+  return at;
+})()"""
+"""The element that has the focus, within shadow roots too."""
+
+WALK = """
+const texts = [];
+const visit = (root) => {
+  for (const at of root.querySelectorAll('*')) {
+    if (at.shadowRoot) visit(at.shadowRoot);
+    const own = [...at.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    const box = at.getBoundingClientRect();
+    if (own && box.width > 1 && box.height > 1 && at.checkVisibility({ opacityProperty: true, visibilityProperty: true })
+      && !['STYLE', 'SCRIPT'].includes(at.tagName) && !at.closest('svg, [data-testid=stIconMaterial]')) texts.push(at);
+  }
+};
+const above = (at) => at.parentElement || (at.getRootNode().host ?? null);
+visit(document);
+"""
+"""All elements with text of their own that can be seen."""
+
+CONTRASTS = (
+    "() => {"
+    + WALK
+    + """
+const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+const rgba = (colour) => {
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+  return [r, g, b, a / 255];
+};
+const over = (top, below, share) => below.map((c, i) => i < 3 ? top[i] * share + c * (1 - share) : 1);
+const luminance = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+  const x = c[i] / 255;
+  return sum + weight * (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+}, 0);
+return texts.map((at) => {
+  const chain = [];
+  for (let each = at; each; each = above(each)) chain.unshift(each);
+  let behind = [255, 255, 255, 1], text = null, opacity = 1;
+  for (const each of chain) {
+    const style = getComputedStyle(each), fill = rgba(style.backgroundColor);
+    opacity *= Number(style.opacity);
+    behind = over(fill, behind, fill[3] * opacity);
+    text = rgba(style.color);
+  }
+  const shown = over(text, behind, text[3] * opacity);
+  const [low, high] = [luminance(shown), luminance(behind)].sort((a, b) => a - b);
+  return { contrast: (high + 0.05) / (low + 0.05), text: at.textContent.slice(0, 40), as: at.className };
+}).filter((one) => one.contrast < 4.5);
+}"""
+)
+"""The texts whose contrast with what is behind them (WCAG 2) is below 4.5."""
+
+CUT_OFF = (
+    "() => {"
+    + WALK
+    + """
+return texts.filter((at) => {
+  const box = at.getBoundingClientRect();
+  if (box.left < -1 || box.right > innerWidth + 1) return true;
+  for (let each = above(at); each; each = above(each)) {
+    const style = getComputedStyle(each);
+    if (['auto', 'scroll'].includes(style.overflowX) && !each.matches('.card, .contexts, .view')) return false;
+    const outer = each.getBoundingClientRect();
+    if (style.overflowX !== 'visible' && (box.right > outer.right + 2 || box.left < outer.left - 2)
+      && getComputedStyle(each).textOverflow !== 'ellipsis') return true;
+  }
+  return false;
+}).map((at) => at.textContent.slice(0, 40) + ' | ' + at.className);
+}"""
+)
+"""The texts that stand out of the window or of what holds them; those shortened with an ellipsis are whole in their hints."""
+
 RUNS = {"tiny/sae": 48, "tiny/levels": 9, "tiny/forms": 12, "tiny/pca": 0}
 """The workspace's runs with the number of features their index holds; the last has none."""
 
@@ -284,7 +565,7 @@ def test_every_run_can_follow_every_other_on_every_page(
         if path == "features" and RUNS[run]:
             expect(page.get_by_text(re.compile(rf"^{RUNS[run]} features"))).to_be_visible()
             expect(page.locator(".view .spacer")).to_have_css("height", f"{30 * RUNS[run]}px")  # its rows, all of them
-            expect(page.locator(".view .row .num:nth-child(2)").first).to_have_text(re.compile(r"\d"))
+            expect(page.locator(".view .row .dens").first).to_have_text(re.compile(r"\d"))
             expect(page.locator(".view .row.on")).to_have_count(1)
             shown = page.locator(".view .row.on").get_attribute("data-feature")
             expect(page.locator(".card h3")).to_have_text(f"Feature {shown}")
@@ -299,7 +580,7 @@ def test_no_row_reads_the_columns_of_another_run(context: Any, address: str, mad
     held: dict[str, Any] = {}
     late = re.compile(r"/api/runs/tiny/\w+/features$")
     page.goto(f"{address}/features?run=tiny/levels")
-    density = page.locator(".view .row .num:nth-child(2)")
+    density = page.locator(".view .row .dens")
     expect(density.first).to_have_text(re.compile(r"\d"))
     page.route(late, lambda route: held.update({route.request.url.split("/")[-2]: route}))
     _choose_run(page, "tiny/sae")
@@ -370,6 +651,11 @@ def test_signed_codes_say_which_side_is_shown(context: Any, address: str, made: 
     page.goto(f"{address}/features?run=tiny/forms")
     expect(page.locator(".card .sub").first).to_contain_text("positive side: density")
     expect(page.get_by_text("codes have both signs")).to_be_visible()
+    expect(page.locator(".card .sub").first).to_contain_text("negative side: density")
+    expect(page.locator(".pictures rect.neg").first).to_be_attached()
+    page.get_by_role("button", name="Lowest").click()
+    expect(page.locator(".contexts .value").first).to_have_text(re.compile("^-"))
+    expect(page.locator(".contexts b.centre[class*=n]").first).to_be_visible()
     page.goto(f"{address}/prompt?run=tiny/forms")
     expect(page.locator(".ranking .line").first).to_be_visible()
     for line in page.locator(".ranking .line").all():

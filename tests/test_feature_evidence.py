@@ -152,11 +152,11 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
     assert card["grade"] == "detects and acts"
     assert card["rule"] == GRADE_RULES["detects and acts"]
     assert card["fires_on"] == [
-        ["Fires on import_keyword: F1 .62, random directions .21 (excess +.41 [+.30, +.52]), in 37 documents."],
         [
-            "Precision .70, recall .56. It fires on 1,234 tokens of the judged text; the tokens around predict its "
-            "firing with AUROC .87."
+            "It fires on import_keyword: 70% of the tokens it fires on are one, and it fires on 56% of all there are "
+            "(F1 .62; random directions that fire as often reach .21; excess +.41 [+.30, +.52]; in 37 documents)."
         ],
+        ["It fires on 1,234 tokens of the judged text; the tokens around predict its firing with AUROC .87."],
         ["Its strongest tokens are ", {"token": " import"}, ": 92% of them on select, 88% on test."],
         ["Strongest tokens: ", {"token": " import"}, ", ", {"token": "from"}],
         [
@@ -177,7 +177,8 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
     ]
     assert card["does"] == [
         [
-            "Taking it out lowers the log-probability of import_keyword by +.08 [+.03, +.12] nats beyond its control: it acts."
+            "Taking it out makes import_keyword less likely: it acts (+.08 [+.03, +.12] nats of log-probability beyond its "
+            "control)."
         ]
     ]
 
@@ -185,18 +186,20 @@ def test_the_card_says_in_sentences_what_it_fires_on_and_what_it_does_apart(run:
 def test_the_card_says_what_is_not_detected_not_tested_and_of_which_sign(run: Run) -> None:
     card = evidence_card(run, EVIDENCE, 1)
     assert card["fires_on"] == [
-        ["All of this is about its negative codes; the examples below are of its positive ones."],
         [
-            "Nearest to number, which it does not detect: F1 .10, random directions .12 (excess -.02 [-.10, +.06]), in 37 "
-            "documents."
+            "It detects no concept; the nearest is number: 70% of the tokens it fires on are one, and it fires on 56% of all "
+            "there are (F1 .10; random directions that fire as often reach .12; excess -.02 [-.10, +.06]; in 37 documents). "
+            "All of this is about its negative codes."
         ],
-        ["Precision .70, recall .56. It fires on 1 token of the judged text."],
+        ["It fires on 1 token of the judged text."],
     ]
     assert card["does"] == [
         ["Not tested: only features of the concepts that are detected best are taken out or added."]
     ]
     assert evidence_card(run, EVIDENCE, 2)["fires_on"][0] == ["No concept was found to compare it with."]
-    assert "it acts against it." in str(evidence_card(run, EVIDENCE, 3)["does"][1])
+    assert "less import_keyword: it acts against it (-.20 [-.30, -.10] of the text beyond its control)." in str(
+        evidence_card(run, EVIDENCE, 3)["does"][1]
+    )
     output = Output(concept="string", sign=1, lift=3.21, chance=2.5)
     for estimated, said in (
         (output, "Estimated: adding it makes the model write string (+3.2 standard"),
@@ -212,7 +215,9 @@ def test_the_card_says_what_is_not_detected_not_tested_and_of_which_sign(run: Ru
 def test_large_figures_keep_their_zeros(run: Run) -> None:
     test = replace(ACTS, effect=Estimate(value=10.25, low=-0.5, high=20.0))
     does = evidence_card(run, RunEvidence((replace(FEATURES[0], tests=(test,)),)), 0)["does"]
-    assert "by +10.25 [-.50, +20.00] nats beyond its control: no different from it." in str(does)
+    assert "no more than its control does (+10.25 [-.50, +20.00] nats of log-probability beyond its control)." in str(
+        does
+    )
 
 
 def test_the_same_is_plain_text_on_the_command_line(run: Run) -> None:

@@ -11,12 +11,14 @@ from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_works
 
 from interp.browse.evidence import RunEvidence
 from interp.browse.features import (
+    DENSE,
+    N_TOKENS,
     Order,
     TableFilter,
     counts_text,
     escaped,
     feature_payload,
-    filters_text,
+    filters_in_words,
     percent,
     select_features,
     table_payload,
@@ -42,10 +44,31 @@ def evidence(made: DashboardWorkspace) -> RunEvidence:
 
 
 def test_importance_order_lists_every_feature_once_largest_first(index: FeatureIndex) -> None:
-    order = select_features(index, TableFilter())
+    order = select_features(index, TableFilter(order="importance"))
     assert sorted(order) == list(range(48))
     importance = index.summary["importance"][order].to_list()
     assert importance == sorted(importance, reverse=True)
+    assert select_features(index, TableFilter(order="importance", is_reversed=True))[-1] == order[0]
+
+
+def test_without_evidence_the_best_are_important_and_not_dense(index: FeatureIndex) -> None:
+    order = select_features(index, TableFilter())
+    rows = index.summary.loc[order]
+    dense = (rows["density"] > DENSE).to_list()
+    assert 0 < sum(dense) < 48, "else this shows nothing"
+    assert dense == sorted(dense), "dense features come last"
+    assert select_features(index, TableFilter(order="importance")) != order
+    for part in (rows[rows["density"] <= DENSE], rows[rows["density"] > DENSE]):
+        assert part["importance"].is_monotonic_decreasing
+
+
+def test_with_evidence_a_dense_feature_comes_last_within_its_grade(index: FeatureIndex, evidence: RunEvidence) -> None:
+    order = select_features(index, TableFilter(evidence=evidence))
+    assert order[:12] == sorted(range(0, 48, 4), key=lambda f: (bool(index.summary["density"][f] > DENSE), f)), (
+        "those that act, by excess"
+    )
+    grades = [evidence.features[f].grade for f in order]
+    assert list(dict.fromkeys(grades)) == ["detects and acts", "detects", "contradicted", "none"]
 
 
 def test_labelled_features_come_first_in_label_order(index: FeatureIndex) -> None:
@@ -56,7 +79,7 @@ def test_labelled_features_come_first_in_label_order(index: FeatureIndex) -> Non
 def test_search_finds_numbers_labels_and_tokens(index: FeatureIndex) -> None:
     labels = {7: "opens a file", 9: "numbers"}
     assert select_features(index, TableFilter(query="12")) == [12]
-    assert select_features(index, TableFilter(query="FILE", labels=labels)) == [7]
+    assert select_features(index, TableFilter(query="A FILE", labels=labels)) == [7]
     by_token = select_features(index, TableFilter(query="tok: <b>"))
     assert by_token == index.search_tokens("<b>") != []
     assert select_features(index, TableFilter(query="tok: ")) == []
@@ -85,8 +108,12 @@ def test_filters_narrow_together(index: FeatureIndex) -> None:
 
 
 def test_the_columns_are_those_of_the_index_by_feature_number(index: FeatureIndex) -> None:
-    columns = table_payload(index, RunEvidence())
+    columns: Any = table_payload(index, RunEvidence())
     assert columns.pop("evidence") is None
+    words, tokens = columns.pop("words"), columns["tokens"]
+    assert len(words) == len(set(words))
+    top = [one["tokens"][one["centre"]] for one in index.examples(7, "top", 8)]
+    assert [words[i] for i in tokens[7]] == list(dict.fromkeys(top))[:N_TOKENS]
     for feature in (0, 7, 47):
         about = index.feature(feature)
         assert columns["density"][feature] == pytest.approx(about["density"], rel=1e-3)
@@ -110,7 +137,6 @@ def test_evidence_orders_the_table_best_first_and_what_was_not_measured_last(
         return found
 
     kinds = [list(range(kind, 48, 4)) for kind in range(4)]
-    assert order("grade") == [f for kind in kinds for f in kind]
     number, comment, keyword, none = kinds[1], kinds[0], kinds[2], kinds[3]
     assert order("concept") == number + comment + keyword + none
     assert order("excess") == list(range(48))
@@ -129,9 +155,30 @@ def test_evidence_filters_the_table(index: FeatureIndex, evidence: RunEvidence) 
     assert found(ranges={"simulability": (0.0, 0.525)}) == [0, 1, 2]
     assert found(ranges={"stability": (-1.0, 1.0)}) == list(range(8)), "features without counterparts do not pass"
     assert found(grades=("detects",), ranges={"excess": (0.455, 1.0)}) == [1]
-    wanted = TableFilter(grades=("detects", "none"), concept="keyword", ranges={"excess": (0.3, 1.0)})
-    assert filters_text(wanted) == "only detects or none · keyword · excess F1 0.3 to 1"
-    assert filters_text(TableFilter()) == ""
+    assert found(writes="comment") == list(range(0, 48, 6)), "only where the estimate is above chance"
+    wanted = TableFilter(
+        query=" raise ", density=(0.01, 1.0), shown=("alive",), grades=("detects", "none"), concept="keyword",
+        writes="number", ranges={"excess": (0.3, 1.0)},
+    )  # fmt: skip
+    assert filters_in_words(wanted) == [
+        "search “raise”", "fires on 1 % to 100 % of tokens", "only alive", "detects or none", "detects keyword",
+        "writes number", "excess F1 0.3 to 1",
+    ]  # fmt: skip
+    assert filters_in_words(TableFilter()) == []
+
+
+def test_a_plain_search_finds_what_a_person_can_read(index: FeatureIndex, evidence: RunEvidence) -> None:
+    def found(query: str, **wanted: Any) -> list[int]:
+        return sorted(select_features(index, TableFilter(query=query, **wanted)))
+
+    assert found("KEYWORD", evidence=evidence) == list(range(2, 48, 4)), "detected; not those it is merely nearest to"
+    written = sorted({*range(0, 48, 6), *range(0, 48, 4)})
+    assert found("comment", evidence=evidence) == written, "detected, or made to be written"
+    assert found("<SCRIPT", evidence=evidence) == list(range(48)), "its strongest tokens"
+    assert found("odd one", notes={3: "an Odd one"}) == [3]
+    token = index.strongest_tokens[7][0]
+    assert 7 in found(token.strip()) if token.strip() and not token.strip().isdigit() else True
+    assert found("raise") == [f for f in range(48) if any("raise" in t for t in index.strongest_tokens[f][:8])]
 
 
 def test_a_strangers_text_is_no_markdown() -> None:
@@ -139,8 +186,8 @@ def test_a_strangers_text_is_no_markdown() -> None:
 
 
 def test_a_search_finds_the_label_that_is_shown(index: FeatureIndex, evidence: RunEvidence) -> None:
-    wanted = TableFilter(query="COMMENT", labels={0: "mine", 1: "a comment"}, evidence=evidence, order="excess")
-    assert select_features(index, wanted) == [1, *range(4, 48, 4)]
+    wanted = TableFilter(query="A COMMENT", labels={0: "mine", 1: "a comment"}, evidence=evidence, order="excess")
+    assert select_features(index, wanted) == [1]
     by_label = select_features(index, TableFilter(order="label", labels={7: "zebra"}, evidence=evidence))
     assert by_label[:2] == [7, 1], "a person's label comes before automatic ones"
     own = TableFilter(shown=("labelled",), labels={7: "zebra"}, evidence=evidence)
@@ -158,6 +205,11 @@ def test_columns_and_counts_hold_the_evidence(index: FeatureIndex, evidence: Run
     ]
     assert columns["labels"] == ["<b>number", "comment", "keyword"]
     assert columns["label"][:4] == [1, 0, 2, -1]
+    assert columns["concepts"] == ["<b>number", "comment", "keyword"]
+    assert columns["concept"][:4] == [1, 0, 2, 2], "the nearest of a feature that detects none"
+    assert (columns["f1"][0], columns["null"][0], columns["excess"][0]) == pytest.approx((0.6, 0.1, 0.5))
+    assert (columns["output"][:4], columns["lift"][:4]) == ([1, -1, -1, -1], [3.0, 1.0, 1.0, 1.0])
+    assert columns["output_sign"][:7] == [1, -1, 1, -1, 1, -1, 1]
     assert counts_text(index, 48, evidence).endswith("36 detect a concept, of these 12 act, 12 contradicted")
 
 

@@ -17,7 +17,7 @@ from dashboard_workspace import make_workspace
 from interp.corpora.packing import Sequences
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.errors import InputError
-from interp.index.build import IndexConfig, build_index
+from interp.index.build import IndexConfig, _in_bins, build_index
 from interp.index.reader import FeatureIndex, is_stale
 from interp.model.language_model import load_model
 from interp.runs.record import Run, RunRecord
@@ -381,7 +381,26 @@ def test_signed_codes_are_read_on_their_positive_side(tmp_path):
         assert not any(example["value"] for example in index.examples(0, "not-firing"))
         rows, _ = index.activations(0)
         assert (rows == np.flatnonzero(codes[:, 0] > index.summary["cut"][0])).all()
+        below = index.feature(0)["below"]
+        assert below["n_fire"] == (codes[:, 0] < 0).sum() == pytest.approx(sum(below["hist"]["counts"]), rel=0.05)
+        assert below["min"] == pytest.approx(codes[:, 0].min(), rel=1e-6)
+        assert (below["hist"]["edges"][0], below["hist"]["edges"][-1]) == (below["min"], 0.0)
+        assert below["hist"]["counts"][-1] > below["hist"]["counts"][0], "small codes are the commonest"
+        lowest = index.examples(0, "lowest", 8)
+        values = [example["value"] for example in lowest]
+        assert values == sorted(values)
+        assert values[0] == pytest.approx(codes[:, 0].min(), rel=1e-6)
+        shown = [a for example in lowest + index.examples(0, "top", 8) for a in example["activations"]]
+        assert min(shown) < 0 < max(shown), "contexts have both signs"
     assert isinstance(run.decomposer(), PCA)
+
+
+def test_the_logit_histogram_counts_every_token_between_the_ends(tmp_path):
+    effects = np.array([[0.0, 1.0, 2.0, 4.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    counts = _in_bins(effects)
+    assert counts.shape == (2, 40)
+    assert np.flatnonzero(counts[0]).tolist() == [0, 10, 20, 39]
+    assert counts.sum(1).tolist() == [4, 0], "a direction that moves nothing has no histogram"
 
 
 def test_codes_that_do_not_reconstruct_share_their_own_variance(tmp_path, codes):

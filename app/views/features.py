@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,12 +16,13 @@ from app.workspace import evidence_version, find_run, index_version, open_eviden
 from interp.browse.evidence import BEST_FIRST, MEASURES, RunEvidence
 from interp.browse.features import (
     KINDS_SHOWN,
+    ORDER_NAMES,
     ORDERS,
     ORDERS_OF_EVIDENCE,
     TableFilter,
     counts_text,
     escaped,
-    filters_text,
+    filters_in_words,
     percent,
     select_features,
 )
@@ -33,6 +35,10 @@ DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 ENDS = {"excess": (-1.0, 1.0), "simulability": (0.0, 1.0), "stability": (-1.0, 1.0)}
 """Lowest and highest value of each measure of the evidence."""
 STEP = 0.05
+NO_FILTER: dict[str, Any] = {
+    "q": "", "show": [], "density": (DENSITIES[0], DENSITIES[-1]), "grade": [], "concept": "", "writes": "", **ENDS
+}  # fmt: skip
+"""What each filter is where it hides nothing."""
 
 
 def show() -> None:
@@ -47,22 +53,24 @@ def show() -> None:
         density=st.session_state[view("density")],
         shown=tuple(st.session_state[view("show")]),
         labels={feature: one.label for feature, one in said.items() if one.label},
+        notes={feature: one.note for feature, one in said.items() if one.note},
         bookmarks=frozenset(feature for feature, one in said.items() if one.bookmarked),
+        is_reversed=st.session_state[view("reversed")],
         **_evidence_wanted(evidence),
     )
+    unknown = ""
     try:
         order = select_features(index, wanted)
     except InputError:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
-        order = []
-        st.session_state[view("f")] = wanted.query.strip()
-    st.caption(" · ".join(filter(None, [counts_text(index, len(order), evidence), escaped(filters_text(wanted))])))
-    _card(run, wanted, order)
+        order, unknown = [], wanted.query.strip()
+    st.caption(counts_text(index, len(order), evidence))
+    _card(run, wanted, order, unknown)
 
 
 def _controls() -> Run:
     """The row of filters, each bound to the address; the run chosen in it."""
-    parsers = {
+    parsers: dict[str, Callable[[str | None], Any]] = {
         "sort": _order,
         "q": lambda text: text or "",
         "show": _kinds,
@@ -70,43 +78,58 @@ def _controls() -> Run:
         "f": lambda text: text,
         "grade": _grades,
         "concept": lambda text: text or "",
+        "writes": lambda text: text or "",
+        "reversed": bool,
+        "mine": lambda text: text or "",
     }
     parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
     restore(PAGE, parsers, with_default=("density", *ENDS))
-    columns = st.columns([2.6, 1.4, 1.5, 1.8, 3.0, 1.1], gap="medium")
+    with st.container(key="filters"):
+        columns = st.columns([3.9, 1.4, 1.9, 2.9, 1.2], gap="small")
     with columns[0]:
         run = pick_run()
     evidence = open_evidence(run)
     with columns[1]:
         orders = ORDERS if evidence.features else [order for order in ORDERS if order not in ORDERS_OF_EVIDENCE]
-        st.selectbox("Order", orders, key=view("sort"), format_func=lambda order: MEASURES.get(order, order))
+        st.selectbox("Order", orders, key=view("sort"), format_func=_order_name, on_change=_forwards)
     with columns[2]:
+        st.text_input(
+            "Search",
+            key=view("q"),
+            placeholder="812, raise, tok: def",
+            on_change=_forget_feature,
+            help="A number; or a part of a label, a note, a concept or one of the strongest tokens; or tok: and a token of the "
+            "top examples.",
+        )
+    with columns[3]:
+        st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
+    with (
+        columns[4],
+        st.container(height="stretch", vertical_alignment="bottom"),
+        st.popover("Filters", width="stretch"),
+    ):
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
         ends = (DENSITIES[0], DENSITIES[-1])
-        st.select_slider("Density", DENSITIES, ends, key=view("density"), format_func=percent)
-    with columns[3]:
-        st.text_input("Search", key=view("q"), placeholder="812, a label, or tok: def", on_change=_forget_feature)
-    with columns[4]:
-        st.pills("Only", KINDS_SHOWN, key=view("show"), selection_mode="multi")
-    with columns[5], st.container(height="stretch", vertical_alignment="bottom"):
+        st.select_slider("Fires on, share of tokens", DENSITIES, ends, key=view("density"), format_func=percent)
         _evidence_controls(evidence)
     return run
 
 
 def _evidence_controls(evidence: RunEvidence) -> None:
-    """The filters by evidence; nothing to choose where there is none."""
-    with st.popover(
-        "Evidence", disabled=not evidence.features, help=escaped(evidence.missing) or None, width="stretch"
+    """The filters by evidence; where there is none, why."""
+    if evidence.missing:
+        st.info(escaped(evidence.missing))
+    off = not evidence.features
+    st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi", disabled=off)
+    for name, heading, concepts in (
+        ("concept", "Detects", evidence.concepts),
+        ("writes", "Makes the model write, by an estimate", evidence.written),
     ):
-        st.pills("Grade", BEST_FIRST, key=view("grade"), selection_mode="multi")
         st.selectbox(
-            "Detects",
-            ["", *evidence.concepts],
-            key=view("concept"),
-            format_func=lambda concept: concept or "any concept",
+            heading, ["", *concepts], key=view(name), format_func=lambda concept: concept or "any concept", disabled=off
         )
-        for name, ends in ENDS.items():
-            st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f")
+    for name, ends in ENDS.items():
+        st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f", disabled=off)
 
 
 def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
@@ -118,6 +141,7 @@ def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
             "evidence": evidence,
             "grades": tuple(st.session_state[view("grade")]),
             "concept": st.session_state[view("concept")],
+            "writes": st.session_state[view("writes")],
             "ranges": {name: chosen for name, chosen in ranges.items() if chosen != ENDS[name]},
         }
         if evidence.features
@@ -125,9 +149,12 @@ def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:
     )
 
 
-def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
-    """The component, and the address that brings a reader back to the same view."""
-    feature = st.session_state.get(view("f")) or str(order[0] if order else 0)
+def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None:
+    """The component, and the address that brings a reader back to the same view.
+
+    Where every feature is hidden there is no card, but the answer to an ``unknown`` number.
+    """
+    feature = unknown or st.session_state.get(view("f")) or (str(order[0]) if order else "")
     address = {
         "run": run_name(run),
         "f": feature,
@@ -137,31 +164,47 @@ def _card(run: Run, wanted: TableFilter, order: list[int]) -> None:
         "density": "" if wanted.density == (0.0, 1.0) else _range_text(wanted.density),
         "grade": ",".join(wanted.grades),
         "concept": wanted.concept,
+        "writes": wanted.writes,
+        "reversed": "1" if wanted.is_reversed else "",
+        "mine": st.session_state[view("mine")],
         **{name: _range_text(ends) for name, ends in wanted.ranges.items()},
     }
-    kept = ("sort", "q", "show", "density", "f", "grade", "concept", *ENDS)
+    kept = ("sort", "reversed", "f", "mine", *NO_FILTER)
     write_address(PAGE, address, {name: st.session_state.get(view(name)) for name in kept})
     result = feature_card()(
         key="card",
         data={
             "api": f"/api/runs/{run_name(run)}/features",
             "version": run_name(run) + index_version(run) + evidence_version(run),
-            "feature": int(feature) if feature.isdigit() else feature,
+            "feature": _shown(feature if order or unknown else ""),
             "order": order,
-            "measure": wanted.order,
+            "sort": wanted.order,
+            "reversed": wanted.is_reversed,
+            "query": wanted.query,
+            "filters": filters_in_words(wanted),
+            "mine": address["mine"],
             "labels": [[number, text] for number, text in wanted.labels.items()],
+            "notes": [[number, text] for number, text in wanted.notes.items()],
             "bookmarks": sorted(wanted.bookmarks),
             "link": {name: value for name, value in address.items() if value and name != "f"},
             "steer_path": "/steer",
+            "tree_path": "/tree",
         },
         on_feature_change=_step,
         on_label_change=_label,
+        on_note_change=_note,
         on_bookmark_change=_bookmark,
+        on_sort_change=_sort,
+        on_clear_change=_clear,
+        on_mine_change=_mine,
         on_steer_change=lambda: None,
+        on_tree_change=lambda: None,
         on_other_change=lambda: None,
     )
     if result.other is not None:
         go_to("features", run=str(result.other[0]), f=str(int(result.other[1])))
+    if result.tree is not None:
+        go_to("tree", run=run_name(run))
     if result.steer is not None:
         go_to("steer", run=run_name(run), f=str(int(result.steer)))
 
@@ -174,6 +217,35 @@ def _step() -> None:
 def _label() -> None:
     feature, text = st.session_state["card"].label
     _set(feature, label=str(text))
+
+
+def _note() -> None:
+    feature, text = st.session_state["card"].note
+    _set(feature, note=str(text))
+
+
+def _sort() -> None:
+    """A heading of the table was pressed: order by it; pressed again, the other way round."""
+    chosen = _order(str(st.session_state["card"].sort))
+    is_again = chosen == st.session_state[view("sort")]
+    st.session_state[view("reversed")] = is_again and not st.session_state[view("reversed")]
+    st.session_state[view("sort")] = chosen
+
+
+def _forwards() -> None:
+    """Another order begins with its first end."""
+    st.session_state[view("reversed")] = False
+
+
+def _clear() -> None:
+    """Nothing is hidden any more."""
+    for name, value in NO_FILTER.items():
+        st.session_state[view(name)] = value
+
+
+def _mine() -> None:
+    """The text that was typed into the card; the address follows."""
+    st.session_state[view("mine")] = str(st.session_state["card"].mine or "")
 
 
 def _bookmark() -> None:
@@ -191,8 +263,17 @@ def _forget_feature() -> None:
     st.session_state[view("f")] = None
 
 
+def _shown(feature: str) -> int | str | None:
+    """The feature as the card asks for it: a number, what was given in its place, or none."""
+    return int(feature) if feature.isdigit() else feature or None
+
+
 def _order(text: str | None) -> str:
     return text if text in ORDERS else ORDERS[0]
+
+
+def _order_name(order: str) -> str:
+    return ORDER_NAMES.get(order, order)
 
 
 def _kinds(text: str | None) -> list[str]:

@@ -7,7 +7,7 @@ that says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypedDict, final
@@ -51,6 +51,7 @@ BEST_FIRST: tuple[Grade, ...] = ("detects and acts", "detects", "contradicted", 
 MEASURES = {"excess": "excess F1", "simulability": "simulability", "stability": "stability"}
 """Columns of numbers and their names: F1 less that of random directions; AUROC of predicting its firing from the tokens around;
 mean cosine with its counterparts under other seeds."""
+_FLOATS = ("f1", "null", *MEASURES, "lift")
 
 
 @final
@@ -93,6 +94,18 @@ class EvidenceColumns(TypedDict):
     """The automatic labels, each once."""
     label: list[int]
     """-1 for a feature without one."""
+    concepts: list[str]
+    """The concepts that features were compared with or are estimated to make the model write, each once."""
+    concept: list[int]
+    """The one that its firing says most of, detected or not; -1 where it was compared with none."""
+    f1: list[float | None]
+    null: list[float | None]
+    """F1 of random directions cut to its rate, each with its own best concept."""
+    output: list[int]
+    """The concept that it is estimated to make the model write; -1 where the estimate is not above chance."""
+    output_sign: list[int]
+    lift: list[float | None]
+    """Its output effect, in standard deviations over random directions."""
     excess: list[float | None]
     simulability: list[float | None]
     stability: list[float | None]
@@ -122,13 +135,19 @@ class RunEvidence:
 
     @cached_property
     def columns(self) -> pd.DataFrame:
-        """One row a feature: grade, the concept that it detects (or ""), excess, simulability and stability (NaN where not
-        measured), automatic label (or "")."""
+        """One row a feature: grade, the concept that it detects and the nearest (or ""), F1, that of the null, excess,
+        simulability and stability (NaN where not measured), the concept that it is estimated to make the model write (or ""),
+        by how much (lift) and with which sign, automatic label (or "")."""
         return pd.DataFrame(
             {
                 "grade": [one.grade for one in self.features],
                 "concept": [
                     one.detected.concept if one.detected and one.grade != "none" else "" for one in self.features
+                ],
+                "nearest": [one.detected.concept if one.detected else "" for one in self.features],
+                "f1": [one.detected.f1 if one.detected else None for one in self.features],
+                "null": [
+                    one.detected.f1 - one.detected.excess.value if one.detected else None for one in self.features
                 ],
                 "excess": [one.detected.excess.value if one.detected else None for one in self.features],
                 "simulability": [one.simulability for one in self.features],
@@ -136,14 +155,25 @@ class RunEvidence:
                     sum(other.cosine for other in one.seeds) / len(one.seeds) if one.seeds else None
                     for one in self.features
                 ],
+                "output_concept": [
+                    one.output.concept if one.output and one.output.lift > one.output.chance else ""
+                    for one in self.features
+                ],
+                "output_sign": [one.output.sign if one.output else 1 for one in self.features],
+                "lift": [one.output.lift if one.output else None for one in self.features],
                 "label": [automatic_label(one) for one in self.features],
             }
-        ).astype(dict.fromkeys(MEASURES, float))
+        ).astype(dict.fromkeys(_FLOATS, float))
 
     @property
     def concepts(self) -> list[str]:
         """Concepts that at least one feature detects, in order of the alphabet."""
         return sorted(set(self.columns["concept"]) - {""})
+
+    @property
+    def written(self) -> list[str]:
+        """Concepts that at least one feature is estimated to make the model write, in order of the alphabet."""
+        return sorted(set(self.columns["output_concept"]) - {""})
 
 
 def load_evidence(run: Run, command: str) -> RunEvidence:
@@ -187,19 +217,32 @@ def evidence_columns(evidence: RunEvidence) -> EvidenceColumns | None:
         return None
     columns = evidence.columns
     labels = sorted(set(columns["label"]) - {""})
-    place = {label: i for i, label in enumerate(labels)}
-    excess, simulability, stability = (
-        [None if math.isnan(value) else round(value, 3) for value in columns[name].tolist()] for name in MEASURES
+    concepts = sorted(({*columns["nearest"]} | {*columns["output_concept"]}) - {""})
+    f1, null, excess, simulability, stability, lift = (
+        [None if math.isnan(value) else round(value, 3) for value in columns[name].tolist()] for name in _FLOATS
     )
     return EvidenceColumns(
         grades=list(GRADES),
         grade=[GRADES.index(grade) for grade in columns["grade"]],
         labels=labels,
-        label=[place.get(label, -1) for label in columns["label"]],
+        label=_places(columns["label"], labels),
+        concepts=concepts,
+        concept=_places(columns["nearest"], concepts),
+        output=_places(columns["output_concept"], concepts),
+        output_sign=columns["output_sign"].tolist(),
+        f1=f1,
+        null=null,
         excess=excess,
         simulability=simulability,
         stability=stability,
+        lift=lift,
     )
+
+
+def _places(texts: Iterable[str], words: Sequence[str]) -> list[int]:
+    """The place of each text among ``words``, -1 where it is not there."""
+    place = {word: i for i, word in enumerate(words)}
+    return [place.get(text, -1) for text in texts]
 
 
 def counts_of_grades(evidence: RunEvidence) -> str:
@@ -246,13 +289,11 @@ def evidence_text(run: Run, feature: int) -> str:
 
 
 def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
-    lines: list[Line] = []
+    sentence = _detected_text(one.detected) if one.detected else "No concept was found to compare it with."
     if one.sign < 0:
-        lines.append(["All of this is about its negative codes; the examples below are of its positive ones."])
-    lines.append([_detected_text(one.detected) if one.detected else "No concept was found to compare it with."])
+        sentence += " All of this is about its negative codes."
+    lines: list[Line] = [[sentence]]
     firing = f"It fires on {one.n_fires:,} token{_s(one.n_fires)} of the judged text"
-    if one.detected:
-        firing = f"Precision {short(one.detected.precision)}, recall {short(one.detected.recall)}. {firing}"
     if one.simulability is not None:
         firing = f"{firing}; the tokens around predict its firing with AUROC {short(one.simulability)}"
     lines.append([firing + "."])
@@ -271,12 +312,18 @@ def _fires_on(run: Run, one: FeatureEvidence) -> list[Line]:
 
 
 def _detected_text(found: Detected) -> str:
+    """The sentence on what it fires on, with its null and interval."""
     start = (
-        f"Fires on {found.concept}:" if found.is_detected else f"Nearest to {found.concept}, which it does not detect:"
+        f"It fires on {found.concept}"
+        if found.is_detected
+        else f"It detects no concept; the nearest is {found.concept}"
     )
-    null = short(found.f1 - found.excess.value)
+    shares = (
+        f"{found.precision:.0%} of the tokens it fires on are one, and it fires on {found.recall:.0%} of all there are"
+    )
+    null = f"random directions that fire as often reach {short(found.f1 - found.excess.value)}"
     where = f"in {found.n_documents:,} document{_s(found.n_documents)}"
-    return f"{start} F1 {short(found.f1)}, random directions {null} (excess {_estimate(found.excess)}), {where}."
+    return f"{start}: {shares} (F1 {short(found.f1)}; {null}; excess {_estimate(found.excess)}; {where})."
 
 
 def _reading_line(reading: Reading) -> Line:
@@ -300,18 +347,20 @@ def _counterpart(run: Run, other: Counterpart) -> Line:
 
 
 def _test_text(test: CausalTest) -> str:
-    effect = test.effect
+    """The sentence on what it does, with its interval; the control is taken off the effect."""
+    acts, against = ("less", "more") if test.by == "ablation" else ("more", "less")
+    done = "Taking it out" if test.by == "ablation" else "Adding it"
+    unit = "nats of log-probability" if test.by == "ablation" else "of the text"
+    measured = f"{_estimate(test.effect)} {unit} beyond its control"
     if test.by == "ablation":
-        what = (
-            f"Taking it out lowers the log-probability of {test.concept} by {_estimate(effect)} nats beyond its control"
-        )
+        made = "makes {0} {1} likely: it acts{2}"
     else:
-        what = (
-            f"Adding it raises the share of the text that is {test.concept} by {_estimate(effect)} beyond its control"
-        )
-    if effect.low > 0:
-        return f"{what}: it acts."
-    return f"{what}: it acts against it." if effect.high < 0 else f"{what}: no different from it."
+        made = "makes the model write {1} {0}: it acts{2}"
+    if test.effect.low > 0:
+        return f"{done} {made.format(test.concept, acts, '')} ({measured})."
+    if test.effect.high < 0:
+        return f"{done} {made.format(test.concept, against, ' against it')} ({measured})."
+    return f"{done} changes {test.concept} no more than its control does ({measured})."
 
 
 def _output_text(output: Output) -> str:

@@ -20,17 +20,29 @@ from interp.browse.evidence import (
     evidence_columns,
     shown_labels,
 )
+from interp.browse.family import Family, family_of
 from interp.errors import unknown_feature, unknown_name
 from interp.evaluation.evidence import Grade
 from interp.index.reader import Example, FeatureIndex, FeaturePage
 from interp.runs.record import Run
 
-Order = Literal["importance", "density", "max", "label", "grade", "concept", "excess", "simulability", "stability"]
+Order = Literal[
+    "best", "importance", "density", "max", "label", "tokens", "number",
+    "f1", "excess", "concept", "output", "simulability", "stability",
+]  # fmt: skip
 ORDERS: tuple[Order, ...] = get_args(Order)
-ORDERS_OF_EVIDENCE: tuple[Order, ...] = ("grade", "concept", "excess", "simulability", "stability")
+ORDERS_OF_EVIDENCE: tuple[Order, ...] = ("f1", "excess", "concept", "output", "simulability", "stability")
 """Orders of runs that have evidence."""
+ORDER_NAMES: dict[str, str] = {"best": "best first", "f1": "F1", "output": "output effect", **MEASURES}
+"""What an order is called, where that is not its name."""
 
-Which = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+DENSE = 0.1
+"""Share of tokens above which a feature is dense: what fires on so much stands for little, however much variance it holds."""
+
+N_TOKENS = 8
+"""Strongest tokens that the table has, and that a search reads."""
+
+Which = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 EXAMPLE_KINDS: tuple[Which, ...] = get_args(Which)
 
 CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
@@ -39,20 +51,26 @@ CONTEXTS: dict[str, int | None] = {"8": 8, "24": 24, "whole": None}
 KINDS_SHOWN = ("alive", "dead", "bookmarked", "labelled")
 """The table's filters; several together mean all of them."""
 
-SIGNED = "codes have both signs: density, max and examples are of the positive side"
-"""What a page says of a run whose index holds one side of its codes."""
+SIGNED = "codes have both signs: density and max are of the positive side"
+"""What a page says of a run with such codes."""
 
 
 @dataclass(frozen=True)
 class TableFilter:
     """Which features the table shows, and in which order."""
 
-    order: Order = "importance"
-    """Largest first for numbers, those not measured last; the best grade first, and within a grade or a concept the largest
-    excess; alphabetical for labels, a person's before automatic ones, unlabelled ones last."""
+    order: Order = "best"
+    """"best" is the best grade first, within a grade those that are not dense, then the largest excess; without evidence
+    those that are not dense, then the largest importance. Largest first for numbers, those not measured last; alphabetical for
+    tokens, concepts and labels, a person's labels before automatic ones, those without last; within a concept the largest
+    excess."""
+
+    is_reversed: bool = False
+    """The other way round, but for what was not measured, which stays last."""
 
     query: str = ""
-    """A feature number, ``tok: TEXT`` for features that fire on this token, or a part of the label shown."""
+    """A feature number, ``tok: TEXT`` for features that fire on this token, or a part of the label shown, of the note, of the
+    concept that it detects or is estimated to make the model write, or of one of its strongest tokens."""
 
     density: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest share of tokens on which a feature fires, both included."""
@@ -62,6 +80,9 @@ class TableFilter:
 
     labels: Mapping[int, str] = field(default_factory=dict)
     """A person's label of each labelled feature."""
+
+    notes: Mapping[int, str] = field(default_factory=dict)
+    """A person's note on each feature that has one."""
 
     bookmarks: frozenset[int] = frozenset()
     """Bookmarked features."""
@@ -75,6 +96,9 @@ class TableFilter:
     concept: str = ""
     """The concept that a feature must detect, if one is given."""
 
+    writes: str = ""
+    """The concept that a feature must be estimated to make the model write, if one is given."""
+
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Lowest and highest value of some of MEASURES, both included; features of which it was not measured do not pass."""
 
@@ -86,7 +110,13 @@ class FeatureTable(TypedDict):
     """Share of tokens on which it fires."""
     max: list[float]
     """Largest activation."""
+    importance: list[float]
+    """Share of the variance."""
     dead: list[bool]
+    words: list[str]
+    """The tokens that ``tokens`` has, each once."""
+    tokens: list[list[int]]
+    """Strongest tokens, as places in ``words``."""
     evidence: EvidenceColumns | None
 
 
@@ -94,8 +124,10 @@ class FeatureCard(FeaturePage):
     """All about one feature except its examples."""
 
     positive_side_only: bool
-    """Whether codes have both signs, of which the card shows the positive side."""
+    """Whether codes have both signs; then density, maximum and all examples but the lowest are of the positive side."""
     evidence: EvidenceCard
+    family: Family | None
+    """Its parent in the hierarchy of its run, and the parent's other children; None where there is none."""
 
 
 def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
@@ -110,8 +142,9 @@ def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
         rows = rows[_is_kind(rows, kind, wanted)]
     if wanted.grades:
         rows = rows[rows["grade"].isin(wanted.grades)]
-    if wanted.concept:
-        rows = rows[rows["concept"] == wanted.concept]
+    for column, concept in (("concept", wanted.concept), ("output_concept", wanted.writes)):
+        if concept:
+            rows = rows[rows[column] == concept]
     for measure, ends in wanted.ranges.items():
         rows = rows[rows[measure].between(*ends)]
     query = wanted.query.strip()
@@ -122,19 +155,48 @@ def select_features(index: FeatureIndex, wanted: TableFilter) -> list[int]:
     if query.isdigit():
         rows = rows[rows["id"] == check_feature(index, query)]
     elif query:
-        labels = shown_labels(wanted.labels, wanted.evidence)
-        found = {feature for feature, label in labels.items() if query.lower() in label.text.lower()}
-        rows = rows[rows["id"].isin(found)]
-    return _ordered(rows, wanted)
+        rows = rows[rows["id"].isin(_features_saying(query, index, wanted))]
+    return _ordered(rows, index, wanted)
+
+
+def _features_saying(query: str, index: FeatureIndex, wanted: TableFilter) -> set[int]:
+    """Features of which a text that a person can see contains ``query``, in any case."""
+    sought = query.casefold()
+    columns = wanted.evidence.columns
+    of_evidence = [columns[name].items() for name in ("concept", "output_concept")]
+    labels = shown_labels(wanted.labels, wanted.evidence)
+    labelled = ((feature, label.text) for feature, label in labels.items())
+    found = {
+        int(f) for texts in (labelled, wanted.notes.items(), *of_evidence) for f, t in texts if sought in t.casefold()
+    }
+    for feature, tokens in enumerate(_strongest_tokens(index, wanted.evidence, N_TOKENS)):
+        if any(sought in token.casefold() for token in tokens):
+            found.add(feature)
+    return found
+
+
+def _strongest_tokens(index: FeatureIndex, evidence: RunEvidence, n: int) -> list[list[str]]:
+    """The first ``n`` strongest tokens of each feature: those of the evidence, which knows the sign it is about, else those of
+    the top examples."""
+    tokens = [of_feature[:n] for of_feature in index.strongest_tokens]
+    for one in evidence.features[: len(tokens)]:
+        if one.tokens:
+            tokens[one.feature] = list(one.tokens[:n])
+    return tokens
 
 
 def table_payload(index: FeatureIndex, evidence: RunEvidence) -> FeatureTable:
     """The table's columns over all features."""
     rows = index.summary.sort_values("id")
+    tokens = _strongest_tokens(index, evidence, N_TOKENS)
+    places: dict[str, int] = {}
     return FeatureTable(
         density=[_rounded(value) for value in rows["density"]],
         max=[_rounded(value) for value in rows["max"]],
+        importance=[_rounded(value) for value in rows["importance"]],
         dead=[bool(value) for value in rows["dead"]],
+        tokens=[[places.setdefault(token, len(places)) for token in of_feature] for of_feature in tokens],
+        words=list(places),
         evidence=evidence_columns(evidence),
     )
 
@@ -146,6 +208,7 @@ def feature_payload(index: FeatureIndex, feature: str, run: Run, evidence: RunEv
         **index.feature(number),
         positive_side_only=index.record.positive_side_only,
         evidence=evidence_card(run, evidence, number),
+        family=family_of(run, number),
     )
 
 
@@ -187,11 +250,18 @@ def counts_text(index: FeatureIndex, n_shown: int, evidence: RunEvidence) -> str
     return " · ".join(filter(None, counts))
 
 
-def filters_text(wanted: TableFilter) -> str:
-    """The filters by evidence in words; empty where there are none."""
-    ranges = [f"{MEASURES[name]} {low:g} to {high:g}" for name, (low, high) in wanted.ranges.items()]
-    text = " · ".join(filter(None, [" or ".join(wanted.grades), wanted.concept, *ranges]))
-    return f"only {text}" if text else ""
+def filters_in_words(wanted: TableFilter) -> list[str]:
+    """What hides features, one text a filter; empty where nothing does."""
+    low, high = wanted.density
+    return [
+        *([f"search “{wanted.query.strip()}”"] if wanted.query.strip() else []),
+        *([f"fires on {percent(low)} to {percent(high)} of tokens"] if wanted.density != (0.0, 1.0) else []),
+        *(f"only {kind}" for kind in wanted.shown),
+        *([" or ".join(wanted.grades)] if wanted.grades else []),
+        *([f"detects {wanted.concept}"] if wanted.concept else []),
+        *([f"writes {wanted.writes}"] if wanted.writes else []),
+        *(f"{MEASURES[name]} {low:g} to {high:g}" for name, (low, high) in wanted.ranges.items()),
+    ]
 
 
 def escaped(text: str) -> str:
@@ -229,21 +299,34 @@ def _is_kind(rows: pd.DataFrame, kind: str, wanted: TableFilter) -> pd.Series:
     raise unknown_name("filter", kind, KINDS_SHOWN, "the feature table")
 
 
-def _ordered(rows: pd.DataFrame, wanted: TableFilter) -> list[int]:
+def _ordered(rows: pd.DataFrame, index: FeatureIndex, wanted: TableFilter) -> list[int]:
     """Ties, such as all dead features, are in order of number, so that the table never shuffles."""
-    if wanted.order == "label":
+    keys: dict[str, pd.Series]
+    largest_first = [False]
+    if wanted.order == "best":
+        is_dense = rows["density"] > DENSE
+        keys, largest_first = {"is_dense": is_dense, "importance": rows["importance"]}, [False, True]
+        if wanted.evidence.features:
+            best = {grade: place for place, grade in enumerate(BEST_FIRST)}
+            keys = {"grade": rows["grade"].map(best), "is_dense": is_dense, "excess": rows["excess"]}
+            largest_first = [False, False, True]
+    elif wanted.order == "label":
         labels = shown_labels(wanted.labels, wanted.evidence)
-        has = {f: (labels[f].is_automatic, labels[f].text.lower(), f) for f in labels}
-        return sorted((int(f) for f in rows["id"]), key=lambda f: has.get(f, (2, "", f)))
-    if wanted.order == "grade":
-        best = {grade: place for place, grade in enumerate(BEST_FIRST)}
-        keys, largest_first = {"best": rows["grade"].map(best), "excess": rows["excess"]}, [True, False]
+        ordered = {feature: f"{label.is_automatic:d}{label.text.lower()}" for feature, label in labels.items()}
+        keys = {"label": rows["id"].map(ordered)}
+    elif wanted.order == "tokens":
+        strongest = _strongest_tokens(index, wanted.evidence, 1)
+        first = {feature: tokens[0].strip().lower() for feature, tokens in enumerate(strongest) if tokens}
+        keys = {"tokens": rows["id"].map(first)}
     elif wanted.order == "concept":
-        keys, largest_first = {"concept": rows["concept"].replace("", None), "excess": rows["excess"]}, [True, False]
+        keys = {"concept": rows["concept"].replace("", None), "excess": rows["excess"]}
+        largest_first = [False, True]
     else:
-        keys, largest_first = {wanted.order: rows[wanted.order]}, [False]
+        column = {"number": "id", "output": "lift"}.get(wanted.order, wanted.order)
+        keys, largest_first = {"value": rows[column]}, [wanted.order != "number"]
     table = pd.DataFrame({**keys, "id": rows["id"]}).reset_index(drop=True)
-    return [int(f) for f in table.sort_values(list(table), ascending=[*largest_first, True])["id"]]
+    ascending = [is_largest == wanted.is_reversed for is_largest in largest_first]
+    return [int(f) for f in table.sort_values(list(table), ascending=[*ascending, True])["id"]]
 
 
 def _rounded(value: float) -> float:

@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.files import whole
 from interp.index.codes import SiteCodes, read_codes
 from interp.index.examples import describe_features
-from interp.index.layout import IndexRecord, write_attributes, write_compressed
+from interp.index.layout import N_BINS, IndexRecord, write_attributes, write_compressed
 from interp.index.relations import Neighbours, coactivation_neighbours, cosine_neighbours, nearest
 from interp.records import check_options
 from interp.runs.firing import Firing
@@ -89,6 +89,12 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
     features = {"n_fire": codes.n_fire, "max": codes.maximum, "mean": codes.mean, "cut": codes.cut}
     features["importance"] = _importance(codes, decomposer, source)
     features |= describe_features(codes, positions[:, 0], n_top=config.n_top, n_each=config.n_each, seed=config.seed)
+    below = None
+    if decomposer.signed_codes:
+        below = read_codes(
+            _Negated(decomposer), source, max_density=config.max_density, n_sample=config.n_sample, seed=config.seed
+        )
+        features |= _below(below, positions[:, 0], config)
     features |= _relations(codes, decomposer, run.site.read, config)
     if model is not None:
         features |= _token_effects(model, run.site.write, decomposer, config.n_tokens)
@@ -113,9 +119,32 @@ def build_index(run: Run, *, config: IndexConfig = IndexConfig(), model: TokenEf
     )
     with whole(run.index_path) as partial, h5py.File(partial, "w") as file:
         _write_features(file, features, codes)
+        if below is not None:
+            _write_acts(file.create_group("acts_below"), below)
         _write_text(file, store, positions, vocabulary)
         write_attributes(file, record)
     return run.index_path
+
+
+class _Negated:
+    """A decomposer whose codes have the other sign: its positive side is the negative one of the original."""
+
+    signed_codes = True
+
+    def __init__(self, decomposer: Any) -> None:
+        self.decomposer, self.n_features = decomposer, decomposer.n_features
+
+    def encode(self, x: Any) -> Any:
+        return -self.decomposer.encode(x)
+
+
+def _below(codes: SiteCodes, sequences: Int[np.ndarray, " n_tokens"], config: IndexConfig) -> dict[str, np.ndarray]:
+    """What is kept of the negative side, whose codes are given with their sign turned."""
+    found = describe_features(codes, sequences, n_top=config.n_top, n_each=1, seed=config.seed)
+    kept = {"n_fire": codes.n_fire, "max": codes.maximum} | {
+        name: found[name] for name in ("hist", "top_row", "top_value")
+    }
+    return {f"below_{name}": values for name, values in kept.items()}
 
 
 def _importance(codes: SiteCodes, decomposer: Any, source: Any) -> Float[np.ndarray, " n_features"]:
@@ -150,19 +179,34 @@ def _largest_weights(directions: Float[np.ndarray, "n_features d_in"], n: int) -
 
 
 def _token_effects(model: TokenEffects, site: str, decomposer: Any, n: int) -> dict[str, np.ndarray]:
-    """The tokens each feature's direction promotes and suppresses most; empty where no linear map leads to the logits."""
+    """The tokens each feature's direction promotes and suppresses most, and how many it moves by how much; empty where no
+    linear map leads to the logits."""
     residual = model.residual_directions(site, decomposer.write_directions())
     if residual is None:
         return {}
     found: dict[str, list[Neighbours]] = {"promoted": [], "suppressed": []}
+    counts = []
     for block in residual.detach().split(1024):  # bounds memory: effects of 1024 features at a time
         effects = model.logit_effects(block)
         is_dead = ~block.any(dim=1, keepdim=True)
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, ids = effects.topk(min(n, effects.shape[1]), dim=1, largest=largest)
             found[name].append((ids.masked_fill(is_dead, -1).cpu().numpy(), values.cpu().numpy()))
+        counts.append(_in_bins(effects.cpu().numpy()))
     joined = {name: [np.concatenate(each) for each in zip(*parts, strict=True)] for name, parts in found.items()}
-    return _as_arrays({name: (ids, values) for name, (ids, values) in joined.items()})
+    return _as_arrays({name: (ids, values) for name, (ids, values) in joined.items()}) | {
+        "logits_hist": np.concatenate(counts)
+    }
+
+
+def _in_bins(effects: Float[np.ndarray, "n d_vocab"]) -> Int[np.ndarray, "n n_bins"]:
+    """Tokens by effect, in linear bins from the lowest to the highest effect of each row; none where all are equal."""
+    lowest, highest = effects.min(1, keepdims=True), effects.max(1, keepdims=True)
+    width = (highest - lowest) / N_BINS
+    places = np.minimum((effects - lowest) / np.where(width > 0, width, 1), N_BINS - 1).astype(np.int64)
+    rows = np.arange(len(effects))[:, None] * N_BINS
+    counts = np.bincount((rows + places).ravel(), minlength=N_BINS * len(effects)).reshape(-1, N_BINS)
+    return np.where(width > 0, counts, 0)
 
 
 def _as_arrays(found: Mapping[str, Neighbours]) -> dict[str, np.ndarray]:
@@ -175,9 +219,11 @@ def _write_features(file: h5py.File, features: dict[str, np.ndarray], codes: Sit
     then neither overflows nor loses a small feature, and no firing token is rounded to 0."""
     for name, values in features.items():
         file[f"features/{name}"] = values
-    n_kept = np.diff(codes.acts.indptr)
-    share = codes.acts.data / np.repeat(codes.maximum, n_kept)
-    acts = file.create_group("acts")
+    _write_acts(file.create_group("acts"), codes)
+
+
+def _write_acts(acts: h5py.Group, codes: SiteCodes) -> None:
+    share = codes.acts.data / np.repeat(codes.maximum, np.diff(codes.acts.indptr))
     acts["indptr"] = codes.acts.indptr.astype(np.int64)
     write_compressed(acts, "row", codes.acts.indices.astype(np.int32))
     write_compressed(acts, "value", np.maximum(share, np.finfo(np.float16).smallest_subnormal).astype(np.float16))

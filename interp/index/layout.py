@@ -55,7 +55,7 @@ class IndexRecord(PrecomputedRecord, frozen=True):
     n_cut: int
     """Features whose smaller activations were left out."""
     positive_side_only: bool
-    """Whether codes may be negative; the index shows only the positive ones."""
+    """Whether codes may be negative; the columns of features are then of the positive ones."""
     importance_of: Literal["site variance", "variance of all codes"]
     """What importance is a share of."""
     has_model: bool

@@ -21,7 +21,7 @@ from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, IndexRec
 from interp.runs.record import Run
 from interp.store.manifest import Manifest
 
-ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing"]
+ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")
 Ranked = list[tuple[int, float]]
 """Numbers of features or neurons with their values, best first."""
@@ -30,10 +30,20 @@ RankedTokens = list[tuple[str, float]]
 
 
 class Histogram(TypedDict):
-    """Firing tokens in linear bins from 0 to the maximum."""
+    """Tokens in linear bins."""
 
     edges: list[float]
     counts: list[int]
+
+
+class Below(TypedDict):
+    """The negative side of a feature with signed codes."""
+
+    n_fire: int
+    density: float
+    min: float
+    hist: Histogram
+    """Tokens with a negative code, from the lowest to 0."""
 
 
 class FeaturePage(TypedDict):
@@ -55,6 +65,12 @@ class FeaturePage(TypedDict):
     dead: bool
     n_tokens: int
     hist: Histogram
+    """Firing tokens by activation, from 0 to the maximum."""
+    below: Below | None
+    """None where codes have one sign, and where the index was built by a version that kept the positive side alone."""
+    logits: Histogram | None
+    """Tokens of the vocabulary by the effect of the feature's direction on their logit; None also where the index was built
+    by a version that did not count them."""
     promoted: RankedTokens | None
     suppressed: RankedTokens | None
     neighbours: dict[str, Ranked | None]
@@ -82,7 +98,7 @@ class FeatureIndex:
     """A run's precomputed feature pages, opened read-only; a context manager, or closed with ``close()``.
 
     ``record`` says what the index was built from.
-    Activations are non-negative: for a decomposer with signed codes the index shows the positive side.
+    Activations are those above 0, unless ``has_below``: then codes have both signs, and examples show both.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,6 +112,9 @@ class FeatureIndex:
         self._features = dict(self._file["features"].items())
         self._act_rows, self._act_values = self._file["acts/row"], self._file["acts/value"]
         self._indptr = self._file["acts/indptr"][:]
+        self.has_below = "acts_below" in self._file
+        """Whether codes have a negative side that is kept."""
+        self._indptr_below = self._file["acts_below/indptr"][:] if self.has_below else None
 
     def close(self) -> None:
         """Close the file; the index cannot be read afterwards."""
@@ -125,6 +144,8 @@ class FeatureIndex:
         lists = {
             "n_tokens": self.n_tokens,
             "hist": {"edges": edges.tolist(), "counts": self._features["hist"][f].tolist()},
+            "below": self._below(f),
+            "logits": self._logits(f),
             "promoted": self._tokens_and_values("promoted", f),
             "suppressed": self._tokens_and_values("suppressed", f),
             "neighbours": {kind: self._ids_and_values(kind, f) for kind in ("cosine", "coactivation")},
@@ -137,11 +158,14 @@ class FeatureIndex:
 
         "top" has at most one token a sequence, largest first; "intervals" random tokens from each fifth of the range,
         highest fifth first; "near-threshold" the smallest positive activations; "random" firing and "not-firing"
-        tokens are drawn evenly. Activations at or below the feature's ``cut`` are 0 in the context.
+        tokens are drawn evenly. "lowest" has the most negative codes, one a sequence; none where they are not kept. Activations
+        at or below the feature's ``cut`` are 0 in the context.
         """
         self._check(f)
+        if which == "lowest":
+            return self._lowest(f, context)
         if which not in KINDS_OF_EXAMPLES:
-            raise unknown_name("kind of example", which, KINDS_OF_EXAMPLES, "an index")
+            raise unknown_name("kind of example", which, (*KINDS_OF_EXAMPLES, "lowest"), "an index")
         rows, values = self._features[f"{which}_row"][f], self._features[f"{which}_value"][f]
         groups = [""] * len(rows)
         if which == "intervals":
@@ -150,7 +174,7 @@ class FeatureIndex:
             groups = [name for name in names for _ in range(rows.shape[1])]
             rows, values = rows[::-1].ravel(), values[::-1].ravel()
         present = np.flatnonzero(rows >= 0)
-        windows = self._windows(rows[present], values[present], context, self.activations(f))
+        windows = self._windows(rows[present], values[present], context, self._codes(f))
         return [{**window, "group": groups[i]} for window, i in zip(windows, present.tolist(), strict=True)]
 
     def examples_of(
@@ -210,6 +234,19 @@ class FeatureIndex:
         text, offsets = self._file["vocabulary/bytes"][:].tobytes(), self._file["vocabulary/offsets"][:].tolist()
         return [text[i:j].decode() for i, j in itertools.pairwise(offsets)]
 
+    def sequence(self, number: int) -> Int[np.ndarray, " n"]:
+        """The token ids of a sequence of the store, BOS first, as far as it has text. InputError for one that is not there."""
+        last, position = self._positions[-1].tolist()
+        if not 0 <= number <= last:
+            raise InputError(f"no sequence {number}; this store has 0-{last}")
+        return self._tokens[number, : position + 1] if number == last else self._tokens[number]
+
+    @functools.cached_property
+    def strongest_tokens(self) -> list[list[str]]:
+        """Of each feature, the different tokens of its top examples, strongest first."""
+        rows = self._top_tokens.tolist()
+        return [list(dict.fromkeys(self._vocabulary[token] for token in row if token >= 0)) for row in rows]
+
     @functools.cached_property
     def _top_tokens(self) -> Int[np.ndarray, "n_features n_top"]:
         rows = self._features["top_row"][:]
@@ -225,6 +262,39 @@ class FeatureIndex:
             return None
         ids, values = self._features[f"{name}_id"][f], self._features[f"{name}_value"][f]
         return [(int(i), float(value)) for i, value in zip(ids, values, strict=True) if i >= 0]
+
+    def _lowest(self, f: int, context: int | None) -> list[Example]:
+        if not self.has_below:
+            return []
+        rows, values = self._features["below_top_row"][f], -self._features["below_top_value"][f]
+        return self._windows(rows[rows >= 0], values[rows >= 0], context, self._codes(f))
+
+    def _below(self, f: int) -> Below | None:
+        if not self.has_below:
+            return None
+        n_fire, lowest = int(self._features["below_n_fire"][f]), max(0.0, float(self._features["below_max"][f]))
+        counts = self._features["below_hist"][f][::-1].tolist()
+        hist = Histogram(edges=np.linspace(-lowest, 0.0, N_BINS + 1).tolist(), counts=counts)
+        return Below(n_fire=n_fire, density=n_fire / self.n_tokens, min=-lowest, hist=hist)
+
+    def _codes(self, f: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """As ``activations``, with the kept negative codes."""
+        rows, values = self.activations(f)
+        if self._indptr_below is None:
+            return rows, values
+        part = slice(int(self._indptr_below[f]), int(self._indptr_below[f + 1]))
+        acts = self._file["acts_below"]
+        rows = np.concatenate([rows, acts["row"][part]])
+        values = np.concatenate([values, acts["value"][part] * -self._features["below_max"][f]])
+        order = np.argsort(rows, kind="stable")
+        return rows[order], values[order]
+
+    def _logits(self, f: int) -> Histogram | None:
+        if "logits_hist" not in self._features:
+            return None
+        lowest, highest = (float(self._features[f"{name}_value"][f, 0]) for name in ("suppressed", "promoted"))
+        edges = np.linspace(lowest, highest, N_BINS + 1)
+        return Histogram(edges=edges.tolist(), counts=self._features["logits_hist"][f].tolist())
 
     def _tokens_and_values(self, name: str, f: int) -> RankedTokens | None:
         pairs = self._ids_and_values(name, f)
