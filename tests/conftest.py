@@ -93,6 +93,9 @@ def _network(family: str, d_vocab: int) -> Any:
         case "gemma2":
             heads = {"head_dim": 8, "query_pre_attn_scalar": 8, "pad_token_id": 0}
             return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**grouped, **heads))
+        case "mixtral":
+            experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+            return transformers.MixtralForCausalLM(transformers.MixtralConfig(**grouped, **experts))
         case _:
             return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**grouped))
 

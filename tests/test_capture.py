@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from conftest import save_model
+from msgspec import structs
+from transformers import PreTrainedTokenizerFast
 
+from interp.browse.contents import store_contents
 from interp.capture import to_store as capture_module
 from interp.capture.forward import FastestForward, forward
 from interp.capture.self_check import self_check
@@ -21,6 +26,7 @@ from interp.corpora.documents import Corpus, Document
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel, load_model
 from interp.store import writer as writer_module
+from interp.store.manifest import NATIVE_CHECK
 from interp.store.reader import ActivationStore
 
 RESIDUAL, MLP, HEADS = "blocks.0.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.0.attn.hook_z"
@@ -127,6 +133,36 @@ def test_a_hook_point_that_is_not_what_its_name_says_shows_in_the_self_check(
     assert self_check(model, sites, tokens)[name] < 1e-6
     model.bridge.blocks[1].mlp.out.hook_out.add_hook(lambda x, hook: 2 * x)
     assert self_check(model, sites, tokens)[name] > 0.4
+
+
+def test_a_check_that_fails_is_said_in_words(tiny_store: ActivationStore, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_store.path, tmp_path / "store"))
+    failing = {"blocks.0: resid_post = resid_pre + attn_out + mlp_out": 1.1, NATIVE_CHECK: 1.0}
+    structs.replace(tiny_store.manifest, checks=failing).write(folder)
+    said = store_contents(folder, spectra=False).checks
+    assert "does not hold (error 1.1e+00): hook points of this layer are not what" in said[next(iter(failing))]
+    assert "every activation was taken step by step" in said[NATIVE_CHECK]
+
+
+def test_a_mixture_of_experts_is_captured_at_its_residual_stream(
+    tiny_tokenizer: PreTrainedTokenizerFast, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    model = load_model(str(save_model(tmp_path / "model", "mixtral", tiny_tokenizer)), device="cpu")
+    captured = capture(model, tiny_corpus, replace(CONFIG, sites=(RESIDUAL,), tokens=200), tmp_path / "store")
+    assert captured.manifest.checks["blocks.0: resid_post = resid_pre + attn_out + mlp_out"] < 1e-5
+    torch.testing.assert_close(all_rows(captured, RESIDUAL), direct(model, captured, RESIDUAL), atol=1e-5, rtol=1e-5)
+    assert model.residual_directions("blocks.1.mlp.hook_post", torch.ones(1, 64)) is None
+
+
+def test_a_capture_that_failed_before_its_first_shard_does_not_block_its_name(
+    tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.capture.to_store.self_check", lambda *given: {}["missing"])
+        with pytest.raises(KeyError):
+            capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store")
+    other = replace(CONFIG, sites=(RESIDUAL,), tokens=200)
+    assert list(capture(tiny_model, tiny_corpus, other, tmp_path / "store").sites) == [RESIDUAL]
 
 
 @pytest.mark.parametrize("site", ["hook_embed", RESIDUAL, HEADS])

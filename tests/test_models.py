@@ -43,9 +43,21 @@ def test_a_folder_that_lacks_a_part_is_refused_by_its_name(
         load_model(str(copied_folder))
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "nowhere", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "~/model", "a/b/c", "a b"])
 def test_a_name_that_is_neither_folder_nor_hub_name_is_refused_without_looking_it_up(name: str) -> None:
     with pytest.raises(InputError, match=f"there is no model folder '{name}'; give a Hugging Face folder, a hub name"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "EleutherAI/pythia-70m"])
+def test_a_hub_name_with_or_without_an_owner_is_looked_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_found(source: str, device: str) -> None:
+        raise OSError(f"no such model: {source}")
+
+    monkeypatch.setattr("transformer_lens.model_bridge.TransformerBridge.boot_transformers", not_found)
+    with pytest.raises(
+        InputError, match=f"and from the model hub the model '{name}' cannot be loaded: no such model: {name}"
+    ):
         load_model(name)
 
 

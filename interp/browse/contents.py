@@ -12,6 +12,7 @@ import numpy as np
 from interp.evaluation.results import METRICS_FILE
 from interp.records import Notes, Record
 from interp.runs.record import Run, RunRecord, find_runs
+from interp.store.manifest import LARGE_ERROR, NATIVE_CHECK
 from interp.store.reader import ActivationStore
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -92,7 +93,7 @@ def store_contents(path: Path, *, spectra: bool) -> StoreContents:
         megabytes=round(sum(shard.n_bytes for shard in manifest.shards) / 1e6, 1),
         shards=len(manifest.shards),
         rate=f"{store.n_rows / seconds:,.0f} tokens per second" if seconds else "unknown",
-        checks={name: f"{error:.1e}" for name, error in manifest.checks.items()},
+        checks={name: _in_words(name, error) for name, error in manifest.checks.items()},
         identity=store.identity,
         runs=[run.name for run in find_runs(path.parent) if run.store_path.resolve() == path.resolve()],
         spectra={name: Spectrum.of(source.moments().spectrum[0]) for name, source in known.items()} or None,
@@ -110,6 +111,15 @@ def run_contents(path: Path) -> RunContents:
         index=run.index_path.exists(),
         metrics=(run.path / METRICS_FILE).exists(),
     )
+
+
+def _in_words(check: str, error: float) -> str:
+    """What the relative error of one of a capture's checks means."""
+    if error < LARGE_ERROR:
+        return f"holds (error {error:.1e})"
+    if check == NATIVE_CHECK:
+        return f"they differ (error {error:.1e}), so every activation was taken step by step: slower, and as exact"
+    return f"does not hold (error {error:.1e}): hook points of this layer are not what their names say in this model"
 
 
 def contents_text(contents: Record) -> str:

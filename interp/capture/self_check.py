@@ -37,8 +37,10 @@ def self_check(model: LanguageModel, sites: list[HookPoint], tokens: Int[Tensor,
         if set(neurons) <= set(found):
             post, output = (found[name] for name in neurons)
             module = model.bridge.blocks[layer].mlp
-            bias = getattr(getattr(module, "out", None), "bias", None)
-            written = post @ module.W_out
+            bias, weight = getattr(getattr(module, "out", None), "bias", None), getattr(module, "W_out", None)
+            if weight is None:  # a mixture of experts has no single one
+                continue
+            written = post @ weight
             error = relative_error(written if bias is None else written + bias, output)
             errors[f"blocks.{layer}: mlp.hook_out = mlp.hook_post @ W_out + b_out"] = error
     return errors

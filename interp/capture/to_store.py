@@ -22,7 +22,7 @@ from interp.model.language_model import LanguageModel
 from interp.model.sites import HookPoint, resolve_names
 from interp.progress import progress
 from interp.records import check_options
-from interp.store.manifest import Manifest
+from interp.store.manifest import NATIVE_CHECK, Manifest
 from interp.store.reader import ActivationStore
 from interp.store.shard import ShardContent
 from interp.store.source import prefetched
@@ -128,7 +128,7 @@ def _fill(
     run = FastestForward(model, sites, sample)
     checks = self_check(model, sites, sample)
     if run.native_error is not None:
-        checks["activations by the model's own kernels = activations step by step"] = run.native_error
+        checks[NATIVE_CHECK] = run.native_error
     writer.note_checks(checks)
     amount = request.sequences_per_shard * (request.n_ctx - 1)
     missing = writer.missing(chain([first], blocks))

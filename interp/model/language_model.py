@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "demo" / "model"
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _RESIDUAL_WIDTH_HOOKS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 
 
@@ -147,10 +149,12 @@ class LanguageModel:
         if short in _RESIDUAL_WIDTH_HOOKS and directions.shape[1] == self.d_model:
             return directions
         if short == "mlp.hook_post":
-            weight = self.bridge.blocks[layer].mlp.W_out
+            weight = getattr(self.bridge.blocks[layer].mlp, "W_out", None)  # a mixture of experts has none
         elif short == "attn.hook_z":
             weight = self.bridge.blocks[layer].attn.W_O
         else:
+            weight = None
+        if weight is None:
             return None
         return directions @ weight.reshape(-1, self.d_model).to(directions)
 
@@ -181,9 +185,9 @@ def load_model(name: str, device: str | None = None) -> LanguageModel:
     if path.is_dir():
         _check_folder(path)
         source = str(path)
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+    elif not _HUB_NAME.fullmatch(name):
         raise InputError(
-            f"there is no model folder '{name}'; give a Hugging Face folder, a hub name 'owner/model', or demo"
+            f"there is no model folder '{name}'; give a Hugging Face folder, a hub name such as gpt2 or owner/model, or demo"
         )
     else:
         source = name
@@ -227,7 +231,8 @@ def _boot(source: str, name: str, device: str) -> Any:
             return TransformerBridge.boot_transformers(source, device=device)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"the model '{name}' cannot be loaded: {reason}") from error
+            where = "" if Path(source).is_dir() else f"there is no folder '{name}', and from the model hub "
+            raise InputError(f"{where}the model '{name}' cannot be loaded: {reason}") from error
 
 
 def _check_folder(path: Path) -> None:

@@ -38,6 +38,10 @@ class Shard(Record, frozen=True):
         return path.exists() and path.stat().st_size == self.n_bytes
 
 
+NATIVE_CHECK = "activations by the model's own kernels = activations step by step"
+"""The check of a capture that no hook point can fail: where they differ, activations are taken step by step."""
+LARGE_ERROR = 1e-2
+"""Relative errors of checks below this are of rounding, in bfloat16 too."""
 _NOT_REQUESTED = {"versions", "seconds", "checks", "shards", "complete"}
 """Fields that say how a capture went, not what was asked for."""
 

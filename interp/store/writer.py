@@ -153,7 +153,11 @@ class StoreWriter:
             return
         present = Manifest.read(folder)
         usable = present if present.complete else present.with_n_tokens(request.n_tokens)
-        if differs := usable.request_differences(request):
+        differs = usable.request_differences(request)
+        if differs and not present.shards:  # interrupted before anything was kept
+            request.write(folder)
+            return
+        if differs:
             what = "; ".join(
                 f"{name}: {_shown(present, name)} there, {_shown(request, name)} asked" for name in differs
             )
