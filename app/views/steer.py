@@ -179,7 +179,7 @@ def _features_form(run: Run, index: FeatureIndex) -> dict[int, float]:
                 check_feature(index, str(feature))
             except InputError as error:
                 st.error(str(error))
-            line, remove = st.columns([6, 1], vertical_alignment="center")
+            line, remove = st.columns([4, 1], vertical_alignment="center")
             # Plain text, never markdown: a label is a stranger's.
             line.text(f"Feature {feature}" + (f" · {labels[feature].marked}" if feature in labels else ""))
             remove.button(

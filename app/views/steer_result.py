@@ -30,7 +30,7 @@ from interp.steering.records import SteeringRecord, read_steering_records
 
 HELD = 8
 """Results of a run that a session holds, so that Back shows them."""
-_EVERY_S = 0.3  # how often what is being written is shown
+_EVERY_S = 0.5  # how often what is being written is shown
 
 
 @st.fragment(run_every=_EVERY_S)
@@ -76,7 +76,8 @@ def _texts(shown: SteeredText) -> None:
         st.warning(escaped(note))
     if said := outcome(shown):
         st.markdown(escaped(said))
-    st.html(columns_html(shown))
+    if shown.columns:
+        st.html(columns_html(shown))
     if shown.prompt_changes:
         st.html(legend_html())
         st.caption(CHANGES)

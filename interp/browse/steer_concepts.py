@@ -114,8 +114,8 @@ def _judged(effect: SteeringEffect) -> ConceptChoice:
 
 
 def _gain(null: SteeringControl) -> str:
-    spread = f" (spread over draws {percent(null.spread)})" if null.spread is not None else ""
-    return f"{percent(null.difference.value)} %{spread}"
+    spread = f" ({percent(null.spread)} over draws)" if null.spread is not None else ""
+    return f"{percent(null.difference.value)}{spread}"
 
 
 def _worst(nulls: Sequence[SteeringControl]) -> str:
@@ -124,4 +124,4 @@ def _worst(nulls: Sequence[SteeringControl]) -> str:
 
 
 def _points(estimate: Estimate) -> str:
-    return f"{percent(estimate.value)} % [{percent(estimate.low)}, {percent(estimate.high)}]"
+    return f"{percent(estimate.value)} points [{percent(estimate.low)}, {percent(estimate.high)}]"

@@ -41,10 +41,8 @@ CHANGES = (
 
 def columns_html(shown: SteeredText) -> str:
     """The prompt, and below it the columns: what each is, what was measured of it, and its texts; a line of texts grew from the
-    same noise."""
+    same noise. Of a text whose columns have been begun."""
     columns = shown.columns
-    if not columns:
-        return ""
     heads = "".join(f'<div class="head">{_head(shown, column)}</div>' for column in columns)
     rows = []
     for i in range(len(columns[0].texts)):
@@ -150,7 +148,9 @@ _SHARE = (
 
 
 def _of_text(column: SteeredColumn, i: int) -> str:
-    return tokens_html(column.changes[i]) if i < len(column.changes) else escaped_text(column.texts[i])
+    if i < len(column.changes):
+        return tokens_html(column.changes[i])
+    return escaped_text(column.texts[i]) if i < len(column.texts) else ""
 
 
 def _share(estimate: Estimate, n: int) -> str:
