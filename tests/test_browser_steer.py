@@ -166,7 +166,7 @@ def test_a_kept_result_is_opened_without_computing_and_deleted(
     other = new_page()
     other.goto(f"{served.address}/steer?run={made.name}")
     other.get_by_text("Kept results (1)").click()
-    other.get_by_role("button", name="Open", exact=True).click()
+    other.locator("[class*=st-key-open_] button").click()
     expect(other.locator(".columns h6").last).to_have_text("Control")
     assert other.locator("pre.sample").all_inner_texts() == texts
     expect(other.get_by_role("slider").first).to_have_value("3")
@@ -191,6 +191,6 @@ def test_a_concept_takes_its_feature_at_an_effect(
     page.get_by_role("option", name="<b>2 · feature 47").click()
     expect(page.get_by_text("The opposite of feature 47 has the highest output score for <b>2")).to_be_visible()
     expect(page.get_by_text("Feature 47", exact=False).first).to_be_visible()
-    expect(page.get_by_label("KL target, nats per token")).to_have_value("-0.20")
+    expect(page.get_by_role("spinbutton", name="KL target, nats per token")).to_have_value("-0.20")
     page.wait_for_url(re.compile(r"towards=%3Cb%3E2"))
     assert "set_by=effect" in page.url
