@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import workspace
 from app.models import ModelTurn
+from app.steer_job import SteerJob
 from interp.browse import steering
 from interp.browse.kept_steering import delete_kept, keep, kept_texts, open_kept
 from interp.browse.steer_concepts import concept_choices
@@ -353,13 +355,38 @@ def test_who_gives_its_turn_and_asks_at_once_comes_after_who_waits(model: Langua
         waiting = threading.Thread(target=other)
         waiting.start()
         begun.wait()
-        while not ModelTurn._waiting.locked():
-            pass
+        for _ in range(1000):
+            if ModelTurn._waiting.locked():
+                break
+            time.sleep(0.005)
         turn.__exit__()
         turn.__enter__()
         order.append("first again")
     waiting.join()
     assert order == ["other", "first again"]
+
+
+def test_a_stopped_job_ends_at_its_next_step_with_what_was_there(
+    made: DashboardWorkspace, model: LanguageModel, strongest: list[int]
+) -> None:
+    given, first = settings({strongest[0]: 4.0}), threading.Event()
+
+    def work(tell: Any) -> SteeredText:
+        for i in range(2000):
+            tell(shown, Progress(f"step {i}", 0.0))
+            first.set()
+            time.sleep(0.005)
+        return shown
+
+    shown = SteeredText(time="", run_identity="", settings=given, strengths={}, unit="")
+    job = SteerJob(made.name, given, model, work)
+    assert first.wait(30)
+    job.stop()
+    job.wait()
+    assert (job.shown, job.error, job.was_stopped) == (shown, None, True)
+    assert job.progress.doing != "step 1999"
+    with ModelTurn(model):
+        pass  # its turn was given back
 
 
 # ------------------------------------------------------------------------------------------------------------ kept results
