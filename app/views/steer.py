@@ -53,7 +53,7 @@ _JOB, _OPENED = "steer_job", "opened_result"
 
 def show() -> None:
     """Lay out the page."""
-    left, right = st.columns([1, 3.1], gap="large")
+    left, right = st.container(key="steer_page").columns([1, 3.1], gap="large")
     with left:
         run = pick_run()
     asked = st.query_params.to_dict()
