@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from app.models import MODEL_LOCK, held_model
+from app.models import ModelTurn, held_model
 from app.workspace import find_run, open_index, weights_version
 from interp.browse.on_demand import ablation_changes, firing_on
 from interp.browse.prompt import PromptCodes, encode_prompt
@@ -32,12 +32,14 @@ def changes_of_sequence(run: Run, name: str, feature: int, sequence: int) -> lis
 @lru_cache(maxsize=16)
 def _codes(name: str, version: str, text: str) -> PromptCodes:
     run = find_run(name)
-    with MODEL_LOCK:
-        return encode_prompt(held_model(run), run, text)
+    model = held_model(run)
+    with ModelTurn(model):
+        return encode_prompt(model, run, text)
 
 
 @lru_cache(maxsize=512)
 def _changes(name: str, version: str, feature: int, tokens: tuple[int, ...]) -> list[float | None]:
     run = find_run(name)
-    with MODEL_LOCK:
-        return ablation_changes(held_model(run), run, tokens, feature)
+    model = held_model(run)
+    with ModelTurn(model):
+        return ablation_changes(model, run, tokens, feature)

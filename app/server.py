@@ -49,6 +49,9 @@ def settings(port: int, open_browser: bool) -> dict[str, object]:
         "browser.gatherUsageStats": False,
         # A bare string in a page, such as the docstring of a constant, is no output.
         "runner.magicEnabled": False,
+        # A full collection after every rerun, of a page or of a part of it, holds everything up for 0.2 s once torch is there:
+        # the work of the Steer page, which shows what it writes twice a second, came to a halt.
+        "runner.postScriptGC": False,
         # The density slider needs a default, and its value from the address as well.
         "global.disableWidgetStateDuplicationWarning": True,
         "client.toolbarMode": "minimal",

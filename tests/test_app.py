@@ -237,7 +237,7 @@ def test_each_run_is_steered_with_features_and_strengths_of_its_own(copied: Dash
     assert _strengths(page) == {"Feature 5": 2.0}
     page.selectbox[0].select(copied.name).run()
     assert _strengths(page) == {"Feature 5": 4.0, "Feature 40": 2.0}
-    assert page.query_params["steered"] in ("5,40", ["5,40"])
+    assert page.query_params["steered"] in ("5:4,40:2", ["5:4,40:2"])
     next(button for button in page.button if button.label == "✕").click().run()
     assert _strengths(page) == {"Feature 40": 2.0}
     page.query_params.clear()
@@ -408,36 +408,6 @@ def test_without_the_model_prompt_and_steer_say_why_and_features_works(
     assert not page.exception
     assert "there is no model folder '/nowhere/model'" in page.warning[0].value
     assert not _page("features").run().exception
-
-
-def test_steering_shows_both_texts_escaped_with_effect_and_keeps_the_record(served: DashboardWorkspace) -> None:
-    from app.views.steer import pairs_html
-
-    feature = select_features(workspace.open_index(served.run), TableFilter())[0]
-    page = _page("steer")
-    page.query_params.update({"run": served.name, "steered": str(feature), "prompt": "def <b>x"})
-    page.run()
-    assert not page.exception
-    next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
-    next(box for box in page.number_input if box.label == "Top-k (0: all)").set_value(9)
-    next(box for box in page.text_area if box.label == "Only at these tokens").set_value("def\n <b>\nx")
-    next(button for button in page.button if button.label == "Generate").click().run()
-    assert "no single token ' <b>' in the vocabulary" in page.error[0].value
-    next(box for box in page.text_area if box.label == "Only at these tokens").set_value("def\n<b>\nx")
-    next(button for button in page.button if button.label == "Generate").click().run()
-    assert not page.exception
-    assert not page.error
-    assert [metric.label for metric in page.metric] == ["KL on neutral text, nats per token", "Perplexity ×"]
-    assert float(page.metric[0].value) > 0
-    next(button for button in page.button if button.label == "Keep with the run").click().run()
-    kept = json.loads((served.run.path / "steering.jsonl").read_text().splitlines()[-1])
-    assert kept["prompt"] == "def <b>x"
-    assert kept["strengths"] == {str(feature): 2.0}
-    assert (kept["top_k"], kept["at_tokens"], kept["at"]) == (9, ["def", "<b>", "x"], "all")
-    shown = pairs_html("<b>", ["<script>x</script>"], ["&"])
-    assert "<script>" not in shown
-    assert "<b>" not in shown
-    assert "&amp;" in shown
 
 
 # What the server is set to, and what the pages are made of

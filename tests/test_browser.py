@@ -461,7 +461,6 @@ def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
     tokens.fill("8")  # the model's context is short
     tokens.press("Enter")
     page.get_by_role("button", name="Generate").click()
-    page.get_by_text("Token by token").click()
     expect(page.locator("pre.sample span[title$=nats]").first).to_be_visible()
     expect(page.locator(".next-tokens i").first).to_be_attached()
     assert page.locator(".next-tokens").evaluate("table => table.querySelectorAll('b, script').length") == 0

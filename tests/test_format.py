@@ -24,11 +24,16 @@ import torch
 from pyarrow import parquet
 from safetensors import safe_open
 
+from interp.browse.kept_steering import keep
+from interp.browse.steer_settings import SteerSettings
+from interp.browse.steering import steer_text
 from interp.cli.main import main
 from interp.corpora.snippets import Snippets
 from interp.decomposers import kinds
 from interp.decomposers.sae.variants import VARIANTS
+from interp.model.language_model import load_model
 from interp.runs.feature_labels import FeatureLabels
+from interp.runs.record import Run
 from interp.store.reader import ActivationStore
 
 FORMAT = (Path(__file__).parent.parent / "activations" / "FORMAT.md").read_text()
@@ -224,6 +229,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any, lib
     main(["evaluate", "bilinear", *few, "--n-steered", "0"])
     words = "--feature 1 --strength 1 --samples 1 --tokens 2"
     main(["steer", EVALUATED, "--prompt", "x = ", *words.split(), "--workspace", str(folder)])
+    run = Run.load(folder / "tiny" / "runs" / EVALUATED)
+    few = SteerSettings(prompt="x = ", features={1: 1.0}, concept="comment", n_samples=2, n_tokens=2)
+    keep(run, steer_text(load_model(model), run, few))
     FeatureLabels(folder / "tiny" / "runs" / EVALUATED / "labels.sqlite").set(1, label="digits")
     return folder
 
@@ -419,6 +427,19 @@ def test_steering_records_have_the_keys_of_the_table(runs: Path) -> None:
     [line] = (runs / EVALUATED / "steering.jsonl").read_text().splitlines()
     assert (json.loads(line)["schema"], json.loads(line)["version"]) == head("`steering.jsonl`")
     check_keys(json.loads(line), "`steering.jsonl`")
+
+
+def test_kept_results_of_the_steer_page_have_the_keys_of_the_tables(runs: Path) -> None:
+    [path] = (runs / EVALUATED / "steering").iterdir()
+    found, name = read(path), "`steering/NAME.json`"
+    assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}\.json", path.name)
+    assert (found["schema"], found["version"]) == head(name)
+    check_keys(found, name)
+    check_keys(found["settings"], name, "key of `settings`")
+    assert [column["name"] for column in found["columns"]] == ["baseline", "steered", "control"]
+    for column in found["columns"]:
+        check_keys(column, name, "key of `columns[]`")
+    assert found["columns"][2]["gain"]
 
 
 def test_sweeps_have_the_columns_of_the_table(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

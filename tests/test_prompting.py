@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
 from interp.browse.evidence import ShownLabel
 from interp.browse.prompt import PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
-from interp.browse.steering import SteeredText, steer_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import LanguageModel, load_model
@@ -130,41 +128,3 @@ def test_a_code_is_told_as_a_share_of_the_features_maximum_on_the_store(
     assert any(row["share"] for row in rows)
     [below] = ranking_rows([RankedFeature(ranked[0].feature, -0.24, 1, (0.0, 0.1, -0.24))], {}, index)
     assert below["share"] is None, "the store's maximum is of the positive side"
-
-
-def test_the_effect_is_drawn_against_the_strength_of_one_feature_alone(
-    made: DashboardWorkspace, model: LanguageModel
-) -> None:
-    """To 1.5 times the strength in use, counted from the one that changes nothing, and not beyond the mode's end."""
-    steerer, neutral = Steerer.from_run(model, made.run), neutral_tokens(made.run, n_sequences=2, n_tokens=16)
-    feature, other = np.argsort(-steerer.scales.numpy())[:2].tolist()
-
-    def shown(strengths: dict[int, float], **options: Any) -> SteeredText:
-        return steer_text(steerer, SteeringRequest("x", strengths, n_samples=1, n_tokens=2, **options), neutral)
-
-    found = shown({feature: -4.0})
-    assert found.notes == []
-    strengths, effects = found.sweep
-    assert strengths == [0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0]
-    assert effects == [steerer.kl(neutral, {feature: strength}) for strength in strengths]
-    assert effects[0] == 0
-    assert effects[4] == found.result.kl
-    assert shown({feature: 0.1}).sweep[0][-1] == 1.0
-    assert shown({feature: 3.0}, mode="scale").sweep[0] == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
-    assert shown({feature: 1.0}, mode="ablate").sweep[0][-1] == 1.0
-    assert shown({feature: 1.0, other: 1.0}).sweep is None
-
-
-def test_an_effect_asked_for_sets_the_strength_and_says_what_is_out_of_reach(
-    made: DashboardWorkspace, model: LanguageModel
-) -> None:
-    steerer, neutral = Steerer.from_run(model, made.run), neutral_tokens(made.run, n_sequences=2, n_tokens=16)
-    feature, other = np.argsort(-steerer.scales.numpy())[:2].tolist()
-    request = SteeringRequest("x", {}, mode="ablate", n_samples=1, n_tokens=2)
-    target = steerer.kl(neutral, {feature: 0.5}, mode="ablate")
-    shown = steer_text(steerer, request, neutral, targets={feature: target, other: 9.0})
-    assert shown.request.strengths == {feature: pytest.approx(0.5, rel=0.05), other: 1.0}
-    [note] = shown.notes
-    nearest = steerer.kl(neutral, {other: 1.0}, mode="ablate")
-    assert note.startswith(f"feature {other} does not reach 9 nats per token at any strength tried; the nearest is ")
-    assert note.endswith(f" {nearest:.3g}, at strength 1.")

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app.card import prompt_tokens
-from app.models import MODEL_LOCK, require_model
+from app.models import ModelTurn, require_model
 from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import index_version, labels_of, open_index, run_name
 from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
@@ -47,7 +47,7 @@ def show() -> None:
 # Clicking a token reruns the page; the forward pass need not run again for it.
 @st.cache_data(show_spinner=False, max_entries=16)
 def _encode(name: str, identity: str, text: str, _model: Any, _run: Run) -> PromptCodes:
-    with MODEL_LOCK:
+    with ModelTurn(_model):
         return encode_prompt(_model, _run, text)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 from typing import Any
 
 import streamlit as st
@@ -11,32 +9,22 @@ import streamlit as st
 from app.indexing import require_index
 from app.models import require_model
 from app.state import pick_run, restore, view, write_address
-from app.workspace import labels_of, run_name
-from interp.browse.features import check_feature, plain_number
-from interp.browse.steering import steer_text
+from app.steer_job import SteerJob
+from app.views.steer_result import HELD, show_job, show_kept, show_result
+from app.workspace import find_run, labels_of, open_evidence, run_name
+from interp.browse.features import check_feature, escaped
+from interp.browse.kept_steering import open_kept
+from interp.browse.steer_concepts import ConceptChoice, concept_choices
+from interp.browse.steer_settings import BOUNDS, SteerSettings, setting_readers, settings_of, within
+from interp.browse.steering import SteeredText, steer_text
 from interp.errors import InputError
-from interp.figures import next_tokens_html, steering_sweep, token_changes_html
 from interp.index.reader import FeatureIndex
-from interp.records import to_json
 from interp.runs.record import Run
-from interp.steering.continuations import (
-    Continuations,
-    SteeringRequest,
-    SteeringResult,
-    neutral_tokens,
-    steerer_for,
-    steering_record,
-    unit_of,
-)
-from interp.steering.edits import Positions
 from interp.steering.forms import steerer_type
-from interp.steering.records import SteeringRecord, read_steering_records, write_steering_record
-from interp.steering.sampling import Sampling
+from interp.steering.steerer import has_output_matrix
 
 PAGE = "steer"
-EXAMPLE = "def parse_config(path):\n"
-LARGEST_SEED = 2_147_483_647
-BY_STRENGTH, BY_KL = "strength", "KL target"
+SET_BY = {"strength": "strength", "effect": "KL target"}
 STRENGTHS = {
     "add": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
     "clamp": ("Strength, × max activation", -10.0, 10.0, 2.0, 0.25),
@@ -48,6 +36,8 @@ STRENGTHS = {
 """For each mode the label, ends, start and step of its sliders; text breaks down well before 10 times the maximum."""
 IN_NORMS = ("Strength, × mean norm of the site", -2.0, 2.0, 0.5, 0.05)
 """The same for add and clamp in the other unit."""
+EFFECT = ("KL target, nats per token", -5.0, 5.0, 0.2, 0.05)
+"""The same for an effect asked for."""
 UNITS = {"maximum": "its maximum", "norm": "mean norm"}
 PLACES = {"all": "everywhere", "end": "from the prompt's end"}
 MEANING = {
@@ -58,34 +48,60 @@ MEANING = {
     "flow": "move along the gradient of the latent's value, which rises with the time",
     "rotate": "turn in the plane of the latent's first two axes",
 }
+_JOB, _OPENED = "steer_job", "opened_result"
 
 
 def show() -> None:
     """Lay out the page."""
-    left, right = st.columns([1.1, 2.5], gap="large")
+    left, right = st.container(key="steer_page").columns([1, 3.1], gap="large")
     with left:
         run = pick_run()
-    if restore(PAGE, {"prompt": lambda text: text or EXAMPLE}):
-        _read_features(run)
+    asked = st.query_params.to_dict()
+    is_news = _restore(run, asked)
     with left:
         index = require_index(run)
-        prompt = st.text_area("Prompt", key=view("prompt"), height=100)
-        how = st.segmented_control("Set by", (BY_STRENGTH, BY_KL), default=BY_STRENGTH, required=True, key="how")
-        mode, unit = _mode(run, how)
-        wanted = _features_form(run, index, how, mode, unit)
-        request = _request_form(prompt, mode, unit, wanted)
-    features = _steered(run)
-    address = {
-        "run": run_name(run),
-        "steered": ",".join(map(str, features)),
-        "prompt": "" if prompt == EXAMPLE else prompt,
-    }
-    write_address(PAGE, address, {"prompt": prompt})
+        settings = _form(run, index)
+        is_asked = _generate_button(run, settings)
     with right:
-        if request is not None:
-            _generate(run, request, how, wanted)
-        _result(run)
-        _saved(run)
+        if is_news and "saved" in asked:
+            _open(run, asked["saved"])
+        is_link = is_news and asked.get("result") == "1" and bool(settings.features)
+        starts = is_asked or (is_link and _held(run, settings) is None and not _is_running(run, settings))
+        if starts:
+            starts = _start(run, settings)
+        _write_address(run, settings)
+        if starts:
+            st.rerun()  # so that Generate is disabled while it runs
+        job = _job(run)
+        if job is not None and not job.is_done:
+            show_job(job)
+        else:
+            show_result(run, settings, _latest(run, settings), job)
+        show_kept(run)
+
+
+def _restore(run: Run, asked: dict[str, str]) -> bool:
+    """Take the settings from an address that was opened, else from the last visit. Returns whether it was opened now.
+
+    A card leads here with a feature alone, which joins those on the page; the other settings stay.
+    """
+    joins = "f" in asked and "steered" not in asked
+    before = st.session_state.get(f"remembered_{PAGE}", {}) if joins else {}
+    readers = {
+        name: (lambda text, name=name, read=read: before[name] if text is None and name in before else read(text))
+        for name, read in setting_readers().items()
+        if name != "steered"
+    }
+    is_news = restore(PAGE, readers)
+    if is_news:
+        read = setting_readers()["steered"]
+        given = dict.fromkeys(_steered(run)) if joins else {}
+        for feature, value in (given | read(asked.get("steered")) | read(asked.get("f"))).items():
+            given[feature] = value
+            if value is not None:
+                _keep_value(run, feature, value)
+        _steered(run)[:] = list(given)
+    return is_news
 
 
 def _steered(run: Run) -> list[int]:
@@ -94,53 +110,90 @@ def _steered(run: Run) -> list[int]:
     return of_runs.setdefault(run_name(run), [])
 
 
-def _read_features(run: Run) -> None:
-    """Take the features from an address that was opened; one that a card leads to joins those on the page.
-
-    Numbers are "5,812" in the address; anything else in it is left out.
-    """
-    asked = st.query_params
-    before = _steered(run) if "f" in asked and "steered" not in asked else []
-    numbers = [plain_number(part) for part in (*asked.get("steered", "").split(","), asked.get("f", ""))]
-    _steered(run)[:] = dict.fromkeys([*before, *(number for number in numbers if number is not None)])
+# ---------------------------------------------------------------------------------------------------------- the settings
 
 
-def _mode(run: Run, how: str) -> tuple[Any, Any]:
-    """The pickers of the mode and, where a strength has one, of its unit."""
+def _form(run: Run, index: FeatureIndex) -> SteerSettings:
+    """The widgets of all settings."""
+    state = st.session_state
+    choices = {choice.concept: choice for choice in concept_choices(run, open_evidence(run).features)}
+    if state[view("towards")] not in choices:
+        state[view("towards")] = ""
     modes = tuple(steerer_type(run).units)
-    meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
-    mode = st.segmented_control("Mode", modes, default="add", required=True, help=meaning, key=f"mode_{len(modes)}")
-    if how == BY_KL or mode not in ("add", "clamp"):
-        return mode, "maximum"
-    options = tuple(UNITS)
-    unit = st.segmented_control(
-        "Unit", options, default="maximum", required=True, format_func=UNITS.__getitem__, key="unit"
+    if state[view("mode")] not in modes:
+        state[view("mode")] = "add"
+    st.text_area("Prompt", key=view("prompt"), height=100)
+    if choices:
+        _concept(run, choices)
+    st.segmented_control(
+        "Set by",
+        tuple(SET_BY),
+        required=True,
+        key=view("set_by"),
+        format_func=SET_BY.__getitem__,
+        help="A strength means something else for every feature; an effect on neutral text is comparable.",
     )
-    return mode, unit
+    meaning = ". ".join(f"**{mode}**: {MEANING[mode]}" for mode in modes)
+    st.segmented_control("Mode", modes, required=True, help=meaning, key=view("mode"))
+    if state[view("set_by")] == "strength" and state[view("mode")] in ("add", "clamp"):
+        st.segmented_control("Unit", tuple(UNITS), required=True, format_func=UNITS.__getitem__, key=view("unit"))
+    features = _features_form(run, index)
+    with st.expander("Sampling, positions, seed"):
+        _sampling(run)
+    values = {name: state[view(name)] for name in setting_readers() if name != "steered"}
+    return settings_of(values, features)
 
 
-def _features_form(run: Run, index: FeatureIndex, how: str, mode: str, unit: str) -> dict[int, float]:
-    """One box for each feature, with its strength, or its target in nats per token."""
+def _concept(run: Run, choices: dict[str, ConceptChoice]) -> None:
+    """The picker of concepts, and why its feature was taken."""
+    st.selectbox(
+        "Steer towards a concept",
+        ("", *choices),
+        key=view("towards"),
+        format_func=lambda concept: choices[concept].title if concept else "none: nothing is judged",
+        on_change=_take_feature,
+        args=(run, choices),
+        help="Takes the feature that the evaluation chose for the concept, or else the one of the highest output score, at an "
+        "effect of 0.2 nats per token. The share of the texts that is the concept is then judged.",
+    )
+    chosen = st.session_state[view("towards")]
+    if chosen:
+        st.caption(escaped(choices[chosen].sentence))
+
+
+def _take_feature(run: Run, choices: dict[str, ConceptChoice]) -> None:
+    choice = choices.get(st.session_state[view("towards")])
+    if choice is not None and choice.feature is not None:
+        st.session_state[view("set_by")], st.session_state[view("mode")] = "effect", "add"
+        _steered(run)[:] = [choice.feature]
+        _keep_value(run, choice.feature, choice.effect)
+
+
+def _features_form(run: Run, index: FeatureIndex) -> dict[int, float]:
+    """One box for each feature, with its strength, or the effect asked for."""
     labels, wanted = labels_of(run), {}
+    label, low, high, start, step = _range()
     for feature in list(_steered(run)):
         with st.container(border=True, gap="xsmall"):
             try:
                 check_feature(index, str(feature))
             except InputError as error:
                 st.error(str(error))
-            line, remove = st.columns([6, 1], vertical_alignment="center")
+            line, remove = st.columns([4, 1], vertical_alignment="center")
             # Plain text, never markdown: a label is a stranger's.
             line.text(f"Feature {feature}" + (f" · {labels[feature].marked}" if feature in labels else ""))
             remove.button(
                 "✕", key=f"remove_{feature}", help="Leave this feature out", on_click=_remove, args=(run, feature)
             )
-            if how == BY_STRENGTH:
-                label, low, high, start, step = IN_NORMS if unit == "norm" else STRENGTHS[mode]
-                key = _kept_value(run, f"{mode}_{unit}_{feature}", start)
+            key = _value_key(run, feature)
+            kept = st.session_state.setdefault("strengths", {}).get(key)
+            # Streamlit forgets a widget that is out of sight.
+            st.session_state.setdefault(key, within(kept, low, high, start))
+            if st.session_state[view("set_by")] == "strength":
                 wanted[feature] = st.slider(label, low, high, step=step, key=key, format="%+.2f")
             else:
-                key = _kept_value(run, f"target_{feature}", 0.3)
-                wanted[feature] = st.number_input("KL target, nats per token", 0.01, 5.0, step=0.05, key=key)
+                meaning = "The strength is searched that has this effect; below 0: against the feature."
+                wanted[feature] = st.number_input(label, low, high, step=step, key=key, help=meaning)
             st.session_state["strengths"][key] = wanted[feature]
     number, add = st.columns([2, 1], vertical_alignment="bottom")
     to_add = f"to_add_{run_name(run)}"
@@ -149,12 +202,27 @@ def _features_form(run: Run, index: FeatureIndex, how: str, mode: str, unit: str
     return wanted
 
 
-def _kept_value(run: Run, name: str, start: float) -> str:
-    """The key of a strength of this run, holding what was last set: Streamlit forgets a widget that is out of sight."""
-    key = f"{run_name(run)}_{name}"
-    kept = st.session_state.setdefault("strengths", {})
-    st.session_state.setdefault(key, kept.get(key, start))
-    return key
+def _range() -> tuple[str, float, float, float, float]:
+    """Label, ends, start and step of the widgets of features."""
+    state = st.session_state
+    if state[view("set_by")] == "effect":
+        return EFFECT
+    mode = state[view("mode")]
+    return IN_NORMS if state[view("unit")] == "norm" and mode in ("add", "clamp") else STRENGTHS[mode]
+
+
+def _value_key(run: Run, feature: int) -> str:
+    """The key of a feature's strength, or of its effect; each mode and unit has a value of its own."""
+    by, mode, unit = (st.session_state[view(name)] for name in ("set_by", "mode", "unit"))
+    return f"{run_name(run)}_{'effect' if by == 'effect' else f'{mode}_{unit}'}_{feature}"
+
+
+def _keep_value(run: Run, feature: int, value: float) -> None:
+    """Set a feature's value for the widget that will be made for it."""
+    _, low, high, start, _ = _range()
+    key = _value_key(run, feature)
+    st.session_state.setdefault("strengths", {})[key] = within(value, low, high, start)
+    st.session_state[key] = within(value, low, high, start)
 
 
 def _add(run: Run, key: str) -> None:
@@ -166,130 +234,139 @@ def _remove(run: Run, feature: int) -> None:
     _steered(run).remove(feature)
 
 
-def _request_form(prompt: str, mode: Any, unit: Any, wanted: dict[int, float]) -> SteeringRequest | None:
-    """How to sample, and at which tokens to write; the request, once Generate is pressed."""
-    with st.expander("Sampling, positions, seed"):
-        first, second = st.columns(2)
-        n_samples = first.number_input("Samples", 1, 8, 3)
-        n_tokens = second.number_input("Tokens each", 1, 256, 48)
-        sampling = Sampling(
-            temperature=first.number_input("Temperature", 0.0, 2.0, 0.7, 0.1),
-            top_k=second.number_input("Top-k (0: all)", 0, 1000, 0),
-            top_p=first.number_input("Top-p", 0.01, 1.0, 1.0, 0.05),
-            repetition_penalty=second.number_input("Repetition penalty", 1.0, 2.0, 1.0, 0.05),
-        )
-        seed = first.number_input("Seed", 0, LARGEST_SEED, 0)
-        at: Any = st.segmented_control(
-            "Write", tuple(PLACES), default="all", required=True, format_func=PLACES.__getitem__, key="at"
-        )
-        tokens = st.text_area(
-            "Only at these tokens",
-            help="One a line, with its blanks; \\n stands for a new line. Empty: at any.",
-            height=68,
-        )
-    if not st.button("Generate", type="primary", icon=":material/play_arrow:", disabled=not wanted, width="stretch"):
-        return None
-    at_tokens = tuple(line.replace("\\n", "\n") for line in tokens.split("\n") if line)
-    return SteeringRequest(
-        prompt,
-        wanted,
-        mode=mode,
-        unit=unit,
-        positions=Positions(at, at_tokens),
-        n_samples=n_samples,
-        n_tokens=n_tokens,
-        sampling=sampling,
-        seed=seed,
+def _sampling(run: Run) -> None:
+    """How to sample, and where to write."""
+    first, second = st.columns(2)
+
+    def number(column: Any, label: str, name: str, field: str, step: float | None = None, meaning: str = "") -> None:
+        low, high = BOUNDS[field]
+        column.number_input(label, low, high, step=step, key=view(name), help=meaning or None)
+
+    number(
+        first, "Samples", "samples", "n_samples", meaning="Texts a column. More make the interval of a share narrower."
+    )
+    number(second, "Tokens each", "tokens", "n_tokens")
+    number(first, "Temperature", "temperature", "temperature", 0.1, "0 takes the likeliest token.")
+    number(second, "Top-k (0: all)", "top_k", "top_k", meaning="Draw from this many of the likeliest tokens.")
+    number(
+        first, "Top-p", "top_p", "top_p", 0.05, "Draw from the likeliest tokens that together have this probability."
+    )
+    number(second, "Repetition penalty", "penalty", "repetition_penalty", 0.05, "1 is none.")
+    number(first, "Seed", "seed", "seed", meaning="Of the noise that all columns share, and of the control.")
+    st.segmented_control("Write", tuple(PLACES), required=True, format_func=PLACES.__getitem__, key=view("at"))
+    st.text_area(
+        "Only at these tokens",
+        help="One a line, with its blanks; \\n stands for a new line. Empty: at any.",
+        height=68,
+        key=view("only"),
+    )
+    if has_output_matrix(run.site.write) and not run.can("forms"):
+        meaning = "Write features of neurons or heads behind the layer's output matrix, into the residual stream."
+        st.checkbox("Into the residual stream", key=view("residual"), help=meaning)
+    else:
+        st.session_state[view("residual")] = False
+    st.text_area(
+        "With features of other runs",
+        help="STORE/RUN:FEATURE:STRENGTH, one a line, in the same mode and unit; of the same model, at any layer.",
+        height=68,
+        key=view("also"),
     )
 
 
-def _generate(run: Run, request: SteeringRequest, how: str, wanted: dict[int, float]) -> None:
-    """Run the request, showing the texts while they are written, and keep its result for the reruns that follow."""
+# ------------------------------------------------------------------------------------------------------------ the result
+
+
+def _generate_button(run: Run, settings: SteerSettings) -> bool:
+    job = _job(run)
+    is_running = job is not None and not job.is_done
+    return st.button(
+        "Generate",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=is_running or not settings.features,
+        width="stretch",
+    )
+
+
+def _start(run: Run, settings: SteerSettings) -> bool:
+    """Begin to steer, in place of what this session is doing; False, with the reason said, where the settings cannot be
+    read."""
     model = require_model(run)
-    growing = st.empty()
-
-    def show(texts: Continuations) -> None:
-        growing.html(pairs_html(request.prompt, texts.baseline, texts.steered))
-
     try:
-        with st.spinner("Generating and measuring the effect"):
-            steerer = steerer_for(model, run, request)
-            targets = wanted if how == BY_KL else None
-            steered = steer_text(steerer, request, neutral_tokens(run), targets=targets, show=show)
+        others = {name: find_run(name) for name in settings.request.also}
     except InputError as error:
-        st.error(str(error))
-        return
-    finally:
-        growing.empty()
-    st.session_state["steering_result"] = (run_name(run), steered)
+        st.error(escaped(str(error)))
+        return False
+    if (before := st.session_state.get(_JOB)) is not None:
+        before.stop()
+    st.session_state[_JOB] = SteerJob(
+        run_name(run),
+        settings,
+        model,
+        lambda tell: steer_text(model, run, settings, other_runs=others, tell=tell),
+    )
+    return True
 
 
-def _result(run: Run) -> None:
-    name, steered = st.session_state.get("steering_result", (None, None))
-    if steered is None or name != run_name(run):
-        st.caption("Add features from their cards (Steer →) or by number, then press Generate.")
-        return
-    request, result = steered.request, steered.result
-    first, second, third = st.columns([1, 1, 2])
-    first.metric("KL on neutral text, nats per token", f"{result.kl:.3g}")
-    second.metric("Perplexity ×", f"{result.perplexity_ratio:.2f}", help="of the store's own text; 1 means no harm")
-    unit = unit_of(run, request)
-    written = [f"feature {f}: {s:+.3g} {unit}" for f, s in request.strengths.items()]
-    third.caption(" · ".join([request.mode, *written]))
-    for note in steered.notes:
-        st.warning(note)
-    st.html(pairs_html(request.prompt, result.baseline, result.steered))
-    with st.expander("Token by token"):
-        st.caption(
-            "The steered texts, each token coloured by what steering does to its log-probability: orange makes it "
-            "likelier, blue less likely. Point at a token for the number. Below, what may follow the prompt."
-        )
-        st.html(changes_html(result))
-        st.html(next_tokens_html(result.next_tokens))
-    if steered.sweep is not None:
-        present = next(iter(request.strengths.values()))
-        figure = steering_sweep(*steered.sweep, unit=unit, present=present)
-        st.plotly_chart(figure, config={"displayModeBar": False})
-    record = steering_record(request, result)
-    keep, export, _ = st.columns([1, 1, 3])
-    if keep.button("Keep with the run", width="stretch"):
-        write_steering_record(run, record)
-    export.download_button("Export JSON", to_json(record), "steering.json", "application/json", width="stretch")
+def _job(run: Run) -> SteerJob | None:
+    """The last work of this session, if it is about this run."""
+    job: SteerJob | None = st.session_state.get(_JOB)
+    return job if job is not None and job.run_name == run_name(run) else None
 
 
-def pairs_html(prompt: str, baseline: list[str], steered: list[str]) -> str:
-    """Baseline and steered continuations side by side: the two of a line grew from the same noise.
-
-    All text is escaped, since what a model writes is a stranger's.
-    """
-    before = f'<span class="prompt">{html.escape(prompt)}</span>'
-    texts = [text for pair in zip(baseline, steered, strict=True) for text in pair]
-    cells = [f'<pre class="sample">{before}{html.escape(text)}</pre>' for text in texts]
-    return f'<div class="pairs"><h6>Baseline</h6><h6>Steered</h6>{"".join(cells)}</div>'
+def _results(run: Run) -> list[SteeredText]:
+    """The last results of this session about the run, newest last, so that Back shows what was there."""
+    of_runs: dict[str, list[SteeredText]] = st.session_state.setdefault("steer_results", {})
+    return of_runs.setdefault(run_name(run), [])
 
 
-def changes_html(result: SteeringResult) -> str:
-    """The steered texts with their prompt, each token coloured by the change of its log-probability."""
-    prompt = f'<span class="prompt">{token_changes_html(result.prompt_changes)}</span>'
-    texts = [f'<pre class="sample">{prompt}{token_changes_html(changes)}</pre>' for changes in result.changes]
-    return f"<div>{''.join(texts)}</div>"
+def _held(run: Run, settings: SteerSettings) -> SteeredText | None:
+    """The whole result of these settings, if it is held."""
+    identity = run.identity
+    return next(
+        (
+            each
+            for each in reversed(_results(run))
+            if each.settings == settings and each.is_whole and each.run_identity == identity
+        ),
+        None,
+    )
 
 
-def _saved(run: Run) -> None:
-    """Results that were kept earlier, here or by the command line."""
+def _latest(run: Run, settings: SteerSettings) -> SteeredText | None:
+    """The result of these settings, else the last one."""
+    job, results = _job(run), _results(run)
+    if job is not None and job.is_done and not job.is_collected:
+        job.is_collected = True
+        results += [job.shown] if job.shown is not None else []
+        del results[:-HELD]
+    return _held(run, settings) or (results[-1] if results else None)
+
+
+def _open(run: Run, name: str) -> None:
+    """Show a kept result, and remember that it is one."""
     try:
-        records = read_steering_records(run)
+        shown = open_kept(run, name)
     except InputError as error:
-        st.error(str(error))
+        st.error(escaped(str(error)))
         return
-    if records:
-        with st.expander(f"Saved steering results ({len(records)})"):
-            st.dataframe([_flat(record) for record in reversed(records)], hide_index=True)
+    _results(run).append(shown)
+    st.session_state[_OPENED] = (name, shown)
 
 
-def _flat(record: SteeringRecord) -> dict[str, str | int | float]:
-    """A record as a table row: nested values as JSON."""
-    values = {name: getattr(record, name) for name in record.__struct_fields__}
-    return {
-        name: value if isinstance(value, str | int | float) else json.dumps(value) for name, value in values.items()
-    }
+def _write_address(run: Run, settings: SteerSettings) -> None:
+    """The address says that there is a result where it is that of the settings, so that the link makes it again."""
+    shown, address = _latest(run, settings), {"run": run_name(run), **settings.address()}
+    name, opened = st.session_state.get(_OPENED, ("", None))
+    if shown is not None and shown is opened and shown.settings == settings:
+        address["saved"] = name
+    elif _is_running(run, settings) or _held(run, settings) is not None:
+        address["result"] = "1"
+    remembered = {name: st.session_state[view(name)] for name in setting_readers() if name != "steered"}
+    write_address(PAGE, address, remembered)
+
+
+def _is_running(run: Run, settings: SteerSettings) -> bool:
+    """Whether these settings are being worked on."""
+    job = _job(run)
+    return job is not None and not job.is_done and job.settings == settings

@@ -20,6 +20,7 @@ from interp.steering.continuations import (
     compare_continuations,
     neutral_tokens,
     out_of_reach,
+    parse_also,
     steerer_for,
     steering_record,
     unit_of,
@@ -139,15 +140,6 @@ class Steer:
         strengths = {}
         if self.strength is not None:
             strengths = {feature: sign * self.strength if self.mode in _SIGNED_MODES else self.strength}
-        also: dict[str, dict[int, float]] = {}
-        for text in self.also:
-            try:
-                name, number, strength = text.rsplit(":", 2)
-                also.setdefault(name, {})[int(number)] = float(strength)
-            except ValueError:
-                raise InputError(
-                    f"--also '{text}' names no feature; write RUN:FEATURE:STRENGTH, such as other-run:17:1.5"
-                ) from None
         at_tokens = tuple(text.replace("\\n", "\n") for text in self.positions.at_tokens)
         return SteeringRequest(
             prompt=prompt.replace("\\n", "\n"),
@@ -156,7 +148,7 @@ class Steer:
             unit=self.unit,
             positions=replace(self.positions, at_tokens=at_tokens),
             at_residual=self.at_residual,
-            also=also,
+            also=parse_also(self.also, "--also"),
             n_samples=self.samples,
             n_tokens=self.tokens,
             sampling=Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty),

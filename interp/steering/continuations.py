@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -110,7 +110,7 @@ def continuations(
     Steering that writes nothing gives exactly the baseline.
     """
     model, start = steerer.model, steerer.model.encode(request.prompt)
-    edits = _edits(steerer, request, others)
+    edits = edits_of(steerer, request, others)
     steps = sample_tokens(
         model,
         [[], edits] if edits else [[]],
@@ -142,7 +142,7 @@ def compare_continuations(
         if show:
             show(written)
     assert written is not None
-    model, edits, start = steerer.model, _edits(steerer, request, others), steerer.model.encode(request.prompt)
+    model, edits, start = steerer.model, edits_of(steerer, request, others), steerer.model.encode(request.prompt)
     effect = EffectOnText(model, neutral)(edits)
     if not (math.isfinite(effect.kl) and math.isfinite(effect.perplexity_ratio)):
         raise InputError(
@@ -162,7 +162,8 @@ def compare_continuations(
     )
 
 
-def _edits(steerer: Steerer, request: SteeringRequest, others: Mapping[str, Steerer] | None) -> list[SiteEdit]:
+def edits_of(steerer: Steerer, request: SteeringRequest, others: Mapping[str, Steerer] | None = None) -> list[SiteEdit]:
+    """What the request writes; ``others`` are the steerers of the runs in ``request.also``."""
     edits = steerer.edits(dict(request.strengths), mode=request.mode)
     for name, strengths in request.also.items():
         edits += (others or {})[name].edits(dict(strengths), mode=request.mode)
@@ -192,6 +193,20 @@ def steering_record(request: SteeringRequest, result: SteeringResult) -> Steerin
         baseline=result.baseline,
         steered=result.steered,
     )
+
+
+def parse_also(texts: Iterable[str], what: str) -> dict[str, dict[int, float]]:
+    """Features of other runs, each as RUN:FEATURE:STRENGTH, by run. Raises InputError calling a text that is none ``what``."""
+    also: dict[str, dict[int, float]] = {}
+    for text in texts:
+        try:
+            name, number, strength = text.rsplit(":", 2)
+            also.setdefault(name.strip(), {})[int(number)] = float(strength)
+        except ValueError:
+            raise InputError(
+                f"{what} '{text}' names no feature; write RUN:FEATURE:STRENGTH, such as other-run:17:1.5"
+            ) from None
+    return also
 
 
 def unit_of(run: Run, request: SteeringRequest) -> str:

@@ -98,9 +98,10 @@ def token_changes(
 ) -> list[list[TokenChange]]:
     """For each text, of prompt and continuation, what ``edits`` change at each token after BOS, as ``edited_logits`` makes
     them. A token's own position does not matter to its change: it is predicted from those before it."""
-    tokens = tokens.to(model.device)
-    edited = token_log_probs(edited_logits(model, edits, tokens, n_prompt=n_prompt), tokens)
-    changes = (edited - token_log_probs(model.logits(tokens), tokens)).tolist()
+    changes = []
+    for batch in tokens.to(model.device).split(rows_per_pass(model, tokens.shape[1])):
+        edited = token_log_probs(edited_logits(model, edits, batch, n_prompt=n_prompt), batch)
+        changes += (edited - token_log_probs(model.logits(batch), batch)).tolist()
     return [
         [TokenChange(text, change) for text, change in zip(model.token_strings(ids[1:]), row, strict=True)]
         for ids, row in zip(tokens.tolist(), changes, strict=True)

@@ -108,7 +108,7 @@ class Steerer:
         site, directions = run.site.write, decomposer.write_directions()
         scales = feature_scales(run)
         if at == "residual":
-            site, directions = _into_residual(model, site, directions)
+            site, directions = into_residual(model, site, directions)
             scales = scales * directions.norm(dim=1).cpu().numpy()
         if unit == "norm":
             scales = np.where(scales > 0, run.store().site(site).moments().mean_norm, 0.0)
@@ -228,10 +228,17 @@ class Steerer:
         return EffectOnText(self.model, tokens)(self.edits(strengths, mode=mode)).perplexity_ratio
 
     def strength_for_kl(
-        self, feature: int, target: float, *, tokens: Int[Tensor, "n_seq n_pos"], sign: int = 1, mode: str = "add"
+        self,
+        feature: int,
+        target: float,
+        *,
+        tokens: Int[Tensor, "n_seq n_pos"] | EffectOnText,
+        sign: int = 1,
+        mode: str = "add",
     ) -> StrengthSearch:
         """The strength of one feature, in any mode, whose effect on ``tokens`` is ``target`` nats per token.
 
+        An ``EffectOnText`` in place of tokens has run the model itself on them already.
         Strengths are counted from the mode's neutral one, upwards or, with sign -1, downwards: adding, clamping, flowing and
         turning begin at 0, scaling at 1. Ablation has no sign, and ends where all is removed; a rotation ends at half a turn.
         A target that no strength reaches gives ``reached=False`` with the nearest effect that was found. Raises InputError as
@@ -239,11 +246,12 @@ class Steerer:
         """
         _check_target(target, sign)
         self.edits({feature: 2.0}, mode=mode)  # refuses what cannot be steered: 2 is no mode's neutral strength
-        if mode == "add" and not self.positions.at_tokens:
+        if mode == "add" and not self.positions.at_tokens and not isinstance(tokens, EffectOnText):
             return self.strengths_for_kl([feature], target, tokens=tokens, sign=sign)[0]
         neutral, end = self.neutral.get(mode, 0.0), self.ends.get(mode, float("inf"))
         direction = 1 if mode == "ablate" else sign
-        effect, found = EffectOnText(self.model, tokens), {}
+        effect = tokens if isinstance(tokens, EffectOnText) else EffectOnText(self.model, tokens)
+        found: dict[float, float] = {}
 
         def kl_at(offset: float) -> float:
             if offset not in found:
@@ -317,10 +325,18 @@ class Steerer:
         return whole[len(before) :] if whole.startswith(before) else self.model.decode(new)
 
 
-def _into_residual(
+def has_output_matrix(site: str) -> bool:
+    """Whether features of a hook point can be written behind its layer's output matrix."""
+    return site.split(".", 2)[-1] in _INTO_RESIDUAL
+
+
+def into_residual(
     model: LanguageModel, site: str, directions: Float[Tensor, "n d_in"]
 ) -> tuple[str, Float[Tensor, "n d_model"]]:
-    """(hook point behind the site's output matrix, what unit directions at the site add there)."""
+    """(hook point behind the site's output matrix, what unit directions at the site add there).
+
+    Raises InputError for a site without an output matrix, and for a model with a norm behind it.
+    """
     block, short = site.rpartition(site.split(".", 2)[-1])[0], site.split(".", 2)[-1]
     if short not in _INTO_RESIDUAL:
         raise InputError(
