@@ -9,17 +9,19 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.errors import InputError, unknown_name
-from interp.evaluation.compare import Matched
 from interp.evaluation.number_text import short
 from interp.evaluation.results import ConceptResult, Metrics, ProbeReport
 from interp.evaluation.table import METRICS, Metric, Score
 from interp.figures import CATEGORIES, LINE
+
+if TYPE_CHECKING:  # it loads torch, which the figures do without
+    from interp.evaluation.compare import Matched
 
 NULL = "#7A7F87"
 """Grey: what chance or the bare activation achieves."""
