@@ -117,17 +117,16 @@ def _steering(report: SteeringReport) -> None:
     st.caption(steering_summary(report))
     if not report.effects:
         return
-    share = {"format": "%.1f %%", "width": "small"}
     st.dataframe(
         steering_rows(report),
         hide_index=True,
         height="content",
         column_config={
             "without": st.column_config.NumberColumn(
-                help="Share of the text written without steering that is the concept.", **share
+                help="Share of the text written without steering that is the concept.", format="%.1f %%"
             ),
             "with": st.column_config.NumberColumn(
-                help="The same with the feature added. Higher is better, at the same KL.", **share
+                help="The same with the feature added. Higher is better, at the same KL.", format="%.1f %%"
             ),
             "gain": st.column_config.TextColumn(help="With less without, and its 95 % interval."),
             "best null": st.column_config.TextColumn(

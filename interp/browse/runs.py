@@ -236,7 +236,7 @@ def _how_to_read(columns: Sequence[Metric]) -> list[str]:
     return [
         *lines,
         "An open dot, and a faded figure, is not above its null: chance does as well.",
-        "best: above its null, with an interval that overlaps that of no other run of the table, and (FVU, CE recovered) with no "
+        "best: above its null, with an interval that overlaps no other run's in the table, and (FVU, CE recovered) with no "
         "more firing features than any. Where no run has the mark, none is shown to be better than the others.",
     ]
 
