@@ -61,17 +61,24 @@ export default function (component) {
     return made;
   }
 
+  // A line over the whole width of the table, whose content stays in sight when the table is scrolled.
+  function across(className, ...parts) {
+    const line = node("tr", className), made = node("td"), held = node("div", "held");
+    made.colSpan = columns.length + 5;
+    held.append(...parts);
+    made.append(held);
+    line.append(made);
+    return line;
+  }
+
   function section(part) {
-    const made = node("section");
-    made.append(node("h4", "", printable(part.title)));
-    if (part.note) made.append(node("p", "cap", part.note));
-    const wide = node("div", "wide"), table = node("table"), body = node("tbody");
-    body.append(...part.rows.map(line));
-    table.append(headings(), body);
-    wide.append(table);
-    made.append(wide);
-    if (part.verdicts.length) made.append(list("verdicts", part.verdicts));
-    if (part.remarks.length) made.append(folded(`Remarks (${part.remarks.length})`, part.remarks));
+    const made = node("tbody"), below = [];
+    const title = [node("h4", "", printable(part.title))];
+    if (part.note) title.push(node("p", "cap", part.note));
+    made.append(across("title", ...title), ...part.rows.map(line));
+    if (part.verdicts.length) below.push(list("verdicts", part.verdicts));
+    if (part.remarks.length) below.push(folded(`Remarks (${part.remarks.length})`, part.remarks));
+    if (below.length) made.append(across("below", ...below));
     return made;
   }
 
@@ -90,5 +97,8 @@ export default function (component) {
     return made;
   }
 
-  root.replaceChildren(...sections.map(section), howToRead());
+  const wide = node("div", "wide"), table = node("table");
+  table.append(headings(), ...sections.map(section));
+  wide.append(table);
+  root.replaceChildren(wide, howToRead());
 }

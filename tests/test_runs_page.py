@@ -101,6 +101,13 @@ def test_no_run_is_best_for_keeping_more_with_more_features_that_fire() -> None:
     assert best(more | {"c": run_of(0.1, l0=8)}) == {"fvu": "c"}
 
 
+def test_no_run_is_best_that_differs_from_the_next_in_both_size_and_l0() -> None:
+    metrics = {"a": run_of(0.2, l0=16, n_features=512), "b": run_of(0.3, l0=32)}
+    assert best(metrics) == {}
+    assert "by FVU: the first and the next differ in both number of features and L0" in said(metrics)
+    assert best(metrics | {"a": run_of(0.2, l0=32, n_features=512)}) == {"fvu": "a"}
+
+
 def test_no_run_is_best_without_intervals() -> None:
     metrics = {
         "a": made_metrics(steering=made_steering(mean_difference=0.5, excess=around(0.4)), spliced=spliced(0.9, None)),
@@ -228,7 +235,7 @@ def test_the_page_shows_runs_that_nobody_has_evaluated(copied: DashboardWorkspac
     page.run()
     assert not page.exception
     assert page.query_params["run"] in (copied.name, [copied.name])
-    assert [each.value for each in page.subheader] == ["This run"], "nothing is compared"
+    assert [each.value for each in page.subheader] == [r"tiny\/sae"], "nothing is compared"
 
 
 def test_the_page_shows_the_metrics_texts_and_settings_of_the_run(copied: DashboardWorkspace) -> None:
@@ -239,7 +246,7 @@ def test_the_page_shows_the_metrics_texts_and_settings_of_the_run(copied: Dashbo
     page.query_params["run"] = "tiny/pca"
     page.run()
     assert not page.exception
-    assert "This run and those judged alike" in [each.value for each in page.subheader]
+    assert "Runs judged alike" in [each.value for each in page.subheader]
     details = next(table.value for table in page.dataframe if "FVU" in list(table.value.get("name", [])))
     shown = dict(zip(details["name"], details["value"], strict=True))
     assert shown["concepts found"] == ".44 [.37, .51] > null .23"

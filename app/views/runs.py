@@ -11,7 +11,7 @@ from app.indexing import index_is_stale
 from app.panels import concept_map, runs_table
 from app.state import choose_run, go_to, pick_run, write_address
 from app.workspace import index_command, index_version, list_runs, open_index, run_name
-from interp.browse.features import firing_figures
+from interp.browse.features import escaped, firing_figures
 from interp.browse.runs import concept_map as concept_cells
 from interp.browse.runs import judged_beside, steered_pair, steering_rows, steering_summary
 from interp.browse.runs import runs_table as table_of
@@ -43,8 +43,7 @@ def show() -> None:
         on_run_change=lambda: choose_run(str(st.session_state["runs_table"].run)),
     )
     _beside(runs, judged_beside(name, runs))
-    st.subheader("This run")
-    st.text(name)
+    st.subheader(escaped(name))
     _index_line(run, badges[name])
     metrics = metrics_of(run)
     if metrics is not None and metrics.steering is not None:
@@ -67,7 +66,7 @@ def _beside(runs: dict[str, Run], metrics: dict[str, Metrics]) -> None:
     """The runs that were judged like the one that is chosen: the concepts each finds, and what is kept for how many codes."""
     if not metrics:
         return
-    st.subheader("This run and those judged alike")
+    st.subheader("Runs judged alike")
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         st.markdown("###### Which concepts each run finds")

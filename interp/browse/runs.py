@@ -1,8 +1,8 @@
 """What the Runs page shows: runs in tables by what they were judged on, which is best and by what, and what steering did.
 
 Everything is read from ``run.json`` and ``metrics.json``, without torch. A run is called best by a metric only if nothing else
-explains it: it is above its null, its interval overlaps that of no other run of the table, and where less is lost by letting
-more features fire, it lets no more of them fire than any other.
+explains it: it is above its null, its interval overlaps that of no other run of the table, it has as many features or the same
+L0 as the next, and where less is lost by letting more features fire, it lets no more of them fire than any other.
 """
 
 from __future__ import annotations
@@ -156,6 +156,8 @@ def _why_not_best(lead: Lead, metrics: Mapping[str, Metrics]) -> str:
         return "there are no intervals to tell runs apart by"
     if any(_overlap(first, other) for other in others):
         return "the interval of the first overlaps that of another"
+    if not lead.are_alike:
+        return "the first and the next differ in both number of features and L0, which may be all there is to it"
     l0 = {name: _METRICS["l0"].score(each).value for name, each in metrics.items() if scores[name].value is not None}
     own = l0.pop(lead.run)
     if lead.metric in KEPT and (
@@ -236,8 +238,9 @@ def _how_to_read(columns: Sequence[Metric]) -> list[str]:
     return [
         *lines,
         "An open dot, and a faded figure, is not above its null: chance does as well.",
-        "best: above its null, with an interval that overlaps no other run's in the table, and (FVU, CE recovered) with no "
-        "more firing features than any. Where no run has the mark, none is shown to be better than the others.",
+        "best: above its null, its interval apart from that of every other run of the table, with as many features or the same "
+        "L0 as the next run, and (FVU, CE recovered) with no more firing features than any. Where no run has the mark, none is "
+        "shown to be better than the others.",
     ]
 
 
