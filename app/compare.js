@@ -78,7 +78,7 @@ function drawn(root, data) {
     return made;
   }
 
-  function featureLine(column, number, value, largest) {
+  function featureLine(column, number, value, largest, others = column.features[number].matches) {
     const feature = column.features[number];
     const line = node("div", "hit"), first = node("div", "first"), below = node("div", "below");
     line.dataset.feature = number;
@@ -87,8 +87,8 @@ function drawn(root, data) {
     track.append(fill);
     const name = node("span", "name");
     if (feature.label) name.append(labelNode("", { text: feature.label, auto: feature.is_automatic }));
-    first.append(link(column.run, number, number, "id"), track, node("span", "value", brief(value)), name);
-    for (const match of feature.matches) {
+    first.append(link(column.run, number, number, "id"), track, node("span", "value", short(value)), name);
+    for (const match of others) {
       const where = node("span", match.is_matched ? "match" : "match none");
       where.append(columns.length > 2 ? `in ${shortName(match.run)}: ` : "");
       where.append(match.is_matched ? link(match.run, match.feature, `feature ${match.feature}`, "other") : "no counterpart");
@@ -155,11 +155,14 @@ function drawn(root, data) {
     box.append(text, list);
     for (const alone of column.alone) {
       const only = node("details", "alone");
-      only.open = true;
+      only.open = !column.alone.indexOf(alone);
       const title = `No counterpart in ${shortName(alone.run)}: ${alone.n} of the ${alone.of} features that fire on this text`;
       only.append(node("summary", "", title));
       const largest = Math.max(1e-9, ...alone.features.map((f) => Math.abs(column.features[f].largest)));
-      only.append(...alone.features.map((f) => featureLine(column, f, column.features[f].largest, largest)));
+      for (const f of alone.features) {
+        const matches = column.features[f].matches.filter((one) => one.run === alone.run);
+        only.append(featureLine(column, f, column.features[f].largest, largest, matches));
+      }
       if (alone.n > alone.features.length) only.append(node("p", "cap", `and ${alone.n - alone.features.length} more, weaker ones`));
       box.append(only);
     }
@@ -169,8 +172,8 @@ function drawn(root, data) {
 
   const grid = node("div", `grid of${columns.length}`);
   grid.append(...columns.map(makeColumn));
-  const below = notes.map((text) => node("p", "cap", printable(text)));
-  root.replaceChildren(grid, ...below);
+  const above = notes.map((text) => node("p", "cap", printable(text)));
+  root.replaceChildren(...above, grid);
   point(chosen);
   return (now, token) => {
     component = now;

@@ -161,7 +161,7 @@ def test_without_runs_every_page_shows_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(tmp_path))
-    for name in ("features", "tree", "runs"):
+    for name in ("features", "tree", "runs", "compare"):
         page = _page(name).run()
         assert not page.exception
         assert page.code[0].value.startswith("interp demo\n")
@@ -192,7 +192,7 @@ def test_nonsense_in_the_address_falls_back_to_the_defaults(served: DashboardWor
     assert "density" not in page.query_params
 
 
-@pytest.mark.parametrize("name", ["features", "tree", "prompt", "steer", "manifolds", "runs"])
+@pytest.mark.parametrize("name", ["features", "tree", "prompt", "steer", "manifolds", "runs", "compare"])
 def test_a_run_that_is_gone_is_said_to_be_and_no_other_takes_its_place(copied: DashboardWorkspace, name: str) -> None:
     page = _page(name)
     page.query_params["run"] = "![](http://stranger.example)"
@@ -409,9 +409,8 @@ def test_one_page_leads_to_another_by_its_name(served: DashboardWorkspace) -> No
 
 
 def test_browsing_never_imports_torch() -> None:
-    program = (
-        "import sys, app.server, app.navigation, app.views.features, app.views.runs; print('torch' in sys.modules)"
-    )
+    views = ", ".join(f"app.views.{name}" for name in ("features", "runs", "compare"))
+    program = f"import sys, app.server, app.navigation, {views}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=APP.parent, check=True)
     assert result.stdout.strip() == "False"
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 N_ON_TOKEN = 15
 """Features listed of a token; more run off the screen."""
-N_ALONE = 15
+N_ALONE = 10
 """Features listed that another run lacks."""
 
 
@@ -122,7 +122,7 @@ def indexed_text(index: FeatureIndex, document: int, passage: int) -> TextCodes:
         notes.append(
             f"of {index.record.n_cut:,} features that fire on many tokens, only the largest codes are in the index"
         )
-    tokens = index.token_texts(index.token_ids(rows))
+    tokens = index.tokens_of(rows)
     return TextCodes(tuple(tokens), index.codes_on(rows), "; ".join(notes))
 
 
@@ -211,7 +211,10 @@ def _feature(
         label=label.text,
         is_automatic=label.is_automatic,
         largest=_rounded(largest),
-        codes=[(int(i), _rounded(value)) for i, value in zip(codes.indices[part], codes.data[part], strict=True)],
+        codes=[
+            (i, _rounded(value))
+            for i, value in zip(codes.indices[part].tolist(), codes.data[part].tolist(), strict=True)
+        ],
         matches=[_match(other, matches[column.run, other], f) for other in others if (column.run, other) in matches],
     )
 
@@ -244,4 +247,4 @@ def _notes(columns: Sequence[RunOnText], matches: Matches) -> list[str]:
 
 def _rounded(value: float) -> float:
     """Three significant digits: more cannot be seen."""
-    return float(f"{float(value):.3g}")
+    return float(f"{value:.3g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +33,7 @@ def stored_text(
     store: ActivationStore,
     document: int,
     passage: int,
-    texts: Callable[[Int[np.ndarray, " n"]], list[str]],
+    texts: Callable[[Sequence[int]], list[str]],
 ) -> TextCodes:
     """A passage of a document of a store: its tokens in one sequence. Passages count from 1; ``texts`` says what tokens are.
 
@@ -45,7 +45,7 @@ def stored_text(
         )
     rows = chosen_passage(passages_of(store, document), document, passage)
     codes = run.decomposer().encode(store.site(run.site.read).rows(rows)).cpu().numpy()
-    ids = store.tokens()[tuple(store.positions()[rows].T)]
+    ids = store.tokens()[tuple(store.positions()[rows].T)].tolist()
     return TextCodes(tuple(texts(ids)), sparse.csr_array(codes))
 
 

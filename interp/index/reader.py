@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
@@ -197,13 +198,13 @@ class FeatureIndex:
         """Rows of the document's tokens, those of one sequence together, in order."""
         return passages(self._positions, self._documents[1], document)
 
-    def token_ids(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """The token that each row is of."""
-        return self._tokens[tuple(self._positions[rows].T)]
+    def tokens_of(self, rows: Int[np.ndarray, " n"]) -> list[str]:
+        """Text of the token that each row is of."""
+        return self.token_texts(self._tokens[tuple(self._positions[rows].T)].tolist())
 
-    def token_texts(self, ids: Int[np.ndarray, " n"]) -> list[str]:
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Text of tokens; in an index that was built without the model, their numbers in brackets."""
-        return [self._vocabulary[token] for token in ids.tolist()]
+        return [self._vocabulary[token] for token in ids]
 
     def search_tokens(self, text: str) -> list[int]:
         """Features whose top examples are tokens that are, or contain, ``text``; best first.
