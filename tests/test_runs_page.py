@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -225,28 +226,33 @@ def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
 
 
-def _page() -> AppTest:
-    return AppTest.from_string("from app.views import runs\nruns.show()", default_timeout=60)
+def page_of(**address: str) -> AppTest:
+    page = AppTest.from_string("from app.views import runs\nruns.show()", default_timeout=60)
+    page.query_params.update(address)
+    page.run()
+    assert not page.exception
+    return page
 
 
 def test_the_page_shows_runs_that_nobody_has_evaluated(copied: DashboardWorkspace) -> None:
-    page = _page()
-    page.query_params["run"] = copied.name
-    page.run()
-    assert not page.exception
+    page = page_of(run=copied.name, show="nonsense")
     assert page.query_params["run"] in (copied.name, [copied.name])
-    assert [each.value for each in page.subheader] == [r"tiny\/sae"], "nothing is compared"
+    assert "show" not in page.query_params
+    assert re.fullmatch(r"interp evaluate .*tiny/runs/sae", page.code[0].value)
 
 
 def test_the_page_shows_the_metrics_texts_and_settings_of_the_run(copied: DashboardWorkspace) -> None:
     effect = made_effect(texts=("<script>",), baseline_texts=("&",))
     metrics = made_metrics("pca", concepts=concepts(), steering=made_steering(effect), seeds=seeds())
     write_record(copied.bare.path / METRICS_FILE, metrics)
-    page = _page()
-    page.query_params["run"] = "tiny/pca"
-    page.run()
-    assert not page.exception
-    assert "Runs judged alike" in [each.value for each in page.subheader]
+    page = page_of(run="tiny/pca")
+    assert [text.value for text in page.markdown] == [
+        "###### Which concepts each run finds",
+        "###### What is kept, for how many features that fire on a token",
+    ]
+    page = page_of(run="tiny/pca", show="this run")
+    assert page.query_params["show"] in ("this run", ["this run"])
+    assert page.markdown[0].value == r"##### tiny\/pca"
     details = next(table.value for table in page.dataframe if "FVU" in list(table.value.get("name", [])))
     shown = dict(zip(details["name"], details["value"], strict=True))
     assert shown["concepts found"] == ".44 [.37, .51] > null .23"

@@ -9,8 +9,8 @@ import streamlit as st
 
 from app.indexing import index_is_stale
 from app.panels import concept_map, runs_table
-from app.state import choose_run, go_to, pick_run, write_address
-from app.workspace import index_command, index_version, list_runs, open_index, run_name
+from app.state import choose_run, go_to, pick_run, restore, view, write_address
+from app.workspace import evaluate_command, index_command, index_version, list_runs, open_index, run_name
 from interp.browse.features import escaped, firing_figures
 from interp.browse.runs import concept_map as concept_cells
 from interp.browse.runs import judged_beside, steered_pair, steering_rows, steering_summary
@@ -25,26 +25,39 @@ from interp.figures import training_curves
 from interp.runs.record import Run
 
 PAGE = "runs"
+ALIKE, THIS = "runs judged alike", "this run"
+PARTS = (ALIKE, THIS)
+"""What stands below the table."""
 _PLAIN = {"displayModeBar": False}
 
 
 def show() -> None:
     """Lay out the page."""
+    restore(PAGE, {"show": lambda text: text if text in PARTS else ALIKE})
     pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
-    name = run_name(run)
-    write_address(PAGE, {"run": name}, {})
-    runs = list_runs()
+    name, runs = run_name(run), list_runs()
     badges = {each: _badge(one) for each, one in runs.items()}
-    runs_table()(
-        key="runs_table",
-        data={**table_of(runs, badges), "chosen": name},
-        on_run_change=lambda: choose_run(str(st.session_state["runs_table"].run)),
-    )
-    _beside(runs, judged_beside(name, runs))
-    st.subheader(escaped(name))
-    _index_line(run, badges[name])
+    runs_table()(key="runs_table", data={**table_of(runs, badges), "chosen": name}, on_run_change=_open_row)
+    part = st.segmented_control("Below", PARTS, key=view("show"), required=True, label_visibility="collapsed")
+    if part == ALIKE:
+        _alike(name, runs)
+    else:
+        _one(run, badges[name])
+    write_address(PAGE, {"run": name, "show": "" if part == ALIKE else str(part)}, {"show": part})
+
+
+def _open_row() -> None:
+    """A row of the table shows its run."""
+    choose_run(str(st.session_state["runs_table"].run))
+    st.session_state[view("show")] = THIS
+
+
+def _one(run: Run, badge: str) -> None:
+    """What steering with the run did, how it was trained, and what it was made with."""
+    st.markdown(f"##### {escaped(run_name(run))}")
+    _index_line(run, badge)
     metrics = metrics_of(run)
     if metrics is not None and metrics.steering is not None:
         _steering(metrics.steering)
@@ -53,7 +66,7 @@ def show() -> None:
         st.plotly_chart(training_curves(run.training_curve()), config=_PLAIN, key="training")
     except InputError as error:
         st.caption(str(error))
-    _details(run, metrics, badges[name])
+    _details(run, metrics, badge)
 
 
 def _badge(run: Run) -> str:
@@ -62,11 +75,13 @@ def _badge(run: Run) -> str:
     return "stale" if index_is_stale(run) else "fresh"
 
 
-def _beside(runs: dict[str, Run], metrics: dict[str, Metrics]) -> None:
+def _alike(name: str, runs: dict[str, Run]) -> None:
     """The runs that were judged like the one that is chosen: the concepts each finds, and what is kept for how many codes."""
+    metrics = judged_beside(name, runs)
     if not metrics:
+        st.write("This run was not evaluated, so it cannot be compared with others. Measure it with:")
+        st.code(evaluate_command(runs[name]), language="bash")
         return
-    st.subheader("Runs judged alike")
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         st.markdown("###### Which concepts each run finds")
