@@ -150,7 +150,7 @@ def on_text(run: str, codes: list[list[float]], site: str = SITE, **parts: Any) 
 
 
 def test_features_stand_strongest_first_with_codes_labels_and_counterparts() -> None:
-    a = on_text("s/a", [[0, 2, 0.5], [0, 0, -3], [0, 0, 0]], labels={1: ShownLabel("<b>", True)})
+    a = on_text("s/a", [[0, 2, -2.5], [0, 0, -3], [0, 0, 0]], labels={1: ShownLabel("<b>", True)})
     b = on_text("s/b", [[1], [0], [0]])
     matches = {
         ("s/a", "s/b"): CodeMatches(np.array([-1, 0, 0]), np.array([0, 0.8, 0.2]), np.array([0, 0.1, 0.1]), 50),
@@ -159,7 +159,7 @@ def test_features_stand_strongest_first_with_codes_labels_and_counterparts() -> 
     shown = compared([a, b], matches, 99)
     json.dumps(shown)
     left, right = shown["columns"]
-    assert left["strongest"] == [[1, 2], [2], []]
+    assert left["strongest"] == [[2, 1], [2], []], "by absolute value"
     assert left["n_on"] == [2, 1, 0]
     assert left["features"]["1"] == {
         "feature": 1,
@@ -170,7 +170,7 @@ def test_features_stand_strongest_first_with_codes_labels_and_counterparts() -> 
         "matches": [{"run": "s/b", "feature": 0, "text": "r .80, by chance .10", "is_matched": True}],
     }
     assert left["features"]["2"]["largest"] == -3.0
-    assert left["features"]["2"]["codes"] == [(0, 0.5), (1, -3.0)]
+    assert left["features"]["2"]["codes"] == [(0, -2.5), (1, -3.0)]
     assert left["alone"] == [{"run": "s/b", "n": 1, "of": 2, "features": [2]}]
     assert right["alone"] == [{"run": "s/a", "n": 0, "of": 1, "features": []}]
     assert shown["token"] == 2, "the last that there is"
