@@ -55,12 +55,12 @@ def show() -> None:
     address = {"run": run_name(runs[0]), **_beside_address()}
     source = _pick_source(runs[0])
     shown = _typed(runs, address) if source == TYPED else _stored(runs, address)
-    if shown:
-        _mount(shown, {run_name(run): run for run in runs})
-    # A token that is chosen while the page is drawn is in the address with the next run.
+    # Before the columns are drawn: a click there may leave the page, and Back must lead to this view.
     address["token"] = str(st.session_state[view("token")] or "")
     kept = ("with", "third", "source", "text", "store", "doc", "part", "token")
     write_address(PAGE, address, {name: st.session_state.get(view(name)) for name in kept})
+    if shown:
+        _mount(shown, {run_name(run): run for run in runs})
 
 
 def _pick_runs() -> list[Run]:

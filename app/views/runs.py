@@ -41,11 +41,12 @@ def show() -> None:
     badges = {each: _badge(one) for each, one in runs.items()}
     runs_table()(key="runs_table", data={**table_of(runs, badges), "chosen": name}, on_run_change=_open_row)
     part = st.segmented_control("Below", PARTS, key=view("show"), required=True, label_visibility="collapsed")
+    # Before what stands below is drawn: a click there may leave the page, and Back must lead to this view.
+    write_address(PAGE, {"run": name, "show": "" if part == ALIKE else str(part)}, {"show": part})
     if part == ALIKE:
         _alike(name, runs)
     else:
         _one(run, badges[name])
-    write_address(PAGE, {"run": name, "show": "" if part == ALIKE else str(part)}, {"show": part})
 
 
 def _open_row() -> None:
