@@ -426,7 +426,7 @@ def test_dead_features_and_l0_are_the_same_on_every_page(copied: DashboardWorksp
     index = workspace.open_index(copied.run)
     features, runs = _page("features"), _page("runs")
     for page in (features, runs):
-        page.query_params.update({"run": copied.name, "show": "this run"})
+        page.query_params.update({"run": copied.name, "below": "this run"})
         page.run()
         assert not page.exception
     dead, l0 = re.search(r"· ([\d,]+) dead · .* · L0 ([\d.]+)", features.caption[0].value).groups()

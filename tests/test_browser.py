@@ -188,7 +188,7 @@ def test_the_run_and_the_feature_stay_chosen_from_page_to_page(
     expect(page.locator(f"tr[data-run='{made.name}']")).to_have_attribute("aria-selected", "true")
     page.get_by_role("link", name="Features").click()
     expect(page.locator(".card h3")).to_have_text(f"Feature {order[3]}")
-    page.goto(f"{address}/runs?run=tiny/pca&show=this run")
+    page.goto(f"{address}/runs?run=tiny/pca&below=this run")
     expect(page.get_by_text("no index", exact=True)).to_be_visible()
     page.get_by_role("link", name="Features").click()
     expect(page.get_by_role("button", name="Build the index")).to_be_visible()

@@ -123,7 +123,7 @@ def test_torch_is_not_loaded_by_runs_and_by_stored_text(
         open_page(page, served, "compare", run=made.name)
         expect(page.locator(".compare .hit").first).to_be_visible()
         assert "torch" not in served.modules()
-        open_page(page, served, "compare", run=made.name, source="typed", text="def load(path):")
+        open_page(page, served, "compare", run=made.name, source="typed", words="def load(path):")
         expect(page.locator(".compare .words").first).to_contain_text("load")
         expect(page.locator(".compare .hit").first).to_be_visible()
         assert "torch" in served.modules()
@@ -159,7 +159,7 @@ def test_runs_are_read_chosen_and_lead_to_the_features_of_concepts(
     expect(page.get_by_text("index fresh")).to_be_visible()
     expect(page.locator(".pairs")).to_have_count(0)
     sae.click()
-    wait_for_address(page, run="tiny/sae", show="this run")
+    wait_for_address(page, run="tiny/sae", below="this run")
     expect(page.locator(".pairs")).to_contain_text("# <script>alert(1)</script>")
     page.get_by_role("radio", name="runs judged alike").click()
     cells = page.locator(".concepts td a")
@@ -227,7 +227,7 @@ def test_a_strangers_text_stays_text(page: Any, served: ServedDashboard, made: D
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     text = "<script>alert(1)</script> <img src=x onerror=alert(1)> \u202e\x07end"
-    open_page(page, served, "compare", run=made.name, source="typed", text=text)
+    open_page(page, served, "compare", run=made.name, source="typed", words=text)
     words = page.locator(".compare .words")
     expect(words).to_have_count(2)
     expect(words.first).to_contain_text("<script>alert(1)</script>")

@@ -239,8 +239,8 @@ def test_the_view_is_in_the_address(copied: DashboardWorkspace) -> None:
     assert address_of(page) == view | {"token": "5"}
     nonsense = page_of(run="tiny/sae", doc="999", part="x", store="nowhere", token="-1", source="dream")
     assert address_of(nonsense) == {"run": "tiny/sae", "with": "tiny/forms", "store": "tiny", "doc": "0", "part": "1"}
-    typed = page_of(run="tiny/sae", source="typed", text="with open")
-    assert address_of(typed) == {"run": "tiny/sae", "with": "tiny/forms", "source": "typed", "text": "with open"}
+    typed = page_of(run="tiny/sae", source="typed", words="with open")
+    assert address_of(typed) == {"run": "tiny/sae", "with": "tiny/forms", "source": "typed", "words": "with open"}
 
 
 def test_a_run_beside_that_is_gone_is_said_to_be(copied: DashboardWorkspace) -> None:

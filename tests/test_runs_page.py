@@ -235,9 +235,9 @@ def page_of(**address: str) -> AppTest:
 
 
 def test_the_page_shows_runs_that_nobody_has_evaluated(copied: DashboardWorkspace) -> None:
-    page = page_of(run=copied.name, show="nonsense")
+    page = page_of(run=copied.name, below="nonsense")
     assert page.query_params["run"] in (copied.name, [copied.name])
-    assert "show" not in page.query_params
+    assert "below" not in page.query_params
     assert re.fullmatch(r"interp evaluate .*tiny/runs/sae", page.code[0].value)
 
 
@@ -250,8 +250,8 @@ def test_the_page_shows_the_metrics_texts_and_settings_of_the_run(copied: Dashbo
         "###### Which concepts each run finds",
         "###### What is kept, for how many features that fire on a token",
     ]
-    page = page_of(run="tiny/pca", show="this run")
-    assert page.query_params["show"] in ("this run", ["this run"])
+    page = page_of(run="tiny/pca", below="this run")
+    assert page.query_params["below"] in ("this run", ["this run"])
     assert page.markdown[0].value == r"##### tiny\/pca"
     details = next(table.value for table in page.dataframe if "FVU" in list(table.value.get("name", [])))
     shown = dict(zip(details["name"], details["value"], strict=True))

@@ -42,7 +42,7 @@ def show() -> None:
         {
             **dict.fromkeys(BESIDE, lambda text: text or ""),
             "source": lambda text: text if text in (STORED, TYPED) else STORED,
-            "text": lambda text: text or EXAMPLE,
+            "words": lambda text: text or EXAMPLE,
             "store": lambda text: text,
             "doc": lambda text: plain_number(text or "0"),
             "part": lambda text: plain_number(text or "1") or 1,
@@ -57,7 +57,7 @@ def show() -> None:
     shown = _typed(runs, address) if source == TYPED else _stored(runs, address)
     # Before the columns are drawn: a click there may leave the page, and Back must lead to this view.
     address["token"] = str(st.session_state[view("token")] or "")
-    kept = ("with", "third", "source", "text", "store", "doc", "part", "token")
+    kept = ("with", "third", "source", "words", "store", "doc", "part", "token")
     write_address(PAGE, address, {name: st.session_state.get(view(name)) for name in kept})
     if shown:
         _mount(shown, {run_name(run): run for run in runs})
@@ -190,8 +190,8 @@ def _from_the_first_token() -> None:
 
 
 def _typed(runs: list[Run], address: dict[str, str]) -> list[tuple[Run, TextCodes]]:
-    text = st.text_area("Text to compare", key=view("text"), height=110, on_change=_from_the_first_token)
-    address |= {"source": TYPED, "text": "" if text == EXAMPLE else text}
+    text = st.text_area("Text to compare", key=view("words"), height=110, on_change=_from_the_first_token)
+    address |= {"source": TYPED, "words": "" if text == EXAMPLE else text}
     with st.spinner("Loading PyTorch"):
         from app import encoding
     return _each(runs, lambda run: encoding.typed(run, text))

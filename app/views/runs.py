@@ -33,16 +33,16 @@ _PLAIN = {"displayModeBar": False}
 
 def show() -> None:
     """Lay out the page."""
-    restore(PAGE, {"show": lambda text: text if text in PARTS else ALIKE})
+    restore(PAGE, {"below": lambda text: text if text in PARTS else ALIKE})
     pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
     name, runs = run_name(run), list_runs()
     badges = {each: _badge(one) for each, one in runs.items()}
     runs_table()(key="runs_table", data={**table_of(runs, badges), "chosen": name}, on_run_change=_open_row)
-    part = st.segmented_control("Below", PARTS, key=view("show"), required=True, label_visibility="collapsed")
+    part = st.segmented_control("Below", PARTS, key=view("below"), required=True, label_visibility="collapsed")
     # Before what stands below is drawn: a click there may leave the page, and Back must lead to this view.
-    write_address(PAGE, {"run": name, "show": "" if part == ALIKE else str(part)}, {"show": part})
+    write_address(PAGE, {"run": name, "below": "" if part == ALIKE else str(part)}, {"below": part})
     if part == ALIKE:
         _alike(name, runs)
     else:
@@ -52,7 +52,7 @@ def show() -> None:
 def _open_row() -> None:
     """A row of the table shows its run."""
     choose_run(str(st.session_state["runs_table"].run))
-    st.session_state[view("show")] = THIS
+    st.session_state[view("below")] = THIS
 
 
 def _one(run: Run, badge: str) -> None:
