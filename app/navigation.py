@@ -25,6 +25,7 @@ def pages() -> list[Any]:
         "steer": st.Page(_steer, title="Steer", icon=":material/tune:", url_path="steer"),
         "manifolds": st.Page(_manifolds, title="Manifolds", icon=":material/bubble_chart:", url_path="manifolds"),
         "runs": st.Page(_runs, title="Runs", icon=":material/show_chart:", url_path="runs"),
+        "compare": st.Page(_compare, title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     }
     remember_pages(by_name)
     return list(by_name.values())
@@ -71,3 +72,9 @@ def _runs() -> None:
     from app.views import runs
 
     runs.show()
+
+
+def _compare() -> None:
+    from app.views import compare
+
+    compare.show()

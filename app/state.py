@@ -108,8 +108,11 @@ def pick_run() -> Run:
 
 
 def _keep_run() -> None:
-    """The person's own choice replaces the address, whose feature belongs to the other run."""
-    chosen = st.session_state["picked_run"]
+    choose_run(st.session_state["picked_run"])
+
+
+def choose_run(chosen: str) -> None:
+    """The person's own choice replaces the address, whose feature belongs to the other run. For callbacks of widgets."""
     st.session_state["run"] = chosen
     st.session_state[_PREFIX + "f"] = None
     st.session_state[_WRITTEN] = {"run": chosen}

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ from interp.manifolds.layout import FILE as MANIFOLDS
 from interp.manifolds.reader import ManifoldIndex
 from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import DECOMPOSER, Run, find_runs
+from interp.store.manifest import FILE_NAME as STORE
+from interp.store.manifest import Manifest
 
 T = TypeVar("T")
 
@@ -48,6 +51,17 @@ def list_runs() -> dict[str, Run]:
         _runs.clear()
         _runs.update(runs)
     return runs
+
+
+def list_stores(run: Run) -> list[str]:
+    """Names of the workspace's finished stores of the model that the run was trained on, its own first."""
+    found = []
+    for path in sorted(workspace().glob(f"*/{STORE}")):
+        with suppress(InputError):
+            manifest = Manifest.read(path.parent)
+            if manifest.complete and manifest.model_fingerprint == run.record.model_fingerprint:
+                found.append(path.parent.name)
+    return sorted(found, key=lambda name: name != run.store_path.name)
 
 
 def run_name(run: Run) -> str:

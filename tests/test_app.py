@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_workspace import SITE, DashboardWorkspace, evidence_by_hand, make_workspace
-from made_metrics import concepts, made_metrics
+from made_metrics import made_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
@@ -21,16 +21,13 @@ from streamlit.testing.v1 import AppTest
 from app import workspace
 from app.routes import OwnPagesOnly, is_local_host, routes
 from app.server import serve, settings
-from app.views.runs import run_rows
 from interp.browse.evidence import RunEvidence
 from interp.browse.features import TableFilter, example_payload, select_features, table_payload
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.results import METRICS_FILE, EvaluationConfig
-from interp.evaluation.suite import evaluate_run
+from interp.evaluation.results import METRICS_FILE
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
-from interp.model.language_model import load_model
 from interp.records import write_record
 from interp.runs.record import Run
 from interp.runs.training import train_run
@@ -165,7 +162,7 @@ def test_without_runs_every_page_shows_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(tmp_path))
-    for name in ("features", "tree", "runs"):
+    for name in ("features", "tree", "runs", "compare"):
         page = _page(name).run()
         assert not page.exception
         assert page.code[0].value.startswith("interp demo\n")
@@ -196,7 +193,7 @@ def test_nonsense_in_the_address_falls_back_to_the_defaults(served: DashboardWor
     assert "density" not in page.query_params
 
 
-@pytest.mark.parametrize("name", ["features", "tree", "prompt", "steer", "manifolds", "runs"])
+@pytest.mark.parametrize("name", ["features", "tree", "prompt", "steer", "manifolds", "runs", "compare"])
 def test_a_run_that_is_gone_is_said_to_be_and_no_other_takes_its_place(copied: DashboardWorkspace, name: str) -> None:
     page = _page(name)
     page.query_params["run"] = "![](http://stranger.example)"
@@ -370,32 +367,6 @@ def test_the_tree_page_shows_every_level_and_what_a_branch_fires_on(
     assert "'sae' has no hierarchy; train semi-nmf with --levels" in page.info[0].value
 
 
-def test_the_runs_page_shows_every_run_and_the_curve(served: DashboardWorkspace) -> None:
-    page = _page("runs").run()
-    assert not page.exception
-    table = page.dataframe[0].value
-    assert list(table["run"]) == ["tiny/pca", "tiny/sae"]
-    assert list(table["index"]) == ["none", "fresh"]
-    assert "fvu" not in page.dataframe[0].proto.columns  # nobody has evaluated them
-
-
-def test_the_runs_page_names_and_explains_what_was_measured(
-    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shutil.copytree(made.folder, tmp_path / "activations")
-    run, store = Run.load(copy / "tiny/runs/sae"), ActivationStore(copy / "tiny")
-    evaluate_run(run, model=load_model(run.model_id), store=store, config=EvaluationConfig(n_sequences=2))
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
-    page = _page("runs").run()
-    assert not page.exception
-    table = page.dataframe[0]
-    assert list(table.value["fvu"].notna()) == [False, True]
-    columns = json.loads(table.proto.columns)
-    assert columns["fvu"]["label"] == "FVU"
-    assert columns["fvu"]["help"].endswith("Lower is better.")
-    assert "auroc" not in columns, "the store has no labels"
-
-
 def test_without_the_model_prompt_and_steer_say_why_and_features_works(
     made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,9 +414,8 @@ def test_one_page_leads_to_another_by_its_name(served: DashboardWorkspace) -> No
 
 
 def test_browsing_never_imports_torch() -> None:
-    program = (
-        "import sys, app.server, app.navigation, app.views.features, app.views.runs; print('torch' in sys.modules)"
-    )
+    views = ", ".join(f"app.views.{name}" for name in ("features", "runs", "compare"))
+    program = f"import sys, app.server, app.navigation, {views}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=APP.parent, check=True)
     assert result.stdout.strip() == "False"
 
@@ -461,7 +431,7 @@ def test_dead_features_and_l0_are_the_same_on_every_page(copied: DashboardWorksp
     index = workspace.open_index(copied.run)
     features, runs = _page("features"), _page("runs")
     for page in (features, runs):
-        page.query_params["run"] = copied.name
+        page.query_params.update({"run": copied.name, "below": "this run"})
         page.run()
         assert not page.exception
     dead, l0 = re.search(r"· ([\d,]+) dead · .* · L0 ([\d.]+)", features.caption[0].value).groups()
@@ -483,29 +453,3 @@ def test_a_signed_run_says_which_side_it_shows(copied: DashboardWorkspace) -> No
     client = TestClient(Starlette(routes=routes()), base_url="http://127.0.0.1:8501")
     assert client.get("/api/runs/tiny/pca/features/0").json()["positive_side_only"] is True
     assert client.get(f"/api/runs/{copied.name}/features/0").json()["positive_side_only"] is False
-
-
-def test_the_run_table_shows_what_was_measured_and_nothing_else(made: DashboardWorkspace) -> None:
-    (row,) = run_rows({"s/r": made.run}, {"s/r": "fresh"})
-    assert (row["run"], row["kind"], row["index"]) == ("s/r", made.run.kind, "fresh")
-    assert row["features"] == made.run.config["n_features"]
-    assert row["fvu"] is row["auroc"] is row["null_auroc"] is None
-
-
-def test_the_runs_page_has_nulls_beside_the_scores_and_intervals_below(
-    made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shutil.copytree(made.folder, tmp_path / "activations")
-    write_record(copy / "tiny/runs/pca" / METRICS_FILE, made_metrics("pca", concepts=concepts()))
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(copy))
-    page = _page("runs")
-    page.query_params["run"] = "tiny/pca"
-    page.run()
-    assert not page.exception
-    columns = json.loads(page.dataframe[0].proto.columns)
-    assert (columns["concepts"]["label"], columns["null_concepts"]["label"]) == ("concepts found", "null")
-    assert not {"l0", "auroc"} & columns.keys(), "not of those to begin with; no method without firing"
-    details = next(table.value for table in page.dataframe if "FVU" in list(table.value.get("name", [])))
-    shown = dict(zip(details["name"], details["value"], strict=True))
-    assert shown["concepts found"] == ".44 [.37, .51] > null .23"
-    assert (shown["L0"], shown["steering"]) == ("32.0", "-")

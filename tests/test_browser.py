@@ -6,7 +6,6 @@ Every request of every test is watched: none may leave this machine.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import urllib.parse
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import fresh_browser, require_chromium
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
 from served_dashboard import served_dashboard
 
@@ -25,23 +25,10 @@ from interp.records import write_record
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WAIT = 60_000
-"""Milliseconds: a loaded machine may need many seconds for the first page; nothing waits longer than it must."""
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
-    _require_chromium()
+    require_chromium()
     made = make_workspace(tmp_path_factory.mktemp("browser"), n_tokens=4200)
     add_other_kinds(made)
     write_record(made.run.path / "evidence.json", evidence_by_hand(made.run))
@@ -70,30 +57,8 @@ def theme(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def context(address: str, tmp_path: Path, theme: str) -> Iterator[Any]:
-    """A fresh browser of the given colour scheme that fails the test for any request elsewhere and any script error."""
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=WAIT)
-    requests: list[str] = []
-    errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile",
-            executable_path=str(CHROMIUM),
-            headless=True,
-            args=FLAGS,
-            viewport={"width": 1500, "height": 907},
-            color_scheme=theme,
-        )
-        browser.set_default_timeout(WAIT)
-        browser.on("request", lambda request: requests.append(request.url))
-        browser.on("weberror", lambda error: errors.append(str(error.error)))
+    with fresh_browser(address, tmp_path / "profile", theme) as browser:
         yield browser
-        browser.close()
-    elsewhere = [url for url in requests if not url.startswith((address, "ws://127.0.0.1", "data:", "blob:"))]
-    assert requests
-    assert not elsewhere
-    assert not errors
 
 
 def test_a_feature_is_found_read_stepped_and_shared(
@@ -425,10 +390,10 @@ def test_the_run_and_the_feature_stay_chosen_from_page_to_page(
     page.goto(f"{address}/features?run={made.name}&f={order[3]}")
     expect(page.locator(".card h3")).to_have_text(f"Feature {order[3]}")
     page.get_by_role("link", name="Runs").click()
-    expect(page.get_by_text("index fresh")).to_be_visible()
+    expect(page.locator(f"tr[data-run='{made.name}']")).to_have_attribute("aria-selected", "true")
     page.get_by_role("link", name="Features").click()
     expect(page.locator(".card h3")).to_have_text(f"Feature {order[3]}")
-    page.goto(f"{address}/runs?run=tiny/pca")
+    page.goto(f"{address}/runs?run=tiny/pca&below=this run")
     expect(page.get_by_text("no index", exact=True)).to_be_visible()
     page.get_by_role("link", name="Features").click()
     expect(page.get_by_role("button", name="Build the index")).to_be_visible()
@@ -689,12 +654,3 @@ def _settle(page: Any, run: str) -> None:
     page.wait_for_url(lambda url: f"run={run}&" in f"{urllib.parse.unquote(url)}&")
     expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(re.compile(rf"^{run} "))
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
-
-
-def _require_chromium() -> None:
-    if CHROMIUM.exists():
-        return
-    reason = f"{CHROMIUM} is missing: the dashboard was NOT tested in a browser; install the Debian package 'chromium'"
-    if os.environ.get("CI") or os.environ.get("INTERP_CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

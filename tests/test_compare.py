@@ -29,9 +29,10 @@ from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.compare import compare_runs, families, grouped, match_runs, metrics_by_name, settings_of
+from interp.evaluation.compare import compare_runs, match_runs, metrics_by_name
 from interp.evaluation.comparison_page import comparison_page
 from interp.evaluation.comparison_text import apart_sentence, group_sentences, matched_sentences
+from interp.evaluation.groups import families, grouped, settings_of
 from interp.evaluation.matching import chance_cosines, match
 from interp.evaluation.results import EvaluationConfig
 from interp.runs.training import train_run

@@ -1,78 +1,117 @@
-"""Runs: every run of the workspace with its metrics, and one of them in detail."""
+"""Runs: every run of the workspace with its metrics, what the runs of a site find, and one run in detail."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
 from typing import Any
 
 import streamlit as st
 
 from app.indexing import index_is_stale
-from app.state import pick_run
-from app.workspace import index_command, index_version, list_runs, open_index, run_name
-from interp.browse.features import firing_figures
+from app.panels import concept_map, runs_table
+from app.state import choose_run, go_to, pick_run, restore, view, write_address
+from app.workspace import evaluate_command, index_command, index_version, list_runs, open_index, run_name
+from interp.browse.features import escaped, firing_figures
+from interp.browse.runs import concept_map as concept_cells
+from interp.browse.runs import judged_beside, steered_pair, steering_rows, steering_summary
+from interp.browse.runs import runs_table as table_of
 from interp.errors import InputError
-from interp.evaluation.table import METRICS, Metric, measured, metrics_of, metrics_rows
+from interp.evaluation.comparison_figures import tradeoff_figure
+from interp.evaluation.groups import families
+from interp.evaluation.results import Metrics
+from interp.evaluation.steering_results import SteeringReport
+from interp.evaluation.table import METRICS, metrics_of
 from interp.figures import training_curves
 from interp.runs.record import Run
+
+PAGE = "runs"
+ALIKE, THIS = "runs judged alike", "this run"
+PARTS = (ALIKE, THIS)
+"""What stands below the table."""
+_PLAIN = {"displayModeBar": False}
 
 
 def show() -> None:
     """Lay out the page."""
+    restore(PAGE, {"below": lambda text: text if text in PARTS else ALIKE})
     pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
-    st.query_params.from_dict({"run": run_name(run)})
-    runs = list_runs()
-    badges = {name: _badge(each) for name, each in runs.items()}
-    rows = run_rows(runs, badges)
-    columns = _columns(measured([metrics_of(each) for each in runs.values()]))
-    st.dataframe(
-        rows,
-        hide_index=True,
-        column_order=["run", "kind", "site", *columns, "features", "index"],
-        column_config=columns | {"features": st.column_config.NumberColumn(format="localized")},
-        placeholder="-",
-    )
-    st.caption(
-        "Metrics are from interp evaluate. A run that was not evaluated, or by another version, has none. A null is what "
-        "chance achieves with as many candidates. Intervals, and the other metrics, are below for the run that is chosen."
-    )
-    _index_line(run, badges[run_name(run)])
+    name, runs = run_name(run), list_runs()
+    badges = {each: _badge(one) for each, one in runs.items()}
+    runs_table()(key="runs_table", data={**table_of(runs, badges), "chosen": name}, on_run_change=_open_row)
+    part = st.segmented_control("Below", PARTS, key=view("below"), required=True, label_visibility="collapsed")
+    # Before what stands below is drawn: a click there may leave the page, and Back must lead to this view.
+    write_address(PAGE, {"run": name, "below": "" if part == ALIKE else str(part)}, {"below": part})
+    if part == ALIKE:
+        _alike(name, runs)
+    else:
+        _one(run, badges[name])
+
+
+def _open_row() -> None:
+    """A row of the table shows its run."""
+    choose_run(str(st.session_state["runs_table"].run))
+    st.session_state[view("below")] = THIS
+
+
+def _one(run: Run, badge: str) -> None:
+    """What steering with the run did, how it was trained, and what it was made with."""
+    st.markdown(f"##### {escaped(run_name(run))}")
+    _index_line(run, badge)
+    metrics = metrics_of(run)
+    if metrics is not None and metrics.steering is not None:
+        _steering(metrics.steering)
+    st.markdown("###### Training")
     try:
-        st.plotly_chart(training_curves(run.training_curve()), config={"displayModeBar": False})
+        st.plotly_chart(training_curves(run.training_curve()), config=_PLAIN, key="training")
     except InputError as error:
         st.caption(str(error))
-    _details(run, badges[run_name(run)])
-
-
-def run_rows(runs: Mapping[str, Run], badges: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each run: what it is, its metrics by key (None if not measured), and the state of its index."""
-    found = metrics_rows(list(runs.values()))
-    return [
-        {**row, "run": name, "features": runs[name].config.get("n_features"), "index": badges[name]}
-        for name, row in zip(runs, found, strict=True)
-    ]
-
-
-def _columns(metrics: Sequence[Metric]) -> dict[str, Any]:
-    """The columns of metrics by their keys in the rows, each with its null beside it."""
-    columns: dict[str, Any] = {}
-    for metric in metrics:
-        if metric.format is None:
-            columns[metric.key] = st.column_config.CheckboxColumn(metric.heading, help=metric.tooltip)
-            continue
-        columns[metric.key] = st.column_config.NumberColumn(metric.heading, format=metric.format, help=metric.tooltip)
-        if metric.null:
-            what = f"{metric.heading}: what chance achieves with as many candidates and the same freedom of choice."
-            columns[f"null_{metric.key}"] = st.column_config.NumberColumn("null", format=metric.format, help=what)
-    return columns
+    _details(run, metrics, badge)
 
 
 def _badge(run: Run) -> str:
     if not index_version(run):
         return "none"
     return "stale" if index_is_stale(run) else "fresh"
+
+
+def _alike(name: str, runs: dict[str, Run]) -> None:
+    """The runs that were judged like the one that is chosen: the concepts each finds, and what is kept for how many codes."""
+    metrics = judged_beside(name, runs)
+    if not metrics:
+        st.write("This run was not evaluated, so it cannot be compared with others. Measure it with:")
+        st.code(evaluate_command(runs[name]), language="bash")
+        return
+    left, right = st.columns([1, 1.25], gap="large")
+    with left:
+        st.markdown("###### Which concepts each run finds")
+        try:
+            cells = concept_cells(metrics)
+        except InputError as error:
+            st.caption(str(error))
+        else:
+            result = concept_map()(
+                key="concept_map", data={**cells, "card_path": "/features"}, on_open_change=lambda: None
+            )
+            st.caption(
+                "F1 of each concept's best feature on test text; higher is better. = and no shade: not above the same choice "
+                "among random directions. A cell opens its feature."
+            )
+            if result.open is not None:
+                go_to("features", run=str(result.open[0]), f=str(int(result.open[1])))
+    with right:
+        st.markdown("###### What is kept, for how many features that fire on a token")
+        try:
+            figure = tradeoff_figure(metrics, families({name: runs[name] for name in metrics}))
+            st.plotly_chart(figure, config=_PLAIN, key="tradeoff")
+            st.caption(
+                "A line joins runs that differ in their number of features and k alone; bars are 95 % intervals. Lower FVU and "
+                "higher CE recovered are better at the same L0. Methods whose codes are hardly ever 0 have no L0 and are "
+                "left out."
+            )
+        except InputError as error:
+            st.caption(str(error))
 
 
 def _index_line(run: Run, badge: str) -> None:
@@ -87,12 +126,58 @@ def _index_line(run: Run, badge: str) -> None:
         st.code(index_command(run), language="bash")
 
 
-def _details(run: Run, badge: str) -> None:
+def _steering(report: SteeringReport) -> None:
+    """What steering with the best feature of each concept wrote, beside chance, and a text of one concept."""
+    st.markdown("###### Steering")
+    st.caption(steering_summary(report))
+    if not report.effects:
+        return
+    st.dataframe(
+        steering_rows(report),
+        hide_index=True,
+        height="content",
+        column_config={
+            "without": st.column_config.NumberColumn(
+                help="Share of the text written without steering that is the concept.", format="%.1f %%"
+            ),
+            "with": st.column_config.NumberColumn(
+                help="The same with the feature added. Higher is better, at the same KL.", format="%.1f %%"
+            ),
+            "gain": st.column_config.TextColumn(help="With less without, and its 95 % interval."),
+            "best null": st.column_config.TextColumn(
+                help="Gain of the null that adds most: as many random features, random directions or features of other "
+                "concepts, found and tried in the same way."
+            ),
+            "fluency": st.column_config.NumberColumn(format="%.2f", help="0 to 1. Higher is better."),
+            "KL": st.column_config.NumberColumn(format="%.2f", help="Effect on neutral text, nats per token."),
+        },
+    )
+    by_concept = {effect.concept: effect for effect in report.effects}
+    concept = st.pills("Texts of", list(by_concept), default=next(iter(by_concept)), key="steered_concept")
+    if concept in by_concept:
+        try:
+            prompt, without, steered = steered_pair(by_concept[concept])
+        except InputError as error:
+            st.caption(str(error))
+            return
+        st.caption("Of the texts kept, the one whose share of the concept rose most: not a typical one.")
+        st.html(f'<div class="pairs">{_text("Without", prompt, without)}{_text("With", prompt, steered)}</div>')
+
+
+def _text(title: str, prompt: str, text: str) -> str:
+    """A continuation under its title; a model's text is a stranger's."""
+    return (
+        f'<div><h6>{title}</h6><pre class="sample"><span class="prompt">{html.escape(prompt)}</span>{html.escape(text)}'
+        "</pre></div>"
+    )
+
+
+def _details(run: Run, metrics: Metrics | None, badge: str) -> None:
     """Every metric with its interval; configuration, store and environment, which is what is needed to train the run again.
 
     Dead features and L0 are those of the Features page, over the store's own tokens, where there is a fresh index.
     """
-    if metrics := metrics_of(run):
+    if metrics is not None:
         with st.expander("Everything that was measured"):
             cells = {metric.heading: metric.cell(metric.score(metrics)) for metric in METRICS}
             _pairs(cells | (firing_figures(open_index(run)) if badge == "fresh" else {}))

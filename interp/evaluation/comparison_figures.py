@@ -9,17 +9,19 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.errors import InputError, unknown_name
-from interp.evaluation.compare import Matched
 from interp.evaluation.number_text import short
 from interp.evaluation.results import ConceptResult, Metrics, ProbeReport
 from interp.evaluation.table import METRICS, Metric, Score
 from interp.figures import CATEGORIES, LINE
+
+if TYPE_CHECKING:  # it loads torch, which the figures do without
+    from interp.evaluation.compare import Matched
 
 NULL = "#7A7F87"
 """Grey: what chance or the bare activation achieves."""
@@ -149,27 +151,17 @@ def probes_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
 def concepts_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
     """F1 of each concept's best feature, concepts by runs; "=" before one that is not above its null.
 
-    The concept that is found best on average stands first. Raises InputError where no run has concepts.
+    Raises InputError where no run has concepts.
     """
-    found = {name: each.concepts.concepts for name, each in metrics.items() if each.concepts is not None}
-    by_run = {name: {result.concept: result for result in results} for name, results in found.items()}
-    known = {concept for results in by_run.values() for concept in results}
-    if not known:
-        raise InputError("none of the runs has concepts; run: interp evaluate RUN... on a store with labels")
-
-    def mean(concept: str) -> float:
-        values = [results[concept].f1.value for results in by_run.values() if concept in results]
-        return sum(values) / len(values)
-
-    concepts = sorted(known, key=lambda concept: (-mean(concept), concept))
-    cells = [[results.get(concept) for results in by_run.values()] for concept in concepts]
+    found = concept_results(metrics)
+    cells = list(found.values())
     figure = go.Figure(
         go.Heatmap(
-            x=[html.escape(name) for name in by_run],
-            y=[html.escape(concept) for concept in concepts],
-            z=[[cell.f1.value if cell else None for cell in line] for line in cells],
-            text=[[_cell_text(cell) for cell in line] for line in cells],
-            customdata=[[_cell_hover(cell) for cell in line] for line in cells],
+            x=[html.escape(name) for name in cells[0]],
+            y=[html.escape(concept) for concept in found],
+            z=[[cell.f1.value if cell else None for cell in line.values()] for line in cells],
+            text=[[concept_text(cell) if cell else "" for cell in line.values()] for line in cells],
+            customdata=[[_cell_hover(cell) for cell in line.values()] for line in cells],
             texttemplate="%{text}",
             textfont={"color": _TEXT},
             hovertemplate="%{y} in %{x}<br>%{customdata}<extra></extra>",
@@ -183,7 +175,39 @@ def concepts_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    return laid_out(figure, height=22 * len(concepts) + 90)
+    return laid_out(figure, height=22 * len(found) + 90)
+
+
+def concept_results(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, ConceptResult | None]]:
+    """Of every concept the result of each run that has concepts; None where it was not judged.
+
+    The concept that is found best on average stands first. Raises InputError where no run has concepts.
+    """
+    found = {name: each.concepts.concepts for name, each in metrics.items() if each.concepts is not None}
+    by_run = {name: {result.concept: result for result in results} for name, results in found.items()}
+    known = {concept for results in by_run.values() for concept in results}
+    if not known:
+        raise InputError("none of the runs has concepts; run: interp evaluate RUN... on a store with labels")
+
+    def mean(concept: str) -> float:
+        values = [results[concept].f1.value for results in by_run.values() if concept in results]
+        return sum(values) / len(values)
+
+    concepts = sorted(known, key=lambda concept: (-mean(concept), concept))
+    return {concept: {name: results.get(concept) for name, results in by_run.items()} for concept in concepts}
+
+
+def concept_text(result: ConceptResult) -> str:
+    """Its F1; "=" before one that is not above its null."""
+    text = _metric("concepts").text(result.f1.value)
+    return text if result.excess is None or result.excess.is_above_zero else f"= {text}"
+
+
+def concept_sentence(result: ConceptResult) -> str:
+    """Its F1 with interval and null."""
+    null = max(result.null_f1.values(), default=None)
+    score = Score(result.f1.value, (result.f1.low, result.f1.high), null, result.excess)
+    return f"F1 {_metric('concepts').cell(score)}"
 
 
 def baselines_figure(metrics: Mapping[str, Metrics]) -> go.Figure:
@@ -346,19 +370,8 @@ def _lines_of(metrics: Mapping[str, Metrics], families: Mapping[str, str]) -> di
     }
 
 
-def _cell_text(cell: ConceptResult | None) -> str:
-    if cell is None:
-        return ""
-    text = _metric("concepts").text(cell.f1.value)
-    return text if cell.excess is None or cell.excess.is_above_zero else f"= {text}"
-
-
 def _cell_hover(cell: ConceptResult | None) -> str:
-    if cell is None:
-        return "not judged"
-    null = max(cell.null_f1.values(), default=None)
-    score = Score(cell.f1.value, (cell.f1.low, cell.f1.high), null, cell.excess)
-    return f"F1 {html.escape(_metric('concepts').cell(score))}<br>feature {cell.feature}"
+    return f"{html.escape(concept_sentence(cell))}<br>feature {cell.feature}" if cell else "not judged"
 
 
 def _metric(key: str) -> Metric:

@@ -9,7 +9,7 @@ from itertools import count
 
 import plotly.graph_objects as go
 
-from interp.evaluation.compare import Comparison, families
+from interp.evaluation.compare import Comparison
 from interp.evaluation.comparison_figures import (
     baselines_figure,
     concepts_figure,
@@ -19,6 +19,7 @@ from interp.evaluation.comparison_figures import (
     tradeoff_figure,
 )
 from interp.evaluation.comparison_text import apart_sentence, group_sentences
+from interp.evaluation.groups import families
 from interp.evaluation.html_page import figure_html, html_page, list_html, table_html
 from interp.evaluation.remarks import remark_lines
 from interp.evaluation.results import Metrics

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from interp.evaluation.compare import Apart, Comparison, Group, Lead
+from interp.evaluation.groups import Apart, Group, Lead
 from interp.evaluation.number_text import short
 from interp.evaluation.results import Metrics
 from interp.evaluation.table import METRICS
+
+if TYPE_CHECKING:  # it loads torch, which the sentences do without
+    from interp.evaluation.compare import Comparison
 
 _METRICS = {metric.key: metric for metric in METRICS}
 

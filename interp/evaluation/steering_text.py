@@ -19,12 +19,12 @@ def steering_lines(name: str, report: SteeringReport) -> Iterator[str]:
         yield (
             f"  {effect.concept:<22}{effect.baseline_share:>6.1%} -> {effect.steered_share:>6.1%}  "
             f"[{gain.low:+.1%}, {gain.high:+.1%}]  feature {effect.feature}, fluency {effect.fluency:.2f}, "
-            f"{effect.n_texts} texts: {_verdict(effect)}"
+            f"{effect.n_texts} texts: {verdict(effect)}"
         )
         yield "  " + " " * 22 + ", ".join(f"{each.name} {each.difference.value:+.1%}" for each in effect.controls)
 
 
-def _verdict(effect: SteeringEffect) -> str:
+def verdict(effect: SteeringEffect) -> str:
     """Whether the gain is real, and if not, what is as good."""
     if not effect.difference.is_above_zero:
         return "no more than without"

@@ -118,18 +118,20 @@ class Metric:
             return f"{percent(float(value))} %"
         return short(float(value), self.format)
 
+    def parts(self, score: Score) -> tuple[str, str, str]:
+        """The value, its interval, and its null with its sign, as text; empty where there is none."""
+        interval = null = ""
+        if score.value is not None and score.interval is not None:
+            low, high = (self.text(end).removesuffix(" %") for end in score.interval)
+            interval = f"[{low}, {high}]"
+        if score.value is not None and score.null is not None:
+            against, null = score.against_null, f"null {self.text(score.null)}"
+            null = f"{SIGNS[against]} {null}" if against else f"({null})"
+        return self.text(score.value), interval, null
+
     def cell(self, score: Score) -> str:
         """The value with its interval and its null, as text."""
-        text = self.text(score.value)
-        if score.value is None:
-            return text
-        if score.interval is not None:
-            low, high = (self.text(end).removesuffix(" %") for end in score.interval)
-            text += f" [{low}, {high}]"
-        if score.null is None:
-            return text
-        against, null = score.against_null, f"null {self.text(score.null)}"
-        return f"{text} {SIGNS[against]} {null}" if against else f"{text} ({null})"
+        return " ".join(filter(None, self.parts(score)))
 
 
 METRICS = (

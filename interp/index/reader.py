@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy import sparse
 
 from interp.errors import InputError, unknown_feature, unknown_name
 from interp.index.examples import top_one_a_sequence
@@ -22,6 +24,8 @@ from interp.runs.record import Run
 from interp.store.manifest import Manifest
 
 ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
+BLOCK = 2**22
+"""Activations read at a time when those of some tokens are sought: 25 MB."""
 COLUMNS = ("n_fire", "max", "mean", "p50", "p99", "importance", "cut")
 Ranked = list[tuple[int, float]]
 """Numbers of features or neurons with their values, best first."""
@@ -192,6 +196,40 @@ class FeatureIndex:
         part = slice(int(self._indptr[f]), int(self._indptr[f + 1]))
         return self._act_rows[part], self._act_values[part] * self._columns["max"][f]
 
+    def codes_on(self, rows: Int[np.ndarray, " n"]) -> sparse.csr_array:
+        """Activations of all features on some tokens, [n, n_features]; 0 where a feature does not exceed its cut.
+
+        Reads every activation of the index, ``BLOCK`` at a time: what is stored lies by feature.
+        """
+        place = np.full(self.n_tokens, -1)
+        place[rows] = np.arange(len(rows))
+        shape = (len(rows), self.n_features)
+        found: list[sparse.coo_array] = []
+        for first in range(0, len(self._act_rows), BLOCK):
+            at = place[self._act_rows[first : first + BLOCK]]
+            here = np.flatnonzero(at >= 0)
+            features = np.searchsorted(self._indptr, here + first, side="right") - 1
+            values = self._act_values[first : first + BLOCK][here] * self._columns["max"][features]
+            found.append(sparse.coo_array((values, (at[here], features)), shape=shape))
+        return sparse.csr_array(sum(found, sparse.coo_array(shape)))
+
+    @property
+    def documents(self) -> list[str]:
+        """Name of each document of the store, by its number."""
+        return self._documents[0]
+
+    def passages(self, document: int) -> list[Int[np.ndarray, " _"]]:
+        """Rows of the document's tokens, those of one sequence together, in order."""
+        return passages(self._positions, self._documents[1], document)
+
+    def tokens_of(self, rows: Int[np.ndarray, " n"]) -> list[str]:
+        """Text of the token that each row is of."""
+        return self.token_texts(self._tokens[tuple(self._positions[rows].T)].tolist())
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Text of tokens; in an index that was built without the model, their numbers in brackets."""
+        return [self._vocabulary[token] for token in ids]
+
     def search_tokens(self, text: str) -> list[int]:
         """Features whose top examples are tokens that are, or contain, ``text``; best first.
 
@@ -350,6 +388,18 @@ class FeatureIndex:
         known = self._positions[rows] @ np.array([self._tokens.shape[1], 1])
         nearest = np.minimum(np.searchsorted(known, places), len(known) - 1)
         return np.where(known[nearest] == places, values[nearest].astype(float), 0.0)
+
+
+def passages(
+    positions: Int[np.ndarray, "n_tokens 2"], document_of: Int[np.ndarray, "n_sequences n_ctx"], document: int
+) -> list[Int[np.ndarray, " _"]]:
+    """Rows of a document's tokens, those of one sequence together, in order: none for a document that there is not.
+
+    ``positions`` are (sequence, position) of each row, ``document_of`` the document number of each token.
+    """
+    sequences, places = positions.T
+    rows = np.flatnonzero(document_of[sequences, places] == document)
+    return np.split(rows, np.flatnonzero(np.diff(sequences[rows])) + 1) if len(rows) else []
 
 
 def is_stale(index: FeatureIndex, run: Run) -> bool:
