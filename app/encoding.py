@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.models import require_model
+from app.models import ModelTurn, require_model
 from app.workspace import index_version, open_index, run_name
 from interp.browse.comparison import TextCodes
 from interp.browse.stored_text import passages_of, stored_text, typed_text
@@ -23,7 +23,8 @@ def typed(run: Run, text: str) -> TextCodes:
 # Choosing another token reruns the page; the forward pass need not run again for it.
 @st.cache_data(show_spinner=False, max_entries=16)
 def _typed(name: str, identity: str, text: str, _model: Any, _run: Run) -> TextCodes:
-    return typed_text(_model, _run, text)
+    with ModelTurn(_model):
+        return typed_text(_model, _run, text)
 
 
 def stored(run: Run, store: Path, document: int, passage: int) -> TextCodes:

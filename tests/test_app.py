@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_workspace import SITE, DashboardWorkspace, evidence_by_hand, make_workspace
-from made_metrics import made_metrics
+from made_metrics import concepts, made_metrics
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient

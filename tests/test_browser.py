@@ -19,9 +19,11 @@ from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by
 from served_dashboard import served_dashboard
 
 from interp.browse.evidence import RunEvidence
+from interp.browse.family import family_of
 from interp.browse.features import TableFilter, select_features
 from interp.index.reader import FeatureIndex
 from interp.records import write_record
+from interp.runs.record import find_runs
 
 pytestmark = pytest.mark.browser
 
@@ -352,7 +354,9 @@ def test_the_card_has_logit_effects_and_the_family_of_a_tree(
     from playwright.sync_api import expect
 
     page = context.new_page()
-    page.goto(f"{address}/features?run=tiny/levels")
+    run = next(run for run in find_runs(made.folder) if run.name == "levels")
+    feature = next(f for f in range(9) if family_of(run, f))
+    page.goto(f"{address}/features?run=tiny/levels&f={feature}")
     expect(page.locator(".logits rect.pos").first).to_be_attached()
     expect(page.locator(".logits rect.neg").first).to_be_attached()
     page.get_by_role("button", name="siblings").click()
