@@ -43,6 +43,8 @@ def settings(port: int, open_browser: bool) -> dict[str, object]:
         "server.port": port,
         "server.headless": not open_browser,
         "server.showEmailPrompt": False,
+        # Also what Streamlit would recommend in the page to people who write pages with it.
+        "logger.hideWelcomeMessage": True,
         # The package's own files do not change while it serves, and watching them would cost a thread per folder.
         "server.fileWatcherType": "none",
         "browser.serverAddress": ADDRESS,

@@ -389,6 +389,7 @@ def test_the_server_stays_on_this_machine_and_sends_no_statistics() -> None:
     assert chosen["server.address"] == "127.0.0.1"
     assert chosen["browser.gatherUsageStats"] is False
     assert chosen["server.headless"] is True
+    assert chosen["logger.hideWelcomeMessage"] is True, "or Streamlit's own recommendations lie over the page"
 
 
 def test_wrong_workspace_and_taken_port_are_plain_sentences(tmp_path: Path) -> None:
