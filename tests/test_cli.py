@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -212,6 +213,26 @@ def test_other_schema_version(workspace: Path, tmp_path: Path, capsys: pytest.Ca
     record = json.loads((workspace / "tiny" / "store.json").read_text())
     (tmp_path / "store.json").write_text(json.dumps(record | {"version": 99}))
     assert "version 99, this program reads interp-activation-store version 2" in refused(capsys, "info", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("steer", "first", "--feature", "1", "--kl", "nan"),
+        ("steer", "first", "--feature", "1", "--strength", "2", "--temperature", "nan"),
+        ("train", "sae", "--store", "x", "--site", SITE, "--name", "p", "--lr", "nan"),
+        ("train", "sae", "--store", "x", "--site", SITE, "--name", "p", "--lr", "inf"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_done(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{words[-2]} {words[-1]} is not a number to compute with; give a finite one" in refused(capsys, *words)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert re.fullmatch(r"interp-features \d+\.\d+\S*\n", capsys.readouterr().out)
 
 
 def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.errors import InputError
 from interp.runs.record import Run, find_runs, resolve_run
-from interp.runs.training import FileRecorder, train_run
+from interp.runs.training import REPLACED, FileRecorder, train_run
 from interp.store.reader import ActivationStore, SiteSource
 from interp.training.protocol import CHECKPOINT
 
@@ -44,6 +44,10 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
         log(self, record)
 
     patch.setattr(FileRecorder, "log", dying)
+
+
+def refuse(why: str) -> None:
+    raise InputError(why)
 
 
 def change_record(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -99,7 +103,7 @@ def test_another_request_under_the_same_name_is_refused(
 ) -> None:
     first = train_run(store, SITE, CONFIG, "first")
     with pytest.raises(
-        InputError, match=f"holds a run with another {what}; choose another --name or delete that folder"
+        InputError, match=f"holds a run with another {what}; choose another --name, or replace it and all"
     ):
         train_run(store, site, config, "first")
     assert Run.load(first.path).identity == first.identity
@@ -114,8 +118,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(store: Activati
             train_run(store, SITE, CONFIG, "cut")
     with pytest.raises(InputError, match=r"the training of '.*cut' was interrupted; run the same interp train command"):
         Run.load(store.path / "runs" / "cut")
-    with pytest.raises(InputError, match="holds a run with another config"):
-        train_run(store, SITE, replace(CONFIG, lr=1e-4), "cut")
+    if (store.path / "runs" / "cut" / CHECKPOINT).exists():
+        with pytest.raises(InputError, match="holds a run with another config"):
+            train_run(store, SITE, replace(CONFIG, lr=1e-4), "cut")
     cut = train_run(store, SITE, CONFIG, "cut")
     expected, found = load_file(whole.path / "decomposer.safetensors"), load_file(cut.path / "decomposer.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -160,6 +165,32 @@ def test_an_unknown_site_is_refused_before_anything_is_written(store: Activation
 
 
 # -------------------------------------------------------------------------------------------------- damaged and changed
+
+
+def test_a_run_that_was_only_begun_does_not_block_its_name(store: ActivationStore) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(store, SITE, CONFIG, "name")
+    (store.path / "runs" / "name" / CHECKPOINT).unlink(missing_ok=True)
+    other = replace(CONFIG, lr=1e-4)
+    assert train_run(store, SITE, other, "name").identity == train_run(store, SITE, other, "direct").identity
+    assert not (store.path / "runs" / REPLACED).exists()
+
+
+def test_overwrite_replaces_a_run_once_the_new_one_is_trained(store: ActivationStore) -> None:
+    first = train_run(store, SITE, CONFIG, "name")
+    (first.path / "metrics.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SAE, "fit_together", lambda *given: refuse("refused"))
+        with pytest.raises(InputError, match="refused"):
+            train_run(store, SITE, replace(CONFIG, lr=1e-4), "name", overwrite=True)
+    assert Run.load(first.path).identity == first.identity
+    assert (first.path / "metrics.json").exists(), "nothing is lost by a training that is refused"
+    second = train_run(store, SITE, replace(CONFIG, lr=1e-4), "name", overwrite=True)
+    assert second.identity != first.identity
+    assert not (first.path / "metrics.json").exists(), "measured on the run that is gone"
+    assert [run.name for run in find_runs(store.path.parent)] == ["name"]
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ class Train:
     """Hook point, such as blocks.2.mlp.hook_post."""
     name: str
     """Name of the run."""
+    overwrite: bool = False
+    """Replace a run of this name that was trained otherwise, with its index, metrics and labels."""
     stability: int = 0
     """Number of refits, with other seeds on other rows, to measure how stable each feature is and how many features the
     data has; 0 for none."""
@@ -36,7 +38,8 @@ class Train:
         store, configs = ActivationStore(self.store), configs_of(self.method)
         if self.stability < 0:
             raise InputError(f"--stability is a number of refits, 0 or more, not {self.stability}")
-        runs = train_runs(store, self.site, {self.name + ending: config for ending, config in configs.items()})
+        named = {self.name + ending: config for ending, config in configs.items()}
+        runs = train_runs(store, self.site, named, overwrite=self.overwrite)
         for run, config in zip(runs, configs.values(), strict=True) if world().is_first else ():
             records = run.training_curve()
             figures = "  ".join(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,25 +26,33 @@ from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
 from interp.training.protocol import CHECKPOINT
 
+REPLACED = ".replaced"
+"""Folder beside the runs for those that are being trained anew, until that is done."""
 
-def train_run(store: ActivationStore, site: str | Site, config: DecomposerConfig, name: str) -> Run:
+
+def train_run(
+    store: ActivationStore, site: str | Site, config: DecomposerConfig, name: str, *, overwrite: bool = False
+) -> Run:
     """Train a decomposer on one site of a store and keep it as the run ``name``.
 
     The method is the one that ``config`` belongs to. A finished run of the same request is opened as it is, an interrupted one
-    goes on. Raises InputError for another request under the same name, and whatever the decomposer refuses; a run that was
-    begun by this call and has no checkpoint yet is then removed. Processes started by ``torchrun`` all call it; the first
-    writes.
+    goes on. A run of another request under the same name is replaced if it was begun and has no checkpoint, or with
+    ``overwrite``, and then with all that lies in its folder, once the new one is trained. Raises InputError where it is not,
+    and for whatever the decomposer refuses; a run that was begun by this call and has no checkpoint yet is then removed.
+    Processes started by ``torchrun`` all call it; the first writes.
     """
-    return train_runs(store, site, {name: config})[0]
+    return train_runs(store, site, {name: config}, overwrite=overwrite)[0]
 
 
-def train_runs(store: ActivationStore, site: str | Site, configs: Mapping[str, DecomposerConfig]) -> list[Run]:
+def train_runs(
+    store: ActivationStore, site: str | Site, configs: Mapping[str, DecomposerConfig], *, overwrite: bool = False
+) -> list[Run]:
     """Train one run for each named config, all of one method: a gradient-trained one in one pass over the rows.
 
     Each is what ``train_run`` would have made of it, and ``train_run`` says what is raised.
     """
     method = kind_of(next(iter(configs.values())))
-    requests = [_Request(store, Site.of(site), config, name) for name, config in configs.items()]
+    requests = [_Request(store, Site.of(site), config, name, overwrite) for name, config in configs.items()]
     source = store.site(Site.of(site).read)
     to_do = [request for request in requests if not request.is_done]
     world().wait()  # every process has read the run folder before the first one writes to it
@@ -98,7 +108,9 @@ def keep_run(store: ActivationStore, site: str | Site, decomposer: Decomposer, n
 class _Request:
     """One run that was asked for: its folder, its record, and whether it is there already."""
 
-    def __init__(self, store: ActivationStore, site: Site, config: DecomposerConfig, name: str):
+    def __init__(
+        self, store: ActivationStore, site: Site, config: DecomposerConfig, name: str, overwrite: bool = False
+    ):
         method = kind_of(config)
         if site.read != site.write and not method.writes_elsewhere:
             raise InputError(f"{method.kind} writes the hook point it reads, but '{site}' are two; give one --site")
@@ -106,6 +118,8 @@ class _Request:
             raise InputError(f"'{name}' cannot name a run; use letters, digits, dots, hyphens and underscores")
         self.config = config
         self.path = store.path / "runs" / name
+        self._replaced = store.path / "runs" / REPLACED / name
+        self._replaces = False
         self.record = RunRecord(
             kind=method.kind,
             site=str(site),
@@ -125,14 +139,22 @@ class _Request:
         if not self.is_new:
             present = RunRecord.read(self.path, "")
             if differs := self.record.differences(present):
-                raise InputError(
-                    f"'{self.path}' holds a run with another {', '.join(differs)}; choose another --name or delete that folder"
-                )
-            self.is_done = present.complete
+                was_only_begun = not present.complete and not (self.path / CHECKPOINT).exists()
+                if not (overwrite or was_only_begun):
+                    raise InputError(
+                        f"'{self.path}' holds a run with another {', '.join(differs)}; choose another --name, or replace "
+                        "it and all that is in its folder with --overwrite"
+                    )
+                self.is_new = self._replaces = True
+            self.is_done = present.complete and not self._replaces
             if self.is_done:  # left by a process that was killed between the two last steps
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def begin(self) -> None:
+        if self._replaces:
+            shutil.rmtree(self._replaced, ignore_errors=True)
+            self._replaced.parent.mkdir(exist_ok=True)
+            self.path.rename(self._replaced)
         self.path.mkdir(parents=True, exist_ok=True)
         write_record(self.path / RECORD, self.record)
 
@@ -140,12 +162,22 @@ class _Request:
         """Take away what a refused training wrote; a checkpoint is work that a better option may save."""
         if self.is_new and not (self.path / CHECKPOINT).exists():
             _remove(self.path)
+            if self._replaced.exists():
+                self._replaced.rename(self.path)
+                self._tidy()
+
+    def _tidy(self) -> None:
+        with suppress(OSError):  # another run is being replaced
+            self._replaced.parent.rmdir()
 
     def finish(self, seconds: float, decomposer: Decomposer) -> None:
         can = list(decomposer.capabilities)
         finished = structs.replace(self.record, capabilities=can, seconds=round(seconds, 1), complete=True)
         write_record(self.path / RECORD, finished)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
+        if self._replaced.exists():
+            shutil.rmtree(self._replaced)
+            self._tidy()
 
 
 def _remove(path: Path) -> None:
