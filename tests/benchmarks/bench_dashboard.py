@@ -42,12 +42,6 @@ SEEN = {"Prompt": "a.line", "Runs": "th.name", "Features": ".card h3"}
 """What is on a page once it is there."""
 
 
-def megabytes(process: int) -> float:
-    """Resident memory of a process."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
 def from_key_to_frame(page: Any) -> list[float]:
     """Milliseconds of each press of K, the first few left out."""
     page.locator(".view .row").first.click()
@@ -84,27 +78,31 @@ def measure(workspace: Path, folder: Path) -> dict[str, Any]:
     """Every figure by its name."""
     found: dict[str, Any] = {"load at the start": os.getloadavg()[0]}
     began = time.perf_counter()
-    with served_dashboard(workspace, folder / "notes") as served:
-        with fresh_browser(served.address, folder / "profile", "light") as context:
-            page = context.new_page()
-            page.goto(f"{served.address}/features")
-            page.locator(".card h3").wait_for()
-            found["command to first card, s"] = time.perf_counter() - began
-            page.wait_for_timeout(1500)
-            times = from_key_to_frame(page)
-            found["K to the next card, median ms"] = statistics.median(times)
-            found["K to the next card, p95 ms"] = statistics.quantiles(times, n=20)[-1]
-            found["server without torch, MB"] = memory(served)
-            found["prompt, with loading torch and the model, ms"] = prompt(page, served.address, "import os")
-            found["prompt, ms"] = prompt(page, served.address, "def f(x):")
-            found["page to page, median ms"] = statistics.median(from_page_to_page(page))
-            found["server with torch, MB"] = memory(served)
+    with (
+        served_dashboard(workspace, folder / "notes") as served,
+        fresh_browser(served.address, folder / "profile", "light") as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{served.address}/features")
+        page.locator(".card h3").wait_for()
+        found["command to first card, s"] = time.perf_counter() - began
+        page.wait_for_timeout(1500)
+        times = from_key_to_frame(page)
+        found["K to the next card, median ms"] = statistics.median(times)
+        found["K to the next card, p95 ms"] = statistics.quantiles(times, n=20)[-1]
+        found["server without torch, MB"] = memory(served)
+        found["prompt, with loading torch and the model, ms"] = prompt(page, served.address, "import os")
+        found["prompt, ms"] = prompt(page, served.address, "def f(x):")
+        found["page to page, median ms"] = statistics.median(from_page_to_page(page))
+        found["server with torch, MB"] = memory(served)
     found["load at the end"] = os.getloadavg()[0]
     return found
 
 
 def memory(served: ServedDashboard) -> float:
-    return megabytes(served.process.pid)
+    """Resident megabytes of the server."""
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def main() -> None:
