@@ -108,10 +108,11 @@ def pick_run() -> Run:
 
 
 def _keep_run() -> None:
-    """The person's own choice replaces the address, whose feature belongs to the other run."""
+    """The person's own choice replaces the address, whose feature, or place in a tree, belongs to the other run."""
     chosen = st.session_state["picked_run"]
     st.session_state["run"] = chosen
     st.session_state[_PREFIX + "f"] = None
+    st.session_state[_PREFIX + "node"] = ""
     st.session_state[_WRITTEN] = {"run": chosen}
     st.query_params.from_dict({"run": chosen})
 
