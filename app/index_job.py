@@ -5,6 +5,7 @@ python -m app.index_job RUN_FOLDER
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from interp.runs.record import Run
 
 def main(path: Path) -> None:
     """Build the parts; without the language model, tokens have numbers in place of text."""
+    # A terminated build clears up as an interrupted one does; interrupts are ignored below a server in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run = Run.load(path)
         try:

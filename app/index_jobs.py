@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -69,7 +68,7 @@ class IndexJob:
         """End the build; what it had half written is taken away, and the run is as it was."""
         self.is_stopped = True
         if self.is_running:
-            self._process.send_signal(signal.SIGINT)
+            self._process.terminate()
             self._reader.join(_PATIENCE)
             self._process.kill()
 

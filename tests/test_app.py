@@ -366,7 +366,7 @@ def test_the_tree_page_shows_every_level_and_what_a_branch_fires_on(
     page.query_params["node"] = "7.<b>"
     page.run()
     assert "This tree has no feature 7" in page.error[0].value
-    assert page.html[1].proto.body.count("<div class=example ") > 0
+    assert page.html[0].proto.body.count("<div class=example ") > 0
     left = f"Level 1 leaves {run.decomposer().notes['level1_unexplained']:.0%} of the 9 features below unexplained"
     assert any(left in caption.value for caption in page.caption)
     page.query_params["run"] = "tiny/sae"
