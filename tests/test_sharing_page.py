@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_browser import (  # noqa: F401  fixtures and measures of every page
     ACTIVE,
     CONTRASTS,
     CUT_OFF,
+    WAIT,
     address,
     context,
     made,
@@ -155,7 +157,7 @@ def test_tokens_are_ranked_in_the_browser_as_in_python_and_with_the_keyboard(
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/prompt" in request.url else None)
-    page.goto(f"{address}/prompt?run={made.name}&text={text}")
+    page.goto(f"{address}/prompt?run={made.name}&text={urllib.parse.quote(text)}")
     rows = page.locator(".ranking a.line")
 
     def shown() -> list[int]:
@@ -300,7 +302,7 @@ def test_an_index_is_built_from_the_page_stopped_and_followed_over_a_reload(
         expect(page.get_by_role("progressbar")).to_be_visible()
         page.reload()
         expect(page.get_by_role("progressbar").or_(page.locator(".card h3")).first).to_be_visible()
-        expect(page.locator(".card h3")).to_be_visible()
+        expect(page.locator(".card h3")).to_be_visible(timeout=5 * WAIT)  # loading PyTorch takes long beside other work
     finally:
         shutil.rmtree(run.path)
 

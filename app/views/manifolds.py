@@ -38,14 +38,15 @@ def show() -> None:
     # A ranking by a label is looked at with that label's colours, unless the person chose others.
     colour = _choice(columns[2], "Colour", "colour", colourings(latent), by if by in latent.ordinals else VALUE)
     columns[3].number_input("Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump)
+    # Before the pictures: a row may be clicked while they are drawn, and the address must not look like news then.
+    address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
+    write_address(PAGE, address, {"rank": by, "colour": st.session_state[view("colour")], "f": str(feature)})
     with st.container(key="latents"):
         left, right = st.columns([1, 3.1], gap="large")
     with left:
         _ranking(rows, by, feature)
     with right:
         _latent(run, latent, colour)
-    address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
-    write_address(PAGE, address, {"rank": by, "colour": st.session_state[view("colour")], "f": str(feature)})
 
 
 def _choice(
