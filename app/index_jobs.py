@@ -33,7 +33,7 @@ class IndexJob:
         self.told = ToldProgress()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app.index_job", str(run)],
-            env=os.environ | {LINES_VARIABLE: "lines", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ | {LINES_VARIABLE: "lines", "PYTHONPATH": _path()},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,6 +77,11 @@ class IndexJob:
             for line in process.stderr or ():
                 if not self.told.take(line):
                     self.said = line.strip() or self.said
+
+
+def _path() -> str:
+    """Where the program finds this package, first of all; the server's own path begins with the folder of its pages."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
 
 
 def start(run: Run) -> IndexJob:
