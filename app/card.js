@@ -188,9 +188,62 @@ function makeController(root) {
       button("Label", "Write what this feature stands for", () => edit(bar, about.id), "edit"),
       button("Note", "Write more about it, for yourself", () => editNote(bar, about.id), "write"),
       steerLink(about.id),
-      button("Copy link", "Copy the address of this view", copyLink, "copy"),
+      share(about.id),
     );
     return bar;
+  }
+
+  // What can be taken away of a feature: files, made by the server when they are asked for, and texts to paste.
+  function share(f) {
+    const box = node("details", "share");
+    const opener = node("summary", "button", "Share");
+    opener.dataset.key = "share";
+    opener.title = "The address, the card as a file, the vector, and Python for a notebook";
+    const file = (name, text, hint) => {
+      const made = node("a", "item", text);
+      made.href = `${data.api}/${f}/${name}`;
+      made.download = "";
+      made.title = hint;
+      return made;
+    };
+    const item = (text, hint, action, name) => {
+      const made = button(text, hint, action, name);
+      made.classList.add("item");
+      return made;
+    };
+    const list = node("div", "items");
+    list.append(
+      item("Copy link", "The address of this view", copyLink, "copy"),
+      item("Copy Python", "For a notebook: shows the same feature with the same examples", copySnippet, "snippet"),
+      file("card.html", "Card as HTML", "One file that needs neither this server nor a network"),
+      file("card.json", "Card as JSON", "All numbers and examples of the card"),
+      file("vector.safetensors", "Vector (safetensors)", "What it reads and what it writes, as unit rows. Loads PyTorch"),
+    );
+    box.append(opener, list);
+    box.onkeydown = (event) => {
+      if (event.key !== "Escape" || !box.open) return;
+      event.stopPropagation();
+      box.open = false;
+      opener.focus();
+    };
+    box.onfocusout = (event) => {
+      if (event.relatedTarget && !box.contains(event.relatedTarget)) box.open = false;
+    };
+    return box;
+  }
+
+  async function copySnippet(made) {
+    const query = which === "mine" ? { text: mine } : { which, context: width };
+    const found = await get(`/${feature}/snippet?${new URLSearchParams(query)}`).catch(() => ({ error: NO_ANSWER }));
+    if (!found.error) await navigator.clipboard.writeText(found.text);
+    tellCopied(made, found.error ? "Not copied" : "Copied", found.error);
+  }
+
+  function tellCopied(made, text, hint = "") {
+    const before = made.textContent;
+    made.textContent = text;
+    if (hint) made.title = hint;
+    setTimeout(() => { made.textContent = before; }, 1200);
   }
 
   function summary(about) {
@@ -277,8 +330,7 @@ function makeController(root) {
 
   async function copyLink(made) {
     await navigator.clipboard.writeText(location.origin + href(feature));
-    made.textContent = "Copied";
-    setTimeout(() => { made.textContent = "Copy link"; }, 1200);
+    tellCopied(made, "Copied");
   }
 
   function overview(about) {
@@ -324,8 +376,9 @@ function makeController(root) {
   }
 
   function parentRow({ level, parent, share }) {
-    const go = () => component.setTriggerValue("tree", true);
-    return { text: `parent ${level}.${parent}`, value: share, link: { href: `${data.tree_path}?${new URLSearchParams({ run: data.link.run })}`, go } };
+    const name = `${level}.${parent}`;
+    const go = () => component.setTriggerValue("tree", name);
+    return { text: `parent ${name}`, value: share, link: { href: `${data.tree_path}?${new URLSearchParams({ run: data.link.run, node: name })}`, go } };
   }
 
   // What it fires on and what it does, apart: a sentence each, and the rest unfolded or not, as it was left at the feature before.

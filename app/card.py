@@ -1,4 +1,7 @@
-"""The feature table and card: one component whose script fetches the JSON routes, so that no step waits for a rerun."""
+"""The dashboard's own components: the feature card, the tokens of a prompt, lists of rows, and what stands above every page.
+
+The scripts of the first two fetch the JSON routes, so that no step waits for a rerun.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,32 @@ def prompt_tokens() -> Any:
     """The component of the Prompt page: tokens to click, and the features ranked for them."""
     return st.components.v2.component(
         "prompt_tokens",
-        html='<div class="prompt"><div class="chips"></div><div class="ranking"></div></div>',
+        html='<div class="prompt"><div class="chips"></div><div class="tools"></div><div class="ranking"></div></div>',
         css=_styles("card.css", "prompt.css"),
         js=_script("prompt.js"),
+    )
+
+
+@cache
+def row_list() -> Any:
+    """A list of rows of which one is chosen, as Tree and Manifolds have it."""
+    return st.components.v2.component(
+        "row_list",
+        html='<div class="rows"><div class="row head"></div><div class="view" role="listbox" tabindex="0"></div></div>',
+        css=_styles("card.css", "rows.css"),
+        js=_script("rows.js"),
+    )
+
+
+@cache
+def page_tools() -> Any:
+    """Copy link and the tour, above every page; its styles are its own, but it lies in the page itself, which it moves down."""
+    return st.components.v2.component(
+        "page_tools",
+        html='<div class="page-tools"></div>',
+        css=(_HERE / "tools.css").read_text(encoding="utf-8"),
+        js=_script("tools.js"),
+        isolate_styles=False,
     )
 
 

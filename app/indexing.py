@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
+from app.index_jobs import job_of, start
 from app.workspace import index_command, index_version, open_index, open_manifolds, run_name, train_command
+from interp.browse.features import escaped
+from interp.browse.index_estimate import estimate_text
 from interp.errors import InputError
-from interp.index.build import build_index
 from interp.index.reader import FeatureIndex, is_stale
 from interp.manifolds.reader import ManifoldIndex
 from interp.runs.record import Run
-
-if TYPE_CHECKING:
-    from interp.model.language_model import LanguageModel
 
 
 def require_index(run: Run) -> FeatureIndex:
@@ -53,31 +50,13 @@ def require_manifolds(run: Run) -> ManifoldIndex:
     except InputError as error:
         st.write(f"{error}. It holds what this page shows; build it here or with:")
         st.code(index_command(run), language="bash")
-        if st.button("Build the manifolds", type="primary"):
-            _build_manifolds(run)
+        _build_here(run, "Build the manifolds")
         st.stop()
     if index.is_stale:
         st.error(
             f"The run was trained again after its manifolds were built. Build them again with  `{index_command(run)}`"
         )
     return index
-
-
-def _build_manifolds(run: Run) -> None:
-    with st.status("Looking at every latent", expanded=True) as status:
-        from interp.manifolds.build import build_manifolds  # deferred: loads torch, which browsing does without
-
-        try:
-            model = _model_or_reason(run)
-            if isinstance(model, str):
-                status.write(f"Without the model: {model}. Tokens will have no text.")
-            build_manifolds(run, model=None if isinstance(model, str) else model)
-        except InputError as error:
-            status.update(label="Nothing was built", state="error")
-            st.error(str(error))
-            return
-        status.update(label="Built", state="complete")
-    st.rerun()
 
 
 def index_is_stale(run: Run) -> bool:
@@ -100,32 +79,33 @@ def _stale(path: str, version: str, changed: tuple[int, ...], _run: Run) -> bool
 def _offer(run: Run, sentence: str, verb: str) -> None:
     st.write(sentence)
     st.code(index_command(run), language="bash")
-    if st.button(f"{verb} the index", type="primary"):
-        _build(run)
+    _build_here(run, f"{verb} the index")
 
 
-def _build(run: Run) -> None:
-    with st.status("Building the index", expanded=True) as status:
-        try:
-            status.write("Loading the model, for the text of tokens and for what features promote")
-            model = _model_or_reason(run)
-            if isinstance(model, str):
-                status.write(f"Without the model: {model}. Tokens will be shown by number.")
-            status.write("Encoding every token of the store, then gathering examples and neighbours")
-            build_index(run, model=None if isinstance(model, str) else model)
-        except InputError as error:
-            status.update(label="The index was not built", state="error")
-            st.error(str(error))
-            return
-        status.update(label="The index is built", state="complete")
-    st.rerun()
+def _build_here(run: Run, label: str) -> None:
+    """The button that builds what is missing, with what it takes; or how far the build is, and the button that stops it."""
+    job = job_of(run)
+    if job is not None and job.is_running:
+        _watch(run)
+        return
+    if job is not None and job.error:
+        st.error(escaped(f"Nothing was built: {job.error}"))
+    elif job is not None and job.is_stopped:
+        st.info("The build was stopped; the run is as it was.")
+    if st.button(label, type="primary"):
+        start(run)
+        st.rerun()
+    st.caption(estimate_text(run))
 
 
-def _model_or_reason(run: Run) -> LanguageModel | str:
-    """The model the store was captured from, or the sentence that says why it cannot be loaded."""
-    from interp.model.language_model import load_model  # deferred: loads torch, which browsing does without
-
-    try:
-        return load_model(run.model_id)
-    except InputError as error:
-        return str(error)
+@st.fragment(run_every=0.5)
+def _watch(run: Run) -> None:
+    """How far the build is; the page is drawn anew when it has ended."""
+    job = job_of(run)
+    if job is None or not job.is_running:
+        st.rerun()
+    st.progress(job.told.share, text=job.text)
+    if st.button("Stop", help="Ends the build; the run stays as it was before"):
+        job.stop()
+        st.rerun()
+    st.caption("It goes on in a process of its own, also while this page is closed or shows another run.")

@@ -7,10 +7,13 @@ from pathlib import Path
 import streamlit as st
 
 from app.navigation import pages
+from app.tools import show_tools
 
 _HERE = Path(__file__).parent
 
 # A local picture: an icon by name would be asked from a font server.
 st.set_page_config(page_title="interp", page_icon=str(_HERE / "icon.png"), layout="wide")
 st.html(_HERE / "page.css")
-st.navigation(pages(), position="top").run()
+page = st.navigation(pages(), position="top")
+show_tools(page.url_path)
+page.run()

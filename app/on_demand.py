@@ -1,20 +1,32 @@
-"""What the feature card asks of the language model: a typed text, and ablation. Importing this module loads torch."""
+"""What the feature card and the Prompt page ask of the language model: typed texts, and ablation.
+
+Importing this module loads torch.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 from app.models import ModelTurn, held_model
-from app.workspace import find_run, open_index, weights_version
+from app.workspace import find_run, index_version, labels_of, open_index, weights_version
 from interp.browse.on_demand import ablation_changes, firing_on
-from interp.browse.prompt import PromptCodes, encode_prompt
+from interp.browse.prompt import PromptCodes, PromptPayload, encode_prompt, prompt_payload
 from interp.index.reader import Example
+from interp.interop.feature_vector import feature_vector
 from interp.runs.record import Run
+
+__all__ = ["changes_of_sequence", "changes_of_typed_text", "codes_of_text", "feature_vector", "typed_text"]
 
 
 def typed_text(run: Run, name: str, feature: int, text: str) -> Example:
     """Where a feature fires in a text. Raises InputError as ``encode_prompt`` does."""
     return firing_on(_codes(name, weights_version(run), text), feature)
+
+
+def codes_of_text(run: Run, name: str, text: str) -> PromptPayload:
+    """The codes of a whole text, with labels. Raises InputError as ``encode_prompt`` does."""
+    index = open_index(run) if index_version(run) else None
+    return prompt_payload(_codes(name, weights_version(run), text), labels_of(run), index)
 
 
 def changes_of_typed_text(run: Run, name: str, feature: int, text: str) -> list[float | None]:

@@ -6,6 +6,12 @@
     GET /api/runs/STORE/RUN/features/F/ablation?sequence=7      what taking it out changes there; loads the model, as do
     POST /api/runs/STORE/RUN/features/F/text                    where it fires in the text that is sent
     POST /api/runs/STORE/RUN/features/F/text/ablation           and what taking it out changes in it
+    GET /api/runs/STORE/RUN/features/F/card.html                its card as one file, and card.json
+    GET /api/runs/STORE/RUN/features/F/vector.safetensors       its directions; loads torch
+    GET /api/runs/STORE/RUN/features/F/snippet?which=top&context=24        Python that shows the same; with ?text=, of a text
+    POST /api/runs/STORE/RUN/prompt                             the codes of the text that is sent; loads the model
+    GET /api/snippet/PAGE?run=STORE/RUN&...                     Python that shows what another page does at that address
+    GET /api/runs/STORE/RUN/labels                              labels, notes and bookmarks as a file
 
 An error is ``{"error": "..."}`` with the message a person would read anywhere else in the tool. Nothing here writes.
 """
@@ -13,12 +19,12 @@ An error is ``{"error": "..."}`` with the message a person would read anywhere e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,9 +38,15 @@ from interp.browse.features import (
     plain_number,
     table_payload,
 )
+from interp.browse.shared_card import card_html, card_json, file_name, shared_card
+from interp.browse.snippets import card_snippet, page_snippet, text_snippet
 from interp.errors import InputError
 from interp.index.reader import Example
+from interp.runs.label_file import labels_json
 from interp.runs.record import Run
+
+if TYPE_CHECKING:
+    from interp.browse.prompt import PromptPayload
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Names under which a page on this machine reaches the server."""
@@ -50,6 +62,13 @@ def routes() -> list[Route]:
         Route(base + "/{feature}/ablation", _answering(_ablation)),
         Route(base + "/{feature}/text", _answering(_text), methods=["POST"]),
         Route(base + "/{feature}/text/ablation", _answering(_text_ablation), methods=["POST"]),
+        Route(base + "/{feature}/card.html", _answering(_card_html)),
+        Route(base + "/{feature}/card.json", _answering(_card_json)),
+        Route(base + "/{feature}/vector.safetensors", _answering(_vector)),
+        Route(base + "/{feature}/snippet", _answering(_snippet)),
+        Route("/api/snippet/{page}", _answering(_page_snippet)),
+        Route("/api/runs/{store}/{run}/prompt", _answering(_prompt), methods=["POST"]),
+        Route("/api/runs/{store}/{run}/labels", _answering(_labels)),
     ]
 
 
@@ -106,13 +125,33 @@ def is_local_host(header: str) -> bool:
     return host.lower() in LOCAL_HOSTS and (not port or port.isdigit())
 
 
-def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:
-    """An endpoint that runs ``build`` off the event loop and turns an InputError into a JSON error."""
+class Download(NamedTuple):
+    """A file to keep."""
 
-    async def endpoint(request: Request) -> JSONResponse:
+    name: str
+    """Plain letters, digits, dots, dashes and underscores."""
+    media_type: str
+    content: str | bytes
+
+
+def _answering(build: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """An endpoint that runs ``build`` off the event loop and turns an InputError into a JSON error.
+
+    What ``build`` returns is sent as JSON, but a ``Download`` as a file to keep: no browser opens it as a page of this server.
+    """
+
+    async def endpoint(request: Request) -> Response:
         try:
             request.state.text = (await request.body()).decode(errors="replace")
-            return JSONResponse(await run_in_threadpool(build, request), headers={"Cache-Control": "no-store"})
+            found = await run_in_threadpool(build, request)
+            if not isinstance(found, Download):
+                return JSONResponse(found, headers={"Cache-Control": "no-store"})
+            headers = {
+                "Cache-Control": "no-store",
+                "Content-Disposition": f'attachment; filename="{found.name}"',
+                "X-Content-Type-Options": "nosniff",
+            }
+            return Response(found.content, media_type=found.media_type, headers=headers)
         except InputError as error:
             return JSONResponse({"error": str(error)}, status_code=404)
 
@@ -162,6 +201,56 @@ def _text_ablation(request: Request) -> Changes:
 
     run, feature = _run(request), _number(request)
     return Changes(changes=on_demand.changes_of_typed_text(run, _name(request), feature, request.state.text))
+
+
+def _prompt(request: Request) -> PromptPayload:
+    from app import on_demand  # deferred: loads torch, which browsing does without
+
+    return on_demand.codes_of_text(_run(request), _name(request), request.state.text)
+
+
+def _card_html(request: Request) -> Download:
+    run, feature = _run(request), _number(request)
+    page = card_html(shared_card(open_index(run), run, open_evidence(run), feature))
+    return Download(file_name(run, f"feature-{feature}.html"), "text/html; charset=utf-8", page)
+
+
+def _card_json(request: Request) -> Download:
+    run, feature = _run(request), _number(request)
+    card = card_json(shared_card(open_index(run), run, open_evidence(run), feature))
+    return Download(file_name(run, f"feature-{feature}.json"), "application/json", card)
+
+
+def _vector(request: Request) -> Download:
+    from app import on_demand  # deferred: loads torch, which browsing does without
+
+    run, feature = _run(request), _number(request)
+    name = file_name(run, f"feature-{feature}.safetensors")
+    return Download(name, "application/octet-stream", on_demand.feature_vector(run, feature))
+
+
+class Snippet(TypedDict):
+    """Python for a notebook."""
+
+    text: str
+
+
+def _snippet(request: Request) -> Snippet:
+    run, feature, query = _run(request), _number(request), request.query_params
+    path = run.path.resolve()
+    if "text" in query:
+        return Snippet(text=text_snippet(path, feature, query["text"]))
+    return Snippet(text=card_snippet(path, feature, query.get("which", "top"), query.get("context", "24")))
+
+
+def _page_snippet(request: Request) -> Snippet:
+    run = find_run(request.query_params.get("run", ""))
+    return Snippet(text=page_snippet(run.path.resolve(), request.path_params["page"], request.query_params))
+
+
+def _labels(request: Request) -> Download:
+    run = _run(request)
+    return Download(file_name(run, "labels.json"), "application/json", labels_json(run))
 
 
 def _number(request: Request) -> int:

@@ -112,9 +112,13 @@ def _keep_run() -> None:
 
 
 def choose_run(chosen: str) -> None:
-    """The person's own choice replaces the address, whose feature belongs to the other run. For callbacks of widgets."""
+    """The person's own choice replaces the address, whose feature, or place in a tree, belongs to the other run.
+
+    For callbacks of widgets.
+    """
     st.session_state["run"] = chosen
     st.session_state[_PREFIX + "f"] = None
+    st.session_state[_PREFIX + "node"] = ""
     st.session_state[_WRITTEN] = {"run": chosen}
     st.query_params.from_dict({"run": chosen})
 

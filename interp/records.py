@@ -78,7 +78,7 @@ def from_json(text: str, kind: type[T] | GenericAlias, where: str) -> T:
     """
     try:
         found = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise InputError(f"{where} is damaged: it is not valid JSON; make it again") from None
     if isinstance(kind, type) and issubclass(kind, FileRecord):
         head = (found.pop("schema", None), found.pop("version", None)) if isinstance(found, dict) else (None, None)

@@ -362,8 +362,12 @@ def test_the_card_has_logit_effects_and_the_family_of_a_tree(
     page.get_by_role("button", name="siblings").click()
     parent = page.locator(".bars .line", has_text="parent 1.")
     expect(parent).to_be_visible()
+    name = parent.inner_text().split()[1]
     parent.click()
-    page.wait_for_url(re.compile("/tree"))
+    page.wait_for_url(re.compile(rf"/tree.*node={re.escape(name)}(&|$)"))
+    level, number = name.split(".")
+    expect(page.get_by_text(f"Feature {number} of level {level}")).to_be_visible()
+    expect(page.get_by_role("option", selected=True)).to_contain_text(name)
     expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(re.compile("^tiny/levels "))
 
 
@@ -415,8 +419,8 @@ def test_tokens_of_a_prompt_lead_to_a_card_and_the_card_to_steering(
     expect(chips.first).to_be_disabled()
     expect(page.locator(".chips")).to_contain_text("<b>")
     page.locator("button.chip", has_text="path").click()
-    expect(page.locator(".ranking .line").first).to_contain_text("1 tok")
-    first = page.locator(".ranking .line").first
+    expect(page.locator("button.none")).to_contain_text("1 of")
+    first = page.locator(".ranking a.line").first
     first.hover()
     expect(page.locator("button.chip[class*=' p']").first).to_be_visible()
     feature = first.get_attribute("data-feature")
@@ -625,8 +629,8 @@ def test_signed_codes_say_which_side_is_shown(context: Any, address: str, made: 
     expect(page.locator(".contexts .value").first).to_have_text(re.compile("^-"))
     expect(page.locator(".contexts b.centre[class*=n]").first).to_be_visible()
     page.goto(f"{address}/prompt?run=tiny/forms")
-    expect(page.locator(".ranking .line").first).to_be_visible()
-    for line in page.locator(".ranking .line").all():
+    expect(page.locator(".ranking a.line").first).to_be_visible()
+    for line in page.locator(".ranking a.line").all():
         below = line.locator(".value").inner_text().startswith("-")
         assert (line.locator(".share").inner_text() == "negative side") is below
     expect(page.locator(".ranking .share", has_text="negative side").first).to_be_visible()

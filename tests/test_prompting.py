@@ -10,7 +10,7 @@ import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 
 from interp.browse.evidence import ShownLabel
-from interp.browse.prompt import PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
+from interp.browse.prompt import PromptCodes, encode_prompt, prompt_payload, rank_features
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import LanguageModel, load_model
@@ -25,7 +25,6 @@ def test_ranking_by_max_takes_the_largest_absolute_code_with_its_sign_and_never_
     ranked = rank_features(PROMPT, by="max")
     assert [(item.feature, item.value) for item in ranked] == [(2, -3.0), (1, 1.5), (3, 0.5)]
     assert [item.n_active for item in ranked] == [2, 3, 1]
-    assert ranked[0].codes == (9.0, -3.0, 2.0, 0.0)
 
 
 def test_ranking_by_sum_adds_codes() -> None:
@@ -61,11 +60,14 @@ def test_positions_outside_the_text_are_refused() -> None:
         rank_features(PROMPT, [4])
 
 
-def test_rows_hold_the_codes_for_people_and_no_share_without_an_index() -> None:
-    [row] = ranking_rows(rank_features(PROMPT, n=1), {2: ShownLabel("opens", True)}, None)
-    assert row == {
-        "feature": 2, "value": -3.0, "n_active": 2, "codes": [9.0, -3.0, 2.0, 0.0], "label": "opens", "is_automatic": True,
-        "share": None,
+def test_the_payload_holds_every_code_but_those_of_bos() -> None:
+    prompt = PromptCodes(PROMPT.token_ids, PROMPT.tokens, np.vstack([np.zeros((1, 4), np.float32), CODES[1:]]))
+    payload = prompt_payload(prompt, {2: ShownLabel("opens", True)}, None)
+    assert payload["tokens"] == ["<bos>", "a", "b", "c"]
+    assert [one["feature"] for one in payload["features"]] == [1, 2, 3], "what fires nowhere is left out"
+    assert payload["features"][1] == {
+        "feature": 2, "at": [1, 2], "codes": [-3.0, 2.0], "label": "opens", "is_automatic": True, "max": None,
+        "density": None,
     }  # fmt: skip
 
 
@@ -116,15 +118,16 @@ def test_steered_continuations_share_their_noise_and_report_their_effect(
     assert 0 < kls[0] < kls[1]
 
 
-def test_a_code_is_told_as_a_share_of_the_features_maximum_on_the_store(
+def test_the_payload_says_how_large_and_how_dense_features_are_on_the_store(
     made: DashboardWorkspace, model: LanguageModel
 ) -> None:
-    ranked = rank_features(encode_prompt(model, made.run, "with open(path) as file:\n"))
+    prompt = encode_prompt(model, made.run, "with open(path) as file:\n")
     with FeatureIndex(made.run.index_path) as index:
-        rows = ranking_rows(ranked, {}, index)
-        maxima = [index.feature(item.feature)["max"] for item in ranked]
-    for item, row, most in zip(ranked, rows, maxima, strict=True):
-        assert row["share"] == (pytest.approx(max(item.codes) / most) if most > 0 else None)
-    assert any(row["share"] for row in rows)
-    [below] = ranking_rows([RankedFeature(ranked[0].feature, -0.24, 1, (0.0, 0.1, -0.24))], {}, index)
-    assert below["share"] is None, "the store's maximum is of the positive side"
+        payload = prompt_payload(prompt, {}, index)
+        pages = [index.feature(one["feature"]) for one in payload["features"]]
+    for one, page in zip(payload["features"], pages, strict=True):
+        assert (one["max"], one["density"]) == (page["max"], page["density"])
+        row = np.zeros(len(prompt.tokens))
+        row[one["at"]] = one["codes"]
+        assert np.allclose(row, prompt.codes[:, one["feature"]], rtol=1e-3)
+    assert set(np.flatnonzero(prompt.codes.any(0))) == {one["feature"] for one in payload["features"]}

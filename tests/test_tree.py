@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from interp.browse.tree import ConceptTree, branch_rows, tree_rows, tree_text, what_levels_leave
+from interp.browse.tree import ConceptTree, branch_rows, node_place, tree_rows, tree_text, what_levels_leave
 from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
@@ -98,11 +98,12 @@ def test_the_command_prints_what_levels_leave_above_the_tree(
 
 def test_a_branch_shows_its_depth_and_what_it_takes_from_its_parent(tree: ConceptTree) -> None:
     nodes = tree.nodes()
-    for node, row in zip(nodes, branch_rows(nodes), strict=True):
-        indented = row["branch"].removeprefix("\u2003" * node.depth)
-        assert indented == f"{node.level}.{node.feature}\u2002{node.name}"
-        assert row["features"] == len(node.leaves)
-        assert row["share"] == (pytest.approx(100 * node.share) if node.depth else None)
+    for i, (node, (branch, features, share)) in enumerate(zip(nodes, branch_rows(nodes), strict=True)):
+        assert branch.removeprefix("\u2003" * node.depth) == f"{node.level}.{node.feature}\u2002{node.name}"
+        assert features == str(len(node.leaves))
+        assert share == (f"{node.share:.0%}" if node.depth else "-")
+        assert node_place(nodes, f"{node.level}.{node.feature}") == i
+    assert node_place(nodes, "9.9") is None
 
 
 def test_what_a_level_leaves_is_said_beside_chance(tree: ConceptTree, run: Run) -> None:

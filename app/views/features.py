@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.card import feature_card
 from app.indexing import require_index
 from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import evidence_version, find_run, index_version, open_evidence, open_labels, run_name
 from interp.browse.evidence import BEST_FIRST, MEASURES, RunEvidence
+from interp.browse.feature_list import list_json
 from interp.browse.features import (
     KINDS_SHOWN,
     ORDER_NAMES,
@@ -26,7 +28,10 @@ from interp.browse.features import (
     percent,
     select_features,
 )
+from interp.browse.shared_card import file_name
 from interp.errors import InputError
+from interp.index.reader import FeatureIndex
+from interp.runs.label_file import labels_json, take_labels
 from interp.runs.record import Run
 
 PAGE = "features"
@@ -43,7 +48,7 @@ NO_FILTER: dict[str, Any] = {
 
 def show() -> None:
     """Lay out the page."""
-    run = _controls()
+    run, listed = _controls()
     index = require_index(run)
     evidence = open_evidence(run)
     said = open_labels(run).all()
@@ -64,12 +69,13 @@ def show() -> None:
     except InputError:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
         order, unknown = [], wanted.query.strip()
+    _list_file(listed, run, index, wanted, order)
     st.caption(counts_text(index, len(order), evidence))
     _card(run, wanted, order, unknown)
 
 
-def _controls() -> Run:
-    """The row of filters, each bound to the address; the run chosen in it."""
+def _controls() -> tuple[Run, DeltaGenerator]:
+    """The row of filters, each bound to the address; the run chosen in it, and the place for the list as a file."""
     parsers: dict[str, Callable[[str | None], Any]] = {
         "sort": _order,
         "q": lambda text: text or "",
@@ -85,7 +91,7 @@ def _controls() -> Run:
     parsers |= {name: partial(_range, ends) for name, ends in ENDS.items()}
     restore(PAGE, parsers, with_default=("density", *ENDS))
     with st.container(key="filters"):
-        columns = st.columns([3.9, 1.4, 1.9, 2.9, 1.2], gap="small")
+        columns = st.columns([3.5, 1.4, 1.8, 2.8, 1.15, 1.05], gap="small")
     with columns[0]:
         run = pick_run()
     evidence = open_evidence(run)
@@ -112,7 +118,46 @@ def _controls() -> Run:
         ends = (DENSITIES[0], DENSITIES[-1])
         st.select_slider("Fires on, share of tokens", DENSITIES, ends, key=view("density"), format_func=percent)
         _evidence_controls(evidence)
-    return run
+    with (
+        columns[5],
+        st.container(height="stretch", vertical_alignment="bottom"),
+        st.popover("Files", width="stretch", help="The list as a file; labels, notes and bookmarks out and in"),
+    ):
+        listed = st.container()
+        _label_files(run)
+    return run, listed
+
+
+def _label_files(run: Run) -> None:
+    """Labels, notes and bookmarks: out as a file, and in from one."""
+    name = file_name(run, "labels.json")
+    st.download_button(
+        "Labels, notes and bookmarks", partial(labels_json, run), name, on_click="ignore", width="stretch"
+    )
+    given = st.file_uploader("Take in labels from a file", type="json", key="label_file")
+    replace = st.toggle("Replace mine where they differ", key="replace_labels")
+    if given is None or not st.button("Take in", width="stretch"):
+        return
+    try:
+        n_different = take_labels(run, given.getvalue(), given.name, replace=replace)
+    except InputError as error:
+        st.error(escaped(f"Nothing was taken in: {error}"))
+        return
+    kept = "the file's were taken" if replace else "yours were left as they are"
+    st.success("Taken in." + (f" {n_different} had another label or note here; {kept}." if n_different else ""))
+
+
+def _list_file(place: DeltaGenerator, run: Run, index: FeatureIndex, wanted: TableFilter, order: list[int]) -> None:
+    """What the filters leave, as a file."""
+    place.download_button(
+        f"List of {len(order):,} feature{'' if len(order) == 1 else 's'}",
+        partial(list_json, run, index, wanted, order),
+        file_name(run, "features.json"),
+        on_click="ignore",
+        disabled=not order,
+        width="stretch",
+        help="What the filters leave, in this order, as JSON. For the bookmarks alone, choose “bookmarked” first.",
+    )
 
 
 def _evidence_controls(evidence: RunEvidence) -> None:
@@ -204,7 +249,7 @@ def _card(run: Run, wanted: TableFilter, order: list[int], unknown: str) -> None
     if result.other is not None:
         go_to("features", run=str(result.other[0]), f=str(int(result.other[1])))
     if result.tree is not None:
-        go_to("tree", run=run_name(run))
+        go_to("tree", run=run_name(run), node=str(result.tree))
     if result.steer is not None:
         go_to("steer", run=run_name(run), f=str(int(result.steer)))
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import html
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
+from app.card import row_list
 from app.indexing import require_manifolds
 from app.state import pick_run, restore, view, write_address
 from app.workspace import labels_of, run_name
 from interp.browse.features import plain_number
-from interp.browse.manifolds import latent_text, ranking_rows, tokens_to_read
+from interp.browse.manifolds import RANKING_HELP, latent_text, ranking_cells, ranking_rows, tokens_to_read
 from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
-from interp.manifolds.layout import PLANES, SHAPES
+from interp.manifolds.layout import SHAPES
 from interp.manifolds.reader import ManifoldIndex, ManifoldView
 from interp.runs.record import Run
 
@@ -25,33 +26,46 @@ _PLAIN = {"displayModeBar": False}
 def show() -> None:
     """Lay out the page."""
     restore(PAGE, {"rank": lambda text: text or "", "colour": lambda text: text or "", "f": lambda text: text})
-    columns = st.columns([2.9, 1.5, 1.5, 1.1, 2], gap="medium")
+    with st.container(key="filters"):
+        columns = st.columns([2.9, 1.5, 1.5, 1.1, 2], gap="medium")
     with columns[0]:
         run = pick_run()
     index = require_manifolds(run)
-    by = _choice(columns[1], "Rank by", "rank", index.rankings)
+    by = _choice(columns[1], "Rank by", "rank", index.rankings, on_change=_forget_colour)
     rows = ranking_rows(index, by)
     feature = _feature(rows[0]["latent"], index)
     latent = index.view(feature)
     # A ranking by a label is looked at with that label's colours, unless the person chose others.
     colour = _choice(columns[2], "Colour", "colour", colourings(latent), by if by in latent.ordinals else VALUE)
     columns[3].number_input("Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump)
-    left, right = st.columns([1, 3.1], gap="large")
-    with left:
-        _ranking(rows, by)
-    with right:
-        _latent(run, latent, colour)
+    # Before the pictures: a row may be clicked while they are drawn, and the address must not look like news then.
     address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
     write_address(PAGE, address, {"rank": by, "colour": st.session_state[view("colour")], "f": str(feature)})
+    with st.container(key="latents"):
+        left, right = st.columns([1, 3.1], gap="large")
+    with left:
+        _ranking(rows, by, feature)
+    with right:
+        _latent(run, latent, colour)
 
 
 def _choice(
-    column: st.delta_generator.DeltaGenerator, label: str, name: str, options: list[str], default: str = ""
+    column: st.delta_generator.DeltaGenerator,
+    label: str,
+    name: str,
+    options: list[str],
+    default: str = "",
+    on_change: Callable[[], None] | None = None,
 ) -> str:
     """A select box bound to the address; what is not on offer in this run becomes the default."""
     if st.session_state.get(view(name)) not in options:
         st.session_state[view(name)] = default or options[0]
-    return str(column.selectbox(label, options, key=view(name)))
+    return str(column.selectbox(label, options, key=view(name), on_change=on_change))
+
+
+def _forget_colour() -> None:
+    """Another ranking brings the colours of its label, or of the value if it has none."""
+    st.session_state[view("colour")] = ""
 
 
 def _feature(first: int, index: ManifoldIndex) -> int:
@@ -72,26 +86,17 @@ def _jump() -> None:
     st.session_state[view("f")] = str(st.session_state["latent_number"])
 
 
-def _ranking(rows: list[dict[str, Any]], by: str) -> None:
-    key = f"ranking_{by}"
-    st.dataframe(
-        rows,
-        hide_index=True,
-        height=560,
-        key=key,
-        on_select=partial(_select, key, [row["latent"] for row in rows]),
-        selection_mode="single-row",
-        placeholder="-",
-        column_config={
-            "score": st.column_config.NumberColumn(format="%.3f"),
-            "R²": st.column_config.NumberColumn(format="%.3f"),
-            "PCA": st.column_config.NumberColumn(format="%.2f", help=f"The same tokens in the plane of {PLANES[1]}"),
-            "random": st.column_config.NumberColumn(
-                format="%.2f", help="The random plane of the same rank, of as many as there are latents"
-            ),
-            "rank": st.column_config.NumberColumn(format="%.2f", help="(Σ|λ|)² / Σλ²: how many axes matter"),
-        },
-    )
+def _ranking(rows: list[dict[str, Any]], by: str, feature: int) -> None:
+    """The list of latents; a click on a row, or an arrow, opens its latent."""
+    ids = [row["latent"] for row in rows]
+    columns = [
+        {"name": name, "help": RANKING_HELP[name], "width": "minmax(0, 1fr)", "is_number": True} for name in rows[0]
+    ]
+    data = {"name": "Latents", "columns": columns, "rows": ranking_cells(rows), "chosen": ids.index(feature)}
+    chosen = row_list()(key=f"ranking_{by}", data=data | {"height": 560}, on_chosen_change=lambda: None).chosen
+    if chosen is not None and ids[int(chosen)] != feature:
+        st.session_state[view("f")] = str(ids[int(chosen)])
+        st.rerun()
     st.caption(_score_explained(by))
 
 
@@ -107,12 +112,6 @@ def _score_explained(by: str) -> str:
         "latents, each on its own strongest tokens. Below 0 is worse than the mean. A latent on whose tokens the label hardly "
         "varies has none."
     )
-
-
-def _select(key: str, ids: list[int]) -> None:
-    rows = st.session_state[key].selection.rows
-    if rows:
-        st.session_state[view("f")] = str(ids[rows[0]])
 
 
 def _latent(run: Run, latent: ManifoldView, colour: str) -> None:

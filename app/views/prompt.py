@@ -7,11 +7,11 @@ from typing import Any
 import streamlit as st
 
 from app.card import prompt_tokens
-from app.models import ModelTurn, require_model
+from app.models import require_model
 from app.state import go_to, pick_run, restore, view, write_address
-from app.workspace import index_version, labels_of, open_index, run_name
-from interp.browse.prompt import RANKINGS, PromptCodes, RankedFeature, encode_prompt, rank_features, ranking_rows
-from interp.errors import InputError
+from app.workspace import index_version, run_name, weights_version
+from interp.browse.features import plain_number
+from interp.browse.prompt import RANKINGS
 from interp.runs.record import Run
 
 PAGE = "prompt"
@@ -20,62 +20,65 @@ EXAMPLE = "def load(path):\n    with open(path) as file:\n        return json.lo
 
 def show() -> None:
     """Lay out the page."""
-    restore(PAGE, {"text": lambda text: text or EXAMPLE, "by": lambda text: text if text in RANKINGS else RANKINGS[0]})
-    columns = st.columns([2.9, 1.2, 4.4], gap="medium")
+    restore(PAGE, {"text": lambda text: text or EXAMPLE, "by": _ranking, "at": _tokens, "dense": _density})
+    columns = st.columns([2.6, 5], gap="medium", vertical_alignment="bottom")
     with columns[0]:
         run = pick_run()
-    with columns[1]:
-        st.segmented_control("Rank by", RANKINGS, key=view("by"), required=True)
-    text = st.text_area("Text", key=view("text"), height=110)
-    by = st.session_state[view("by")]
-    address = {"run": run_name(run), "text": "" if text == EXAMPLE else text, "by": "" if by == RANKINGS[0] else by}
-    write_address(PAGE, address, {"text": text, "by": by})
-    model = require_model(run)
-    try:
-        prompt = _encode(run_name(run), run.identity, text, _model=model, _run=run)
-        chosen = _chosen(text)
-        ranked = rank_features(prompt, chosen, by=by)
-    except InputError as error:
-        st.error(str(error))
-        return
-    st.caption(
-        "Click tokens to rank features on them alone; none chosen means all. Point at a feature to see where it fires."
-    )
-    _mount(run, prompt, ranked, chosen)
+        st.caption("Point at a feature to see where it fires. Choose tokens to rank features on them alone.")
+    text = columns[1].text_area("Text", key=view("text"), height=106, on_change=_forget_tokens)
+    by, at, dense = (st.session_state[view(name)] for name in ("by", "at", "dense"))
+    address = {
+        "run": run_name(run),
+        "text": text,
+        "by": "" if by == RANKINGS[0] else by,
+        "at": ",".join(map(str, at)),
+        "dense": dense,
+    }
+    write_address(PAGE, address, {"text": text, "by": by, "at": at, "dense": dense})
+    require_model(run)
+    _mount(run, text, {"at": at, "by": by, "dense": dense})
 
 
-# Clicking a token reruns the page; the forward pass need not run again for it.
-@st.cache_data(show_spinner=False, max_entries=16)
-def _encode(name: str, identity: str, text: str, _model: Any, _run: Run) -> PromptCodes:
-    with ModelTurn(_model):
-        return encode_prompt(_model, _run, text)
-
-
-def _chosen(text: str) -> list[int]:
-    """The tokens that were clicked; those of another text are forgotten."""
-    if st.session_state.get("chosen_of") != text:
-        st.session_state["chosen_of"], st.session_state["chosen"] = text, []
-    return list(st.session_state["chosen"])
-
-
-def _choose() -> None:
-    st.session_state["chosen"] = [int(i) for i in st.session_state["tokens"].chosen or []]
-
-
-def _mount(run: Run, prompt: PromptCodes, ranked: list[RankedFeature], chosen: list[int]) -> None:
-    index = open_index(run) if index_version(run) else None
-    labels = labels_of(run)
+def _mount(run: Run, text: str, shown: dict[str, Any]) -> None:
     result = prompt_tokens()(
         key="tokens",
         data={
+            "api": f"/api/runs/{run_name(run)}/prompt",
+            "version": weights_version(run) + index_version(run),
             "run": run_name(run),
             "card_path": "/features",
-            "tokens": list(prompt.tokens),
-            "chosen": chosen,
-            "ranked": ranking_rows(ranked, labels, index),
+            "text": text,
+            "view": shown,
         },
-        on_chosen_change=_choose,
+        on_view_change=_change,
         on_open_change=lambda: None,
     )
     if result.open is not None:
         go_to("features", run=run_name(run), f=str(int(result.open)))
+
+
+def _change() -> None:
+    """Tokens were chosen, or the ranking was; the address follows."""
+    chosen = st.session_state["tokens"].view or {}
+    st.session_state[view("at")] = _tokens(",".join(str(i) for i in chosen.get("at", [])))
+    st.session_state[view("by")] = _ranking(str(chosen.get("by")))
+    st.session_state[view("dense")] = _density(str(chosen.get("dense")))
+
+
+def _forget_tokens() -> None:
+    """The tokens that were chosen were those of another text."""
+    st.session_state[view("at")] = []
+
+
+def _ranking(text: str | None) -> str:
+    return text if text in RANKINGS else RANKINGS[0]
+
+
+def _tokens(text: str | None) -> list[int]:
+    numbers = (plain_number(part) for part in (text or "").split(","))
+    return sorted({number for number in numbers if number})
+
+
+def _density(text: str | None) -> str:
+    """Largest share of the store's tokens on which a feature may fire, as the page writes it; empty for any."""
+    return text if text in ("0.3", "0.1", "0.03", "0.01", "0.001") else ""

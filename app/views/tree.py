@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
+from app.card import row_list
 from app.indexing import require_index
-from app.state import go_to, pick_run
+from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import index_version, labels_of, open_index, run_name
-from interp.browse.tree import ConceptTree, TreeNode, branch_rows
+from interp.browse.features import escaped
+from interp.browse.palette import token_styles
+from interp.browse.shared_card import context_lines
+from interp.browse.tree import ConceptTree, TreeNode, branch_rows, node_place
 from interp.errors import InputError
-from interp.figures import contexts_html, show_blanks
+from interp.figures import show_blanks
 from interp.runs.record import Run
 
+PAGE = "tree"
 N_SHOWN = 12
 """Contexts on view: a screen of them."""
+_COLUMNS: list[dict[str, Any]] = [
+    {
+        "name": "branch",
+        "help": "LEVEL.FEATURE, and the commonest tokens of its strongest contexts. Each stands below its heaviest parent.",
+        "width": "minmax(0, 1fr)",
+    },
+    {"name": "features", "help": "Features of level 0 below it", "width": "58px", "is_number": True},
+    {
+        "name": "share",
+        "help": "Its weight from this parent, as a share of its weights from all parents. Near 100 %, it belongs to no other; "
+        "a low share means that the tree shows one of several parents",
+        "width": "52px",
+        "is_number": True,
+    },
+]
 
 
 def show() -> None:
     """Lay out the page."""
+    restore(PAGE, {"node": lambda text: text or ""})
     pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
-    st.query_params.from_dict({"run": run_name(run)})
     require_index(run)
     try:
         tree, nodes = _tree_of(str(run.path.resolve()), index_version(run), _run=run)
     except InputError as error:
+        write_address(PAGE, {"run": run_name(run)}, {})
         st.info(str(error))
         return
     ranks = " > ".join(str(rank) for rank in reversed(tree.hierarchy.ranks))
     st.caption(f"{ranks} features. Each is shown below its heaviest parent and named by the tokens it fires on.")
     st.caption("  \n".join(tree.what_levels_leave))
+    place = _place(nodes)
+    node = nodes[place]
+    name = f"{node.level}.{node.feature}"
+    write_address(PAGE, {"run": run_name(run), "node": name}, {"node": name})
     left, right = st.columns([3, 4], gap="large")
     with left:
-        chosen = st.dataframe(
-            branch_rows(nodes),
+        chosen = row_list()(
             key=f"tree_{run_name(run)}",
-            hide_index=True,
-            height=640,
-            column_config=_COLUMNS,
-            placeholder="-",
-            on_select="rerun",
-            selection_mode="single-row",
+            data={"name": "Branches", "columns": _COLUMNS, "rows": branch_rows(nodes), "chosen": place, "height": 640},
+            on_chosen_change=lambda: None,
         )
+    if chosen.chosen is not None and int(chosen.chosen) != place:
+        one = nodes[int(chosen.chosen)]
+        st.session_state[view("node")] = f"{one.level}.{one.feature}"
+        st.rerun()
     with right:
-        picked = chosen.selection.rows
-        _contexts(run, tree, nodes[picked[0] if picked else 0])
+        _contexts(run, tree, node)
 
 
-_COLUMNS = {
-    "branch": st.column_config.TextColumn(width="large", help="LEVEL.FEATURE and the commonest tokens it fires on"),
-    "features": st.column_config.NumberColumn(width="small", help="Features of level 0 below it"),
-    "share": st.column_config.NumberColumn(
-        format="%.0f %%", width="small", help="Its weight from this parent, as a share of its weights from all parents"
-    ),
-}
+def _place(nodes: list[TreeNode]) -> int:
+    """The row of the node that the address names; the first, if it names none, and with a sentence if there is no such."""
+    wanted = st.session_state[view("node")]
+    found = node_place(nodes, wanted)
+    if wanted and found is None:
+        st.error(escaped(f"This tree has no feature {wanted}; a feature is named LEVEL.NUMBER."))
+    return found or 0
 
 
 def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:
@@ -64,7 +89,9 @@ def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:
     if label:
         st.text(label.marked)  # plain text, never markdown: a label is a stranger's
     st.text(" · ".join(f"{show_blanks(token)} {count}" for token, count in node.tokens))
-    st.html(contexts_html(tree.contexts(node.level, node.feature, n=N_SHOWN, context=12)))
+    examples = tree.contexts(node.level, node.feature, n=N_SHOWN, context=12)
+    st.html(f"<style>{token_styles()}</style>")
+    st.html(context_lines(examples))
     if node.level == 0 and st.button("Open its card"):
         go_to("features", run=run_name(run), f=str(node.feature))
 

@@ -26,7 +26,7 @@ class IndexPart:
 
     needs: Capability | None
     """What the decomposer must be able to do; None for a part that every run has."""
-    build: Callable[[Run, LanguageModel, IndexConfig], Path]
+    build: Callable[[Run, LanguageModel | None, IndexConfig], Path]
     is_current: Callable[[Run], bool]
     """Whether the file is there and of the run's present weights."""
 
@@ -59,9 +59,12 @@ PARTS = (
 
 
 def build_index_parts(
-    run: Run, model: LanguageModel, config: IndexConfig | None = None, *, only_stale: bool = False
+    run: Run, model: LanguageModel | None, config: IndexConfig | None = None, *, only_stale: bool = False
 ) -> Iterator[Path]:
-    """Build every part that the run can have, or only those that are missing or stale; the path of each when it is whole."""
+    """Build every part that the run can have, or only those that are missing or stale; the path of each when it is whole.
+
+    Without ``model`` tokens have numbers in place of text.
+    """
     for part in PARTS:
         is_for_run = part.needs is None or run.can(part.needs)
         if is_for_run and not (only_stale and part.is_current(run)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interp.manifolds.layout import PLANES, SHAPES
@@ -18,6 +19,29 @@ def ranking_rows(index: ManifoldIndex, by: str) -> list[dict[str, Any]]:
         headings = {"id": "latent", "score": "R²", PLANES[1]: "PCA", PLANES[2]: "random"}
     table: list[dict[str, Any]] = index.table(by)[list(headings)].rename(columns=headings).to_dict("records")
     return table
+
+
+RANKING_HELP = {
+    "latent": "the latent's number",
+    "score": "how well its tokens lie on the shape, from 0 to 1; higher is better. No label is used",
+    "rank": "effective rank, (Σ|λ|)² / Σλ²: how many axes matter; neither way is better",
+    "R²": "share of the label's variance that the curve in the latent's plane explains on documents it was not fitted on; "
+    "1 is all, 0 no better than the mean; higher is better",
+    "PCA": f"the same tokens in the plane of {PLANES[1]}: what no training reaches; the latent should be above it",
+    "random": "the random plane of the same rank, of as many as there are latents: chance; the latent should be above it",
+}
+"""What each column of the ranking is, and which way is better."""
+
+
+def ranking_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of ``ranking_rows`` as text; "-" for what is not measured."""
+
+    def cell(name: str, value: float) -> str:
+        if name == "latent":
+            return str(value)
+        return "-" if value != value else f"{value:.3f}" if name in ("score", "R²") else f"{value:.2f}"
+
+    return [[cell(name, value) for name, value in row.items()] for row in rows]
 
 
 def latent_text(view: ManifoldView) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -48,8 +48,6 @@ class RankedFeature:
     """Largest (by absolute value, with its sign) or summed code over the chosen tokens."""
     n_active: int
     """Chosen tokens on which it is not zero."""
-    codes: tuple[float, ...]
-    """Its code on every token of the text, BOS first."""
 
 
 @torch.no_grad()
@@ -97,35 +95,53 @@ def rank_features(
         values = np.take_along_axis(chosen, np.abs(chosen).argmax(0)[None], axis=0)[0]
     n_active = (chosen != 0).sum(0)
     order = np.argsort(-np.abs(values), kind="stable")
-    return [
-        RankedFeature(int(f), float(values[f]), int(n_active[f]), tuple(prompt.codes[:, f].tolist()))
-        for f in order[:n]
-        if n_active[f]
-    ]
+    return [RankedFeature(int(f), float(values[f]), int(n_active[f])) for f in order[:n] if n_active[f]]
 
 
-def ranking_rows(
-    ranked: Sequence[RankedFeature], labels: Mapping[int, ShownLabel], index: FeatureIndex | None
-) -> list[dict[str, Any]]:
-    """The ranking for JSON, one row for each feature.
+class FiringFeature(TypedDict):
+    """A feature that is not zero on some token of a text."""
 
-    ``share`` is the largest code as a share of the feature's maximum on the store. It is None where the run has no index, where
-    the feature never fires there, and where the value is negative: the store's maximum is of the positive side.
-    """
-    rows = []
+    feature: int
+    at: list[int]
+    """Tokens on which it is not zero; BOS is 0 and never among them."""
+    codes: list[float]
+    """Its code on each of them, with four significant digits."""
+    label: str
+    is_automatic: bool
+    max: float | None
+    """Its largest code on the store; None where the run has no index."""
+    density: float | None
+    """Share of the store's tokens on which it fires; None where the run has no index."""
+
+
+class PromptPayload(TypedDict):
+    """A text and all that is needed to rank features for any of its tokens."""
+
+    tokens: list[str]
+    """BOS first."""
+    features: list[FiringFeature]
+    """In order of number."""
+
+
+def prompt_payload(prompt: PromptCodes, labels: Mapping[int, ShownLabel], index: FeatureIndex | None) -> PromptPayload:
+    """The codes of a whole text for JSON, so that a page can rank by itself as ``rank_features`` does."""
     unlabelled = ShownLabel("", False)
-    for item in ranked:
-        label = labels.get(item.feature, unlabelled)
-        most = 0.0 if index is None else float(index.summary["max"].iloc[item.feature])
-        rows.append(
-            {
-                "feature": item.feature,
-                "value": item.value,
-                "n_active": item.n_active,
-                "codes": [float(f"{code:.3g}") for code in item.codes],
-                "label": label.text,
-                "is_automatic": label.is_automatic,
-                "share": max(item.codes) / most if most > 0 and item.value > 0 else None,
-            }
+    most = None if index is None else index.summary["max"].to_numpy()
+    density = None if index is None else index.summary["density"].to_numpy()
+    features = []
+    for feature in np.flatnonzero(prompt.codes.any(0)).tolist():
+        column = prompt.codes[:, feature]
+        at = np.flatnonzero(column)
+        label = labels.get(feature, unlabelled)
+        features.append(
+            FiringFeature(
+                feature=feature,
+                at=at.tolist(),
+                codes=[float(f"{code:.4g}") for code in column[at].tolist()],
+                label=label.text,
+                is_automatic=label.is_automatic,
+                max=None if most is None else float(most[feature]),
+                density=None if density is None else float(density[feature]),
+            )
         )
-    return rows
+    return PromptPayload(tokens=list(prompt.tokens), features=features)

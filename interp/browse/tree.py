@@ -152,16 +152,21 @@ def tree_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float]]:
     ]
 
 
-def branch_rows(nodes: list[TreeNode]) -> list[dict[str, str | int | float | None]]:
-    """One row for each node, for the dashboard: depth as indentation, number of features below it, share in per cent."""
+def branch_rows(nodes: list[TreeNode]) -> list[list[str]]:
+    """The cells of one row for each node, for the dashboard: the name, with depth as indentation; features below; share."""
     return [
-        {
-            "branch": "\u2003" * node.depth + f"{node.level}.{node.feature}\u2002{node.name}",
-            "features": len(node.leaves),
-            "share": 100 * node.share if node.depth else None,
-        }
+        [
+            "\u2003" * node.depth + f"{node.level}.{node.feature}\u2002{node.name}",
+            f"{len(node.leaves):,}",
+            f"{node.share:.0%}" if node.depth else "-",
+        ]
         for node in nodes
     ]
+
+
+def node_place(nodes: list[TreeNode], text: str) -> int | None:
+    """The place in ``nodes`` of the one written as LEVEL.FEATURE; None if there is none."""
+    return next((i for i, node in enumerate(nodes) if f"{node.level}.{node.feature}" == text), None)
 
 
 def tree_text(nodes: list[TreeNode]) -> str:

@@ -7,7 +7,7 @@ one short transaction on a connection of its own, so an instance may be shared b
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,27 @@ class FeatureLabels:
             connection.execute("DELETE FROM labels WHERE label = '' AND note = '' AND NOT bookmarked")
             rows = connection.execute(f"{_READ} WHERE feature = ?", (feature,)).fetchall()
         return _labels(rows).get(feature, FeatureLabel())
+
+    def merge(self, given: Mapping[int, FeatureLabel], *, replace: bool = False) -> int:
+        """Add what others said of features, in one transaction: all of it or nothing.
+
+        A label or note that is here already and differs stays, or gives way if ``replace``; an empty one never takes the place
+        of another. Bookmarks are added. Returns of how many features a label or note differed.
+        """
+        n_different = 0
+        with self._connection(for_writing=True) as connection:
+            present = _labels(connection.execute(_READ).fetchall())
+            for feature, other in given.items():
+                here = present.get(feature, FeatureLabel())
+                texts = [(here.label, other.label.strip()), (here.note, other.note.strip())]
+                n_different += any(mine and theirs and mine != theirs for mine, theirs in texts)
+                label, note = (theirs if theirs and (replace or not mine) else mine for mine, theirs in texts)
+                connection.execute(
+                    "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)",
+                    (feature, label, note, int(here.bookmarked or other.bookmarked)),
+                )
+            connection.execute("DELETE FROM labels WHERE label = '' AND note = '' AND NOT bookmarked")
+        return n_different
 
     def _read(self, query: str, *values: int) -> dict[int, FeatureLabel]:
         if not self.path.exists():
