@@ -11,9 +11,9 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 demo: .venv/.installed  ## the whole flow on the bundled model, then the dashboard; ARGS=--no-dashboard to stop before it
 	$(BIN)/interp demo $(ARGS)
 
-# Two files of tests at a time, each on one thread: most of a test's time is spent where a second thread does not help.
+# Three files of tests at a time, each on one thread: a second thread helps most tests little, and those in a browser wait.
 test: .venv/.installed-tests  ## every test; ARGS="-m 'not slow'" for the quick ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: .venv/.installed-tests  ## style, types, and whether the declared dependencies are the imported ones
 	$(BIN)/ruff check .

@@ -25,27 +25,28 @@ WAIT = 60_000
 
 
 @contextmanager
-def fresh_browser(address: str, profile: Path, theme: str, *, width: int = 1500) -> Iterator[Any]:
-    """A browser of the colour scheme ``theme``, with nothing left from others."""
+def launched() -> Iterator[Any]:
+    """A running browser, for several ``fresh_context``."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=WAIT)
-    requests: list[str] = []
-    errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            profile,
-            executable_path=str(CHROMIUM),
-            headless=True,
-            args=FLAGS,
-            viewport={"width": width, "height": 907},
-            color_scheme=theme,
-        )
-        browser.set_default_timeout(WAIT)
-        browser.on("request", lambda request: requests.append(request.url))
-        browser.on("weberror", lambda error: errors.append(str(error.error)))
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def fresh_context(browser: Any, address: str, theme: str, *, width: int = 1500) -> Iterator[Any]:
+    """Windows of a browser in the colour scheme ``theme``, with nothing left from others."""
+    requests: list[str] = []
+    errors: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 907}, color_scheme=theme)
+    context.set_default_timeout(WAIT)
+    context.on("request", lambda request: requests.append(request.url))
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context
+    context.close()
     elsewhere = [url for url in requests if not url.startswith((address, "ws://127.0.0.1", "data:", "blob:"))]
     assert requests
     assert not elsewhere

@@ -10,11 +10,10 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import fresh_browser, require_chromium
+from chromium import fresh_context, launched, require_chromium
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
 from served_dashboard import served_dashboard
 
@@ -57,10 +56,16 @@ def theme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as running:
+        yield running
+
+
 @pytest.fixture
-def context(address: str, tmp_path: Path, theme: str) -> Iterator[Any]:
-    with fresh_browser(address, tmp_path / "profile", theme) as browser:
-        yield browser
+def context(browser: Any, address: str, theme: str) -> Iterator[Any]:
+    with fresh_context(browser, address, theme) as windows:
+        yield windows
 
 
 def test_a_feature_is_found_read_stepped_and_shared(

@@ -6,11 +6,10 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import fresh_browser, require_chromium
+from chromium import fresh_context, launched, require_chromium
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, make_workspace
 from made_metrics import (
     around,
@@ -78,11 +77,17 @@ def look(request: pytest.FixtureRequest) -> tuple[str, int]:
     return (str(request.param[0]), int(request.param[1]))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as running:
+        yield running
+
+
 @pytest.fixture
-def page(served: ServedDashboard, tmp_path: Path, look: tuple[str, int]) -> Iterator[Any]:
+def page(browser: Any, served: ServedDashboard, look: tuple[str, int]) -> Iterator[Any]:
     theme, width = look
-    with fresh_browser(served.address, tmp_path / "profile", theme, width=width) as browser:
-        yield browser.new_page()
+    with fresh_context(browser, served.address, theme, width=width) as windows:
+        yield windows.new_page()
 
 
 def open_page(page: Any, served: ServedDashboard, path: str, **address: str) -> None:
@@ -109,15 +114,15 @@ def expect_nothing_cut_off(page: Any) -> None:
 
 
 def test_torch_is_not_loaded_by_runs_and_by_stored_text(
-    made: DashboardWorkspace, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    browser: Any, made: DashboardWorkspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     from playwright.sync_api import expect
 
     with (
         served_dashboard(made.folder, tmp_path_factory.mktemp("own") / "notes.jsonl") as served,
-        fresh_browser(served.address, tmp_path / "profile", "light") as browser,
+        fresh_context(browser, served.address, "light") as windows,
     ):
-        page = browser.new_page()
+        page = windows.new_page()
         open_page(page, served, "runs", run=made.name)
         expect(page.locator(".concepts td a").first).to_be_visible()
         open_page(page, served, "compare", run=made.name)

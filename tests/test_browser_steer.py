@@ -9,10 +9,10 @@ from typing import Any
 
 import dashboard_workspace
 import pytest
+from chromium import CHROMIUM, FLAGS, WAIT, require_chromium
 from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
 from msgspec import structs
 from served_dashboard import ServedDashboard, served_dashboard
-from test_browser import CHROMIUM, FLAGS, WAIT, _require_chromium
 from transformers import GPT2Config
 
 from interp.browse.kept_steering import kept_texts
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
     """A model slow enough to be stopped while it writes, and a second run whose evidence has output scores."""
-    _require_chromium()
+    require_chromium()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dashboard_workspace, "GPT2Config", lambda **size: GPT2Config(**(size | SLOW)))
         made = make_workspace(tmp_path_factory.mktemp("steer"))

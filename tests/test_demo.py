@@ -13,6 +13,7 @@ from interp.corpora.labels.python import PYTHON
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.evaluation.evidence import read_evidence
 from interp.evaluation.results import read_metrics
+from interp.evaluation.steering_results import SteeringConfig
 from interp.evaluation.table import metrics_rows, metrics_table
 from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
@@ -37,6 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     sae = SAEConfig(n_features=512, tokens=300_000, batch=1024)
     patch.setattr(flow, "RECIPE", (("resid-sae", flow.RESIDUAL, sae),))
     patch.setattr(flow, "CONCEPTS_TO_STEER", ("comment",))
+    patch.setattr(flow, "STEERING", SteeringConfig(n_draws=2, max_rounds=1))
     workspace = tmp_path_factory.mktemp("demo") / "activations"
     config = flow.DemoConfig(tokens=12_000, held_out_snippets=3)
     result = flow.run_demo(workspace, config)

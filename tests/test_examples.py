@@ -19,7 +19,13 @@ LEAST = {
     "n_samples": 2,
     "n_tokens": 8,
     "n_steered": 1,
+    "n_candidates": 2,
+    "n_written": 1,
+    "n_draws": 2,
+    "n_sequences": 4,
     "max_rounds": 1,
+    "max_rows": 6_000,
+    "passes": 3,
 }
 """Amounts in a notebook that are cut, and what is left of them at least."""
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import require_chromium
 from dashboard_workspace import DashboardWorkspace
 from streamlit.testing.v1 import AppTest
-from test_browser import _require_chromium, address, context, theme  # noqa: F401  fixtures of every page
+from test_browser import address, browser, context, theme  # noqa: F401  fixtures of every page
 
 from app import workspace
 from app.index_jobs import job_of
@@ -92,9 +93,13 @@ def test_a_latent_is_rotated_on_the_steer_page_and_its_modes_are_those_of_forms(
     assert page.slider[0].label == "Turns"
     next(box for box in page.number_input if box.label == "Tokens each").set_value(4)
     next(button for button in page.button if button.label == "Generate").click().run()
+    page.session_state["steer_job"].wait()
+    page.run()
     assert not page.exception
-    assert page.caption[0].value == "rotate · feature 2: +0.25 turns"
-    assert float(page.metric[0].value) > 0
+    [columns] = [each.proto.body for each in page.html if re.search("rotate: feature 2 .*turn", each.proto.body, re.I)]
+    kl = re.search(r"KL <b>([0-9.]+)</b>", columns)
+    assert kl is not None
+    assert float(kl[1]) > 0
 
 
 def test_unknown_latents_and_words_of_an_address_are_met_with_the_first(served: DashboardWorkspace) -> None:
@@ -162,7 +167,7 @@ def test_both_pictures_are_drawn_and_a_step_leads_to_the_next_latent(
 ) -> None:
     from playwright.sync_api import expect
 
-    _require_chromium()
+    require_chromium()
     page = context.new_page()
     page.goto(f"{address}/manifolds?run={made.name}&rank=position&f=4")
     expect(page.get_by_role("heading", name="Latent 4")).to_be_visible()

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import WAIT
 from dashboard_workspace import DashboardWorkspace
 from safetensors.torch import load_file
 from test_browser import (  # noqa: F401  fixtures and measures of every page
     ACTIVE,
     CONTRASTS,
     CUT_OFF,
-    WAIT,
     address,
+    browser,
     context,
     made,
     order,

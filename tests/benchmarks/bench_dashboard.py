@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from chromium import fresh_browser
+from chromium import fresh_context, launched
 from served_dashboard import ServedDashboard, served_dashboard
 
 STEPS = 60
@@ -80,7 +80,8 @@ def measure(workspace: Path, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     with (
         served_dashboard(workspace, folder / "notes") as served,
-        fresh_browser(served.address, folder / "profile", "light") as context,
+        launched() as browser,
+        fresh_context(browser, served.address, "light") as context,
     ):
         page = context.new_page()
         page.goto(f"{served.address}/features")
