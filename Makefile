@@ -13,7 +13,7 @@ demo: .venv/.installed  ## the whole flow on the bundled model, then the dashboa
 
 # Three files of tests at a time, each on one thread: a second thread helps most tests little, and those in a browser wait.
 test: .venv/.installed-tests  ## every test; ARGS="-m 'not slow'" for the quick ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.installed-tests  ## style, types, and whether the declared dependencies are the imported ones
 	$(BIN)/ruff check .

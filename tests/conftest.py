@@ -207,3 +207,15 @@ def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
     main(["train", "bilinear", "--store", str(store), "--site", site, "--name", "forms", *options, *amounts])
     main(["index", str(store / "runs/forms")])
     return Run.load(store / "runs/forms")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests first, then those in a browser, so that no worker is left alone with one at the end."""
+    marks: dict[str, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.nodeid.split("::")[0], set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: _turn(marks[item.nodeid.split("::")[0]]))
+
+
+def _turn(marks: set[str]) -> int:
+    return 0 if "slow" in marks else 1 if "browser" in marks else 2

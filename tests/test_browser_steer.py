@@ -138,19 +138,19 @@ def test_a_moved_slider_marks_the_result_old_back_shows_it_and_its_link_makes_it
     page.get_by_role("slider").first.press("ArrowRight")
     old = page.get_by_text("Old result: it was made with other settings (strength)")
     expect(old).to_be_visible()
-    assert page.locator("pre.sample").all_inner_texts() == texts
+    expect(page.locator("pre.sample")).to_have_text(texts, use_inner_text=True)
     assert "result" not in page.url
     page.go_back()
     expect(old).to_have_count(0)
     expect(page.get_by_role("slider").first).to_have_value("4")
-    assert page.locator("pre.sample").all_inner_texts() == texts
+    expect(page.locator("pre.sample")).to_have_text(texts, use_inner_text=True)
     page.go_forward()
     expect(old).to_be_visible()
 
     other = new_page()
     other.goto(link)
     expect(other.get_by_role("button", name="Keep with the run")).to_be_visible()
-    assert other.locator("pre.sample").all_inner_texts() == texts
+    expect(other.locator("pre.sample")).to_have_text(texts, use_inner_text=True)
 
 
 def test_a_kept_result_is_opened_without_computing_and_deleted(
@@ -168,7 +168,7 @@ def test_a_kept_result_is_opened_without_computing_and_deleted(
     other.get_by_text("Kept results (1)").click()
     other.locator("[class*=st-key-open_] button").click()
     expect(other.locator(".columns h6").last).to_have_text("Control")
-    assert other.locator("pre.sample").all_inner_texts() == texts
+    expect(other.locator("pre.sample")).to_have_text(texts, use_inner_text=True)
     expect(other.get_by_role("slider").first).to_have_value("3")
     assert "saved=" in other.url
     expect(other.get_by_text("Old result")).to_have_count(0)
