@@ -20,7 +20,7 @@ _HTML = '<div class="features"><div class="table"></div><div class="card"></div>
 @cache
 def feature_card() -> Any:
     """The component's mounting command. It must be registered once: doing so on every rerun would reload its script."""
-    return st.components.v2.component("feature_card", html=_HTML, css=_styles("card.css"), js=_script("card.js"))
+    return st.components.v2.component("feature_card", html=_HTML, css=styles("card.css"), js=script("card.js"))
 
 
 @cache
@@ -29,8 +29,8 @@ def prompt_tokens() -> Any:
     return st.components.v2.component(
         "prompt_tokens",
         html='<div class="prompt"><div class="chips"></div><div class="tools"></div><div class="ranking"></div></div>',
-        css=_styles("card.css", "prompt.css"),
-        js=_script("prompt.js"),
+        css=styles("card.css", "prompt.css"),
+        js=script("prompt.js"),
     )
 
 
@@ -40,8 +40,8 @@ def row_list() -> Any:
     return st.components.v2.component(
         "row_list",
         html='<div class="rows"><div class="row head"></div><div class="view" role="listbox" tabindex="0"></div></div>',
-        css=_styles("card.css", "rows.css"),
-        js=_script("rows.js"),
+        css=styles("card.css", "rows.css"),
+        js=script("rows.js"),
     )
 
 
@@ -52,17 +52,18 @@ def page_tools() -> Any:
         "page_tools",
         html='<div class="page-tools"></div>',
         css=(_HERE / "tools.css").read_text(encoding="utf-8"),
-        js=_script("tools.js"),
+        js=script("tools.js"),
         isolate_styles=False,
     )
 
 
-def _styles(*names: str) -> str:
+def styles(*names: str) -> str:
+    """The colours of tokens, then these files of styles."""
     return "\n".join([token_styles(), *((_HERE / name).read_text(encoding="utf-8") for name in names)])
 
 
-def _script(name: str) -> str:
-    """A component is one script: the parts that both components share, then the named part, which exports."""
+def script(name: str) -> str:
+    """A component is one script: the parts that all components share, then the named part, which exports."""
     return "\n".join(
         (_HERE / part).read_text(encoding="utf-8") for part in ("table.js", "tokens.js", "charts.js", name)
     )

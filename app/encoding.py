@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
-from app.models import ModelTurn, require_model
+from app.models import require_model
+from app.on_demand import codes_of_text
 from app.workspace import index_version, open_index, run_name
 from interp.browse.comparison import TextCodes
 from interp.browse.stored_text import passages_of, stored_text, typed_text
@@ -17,14 +17,8 @@ from interp.store.reader import ActivationStore
 
 def typed(run: Run, text: str) -> TextCodes:
     """The codes of a typed text. Ends the page with the reason if the model cannot be loaded."""
-    return _typed(run_name(run), run.identity, text, _model=require_model(run), _run=run)
-
-
-# Choosing another token reruns the page; the forward pass need not run again for it.
-@st.cache_data(show_spinner=False, max_entries=16)
-def _typed(name: str, identity: str, text: str, _model: Any, _run: Run) -> TextCodes:
-    with ModelTurn(_model):
-        return typed_text(_model, _run, text)
+    require_model(run)
+    return typed_text(codes_of_text(run, run_name(run), text))
 
 
 def stored(run: Run, store: Path, document: int, passage: int) -> TextCodes:

@@ -15,23 +15,35 @@ from interp.index.reader import Example
 from interp.interop.feature_vector import feature_vector
 from interp.runs.record import Run
 
-__all__ = ["changes_of_sequence", "changes_of_typed_text", "codes_of_text", "feature_vector", "typed_text"]
+__all__ = [
+    "changes_of_sequence",
+    "changes_of_typed_text",
+    "codes_of_text",
+    "feature_vector",
+    "payload_of_text",
+    "typed_text",
+]
 
 
 def typed_text(run: Run, name: str, feature: int, text: str) -> Example:
     """Where a feature fires in a text. Raises InputError as ``encode_prompt`` does."""
-    return firing_on(_codes(name, weights_version(run), text), feature)
+    return firing_on(codes_of_text(run, name, text), feature)
 
 
-def codes_of_text(run: Run, name: str, text: str) -> PromptPayload:
-    """The codes of a whole text, with labels. Raises InputError as ``encode_prompt`` does."""
+def codes_of_text(run: Run, name: str, text: str) -> PromptCodes:
+    """The codes of a whole text. Raises InputError as ``encode_prompt`` does."""
+    return _codes(name, weights_version(run), text)
+
+
+def payload_of_text(run: Run, name: str, text: str) -> PromptPayload:
+    """The same with labels, for the Prompt page."""
     index = open_index(run) if index_version(run) else None
-    return prompt_payload(_codes(name, weights_version(run), text), labels_of(run), index)
+    return prompt_payload(codes_of_text(run, name, text), labels_of(run), index)
 
 
 def changes_of_typed_text(run: Run, name: str, feature: int, text: str) -> list[float | None]:
     """What taking the feature out changes at each token of a text, without BOS."""
-    ids = _codes(name, weights_version(run), text).token_ids
+    ids = codes_of_text(run, name, text).token_ids
     return _changes(name, weights_version(run), feature, tuple(ids.tolist()))[1:]
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from interp.browse.palette import token_styles
-
-_HERE = Path(__file__).parent
+from app.card import script, styles
 
 
 @cache
@@ -32,15 +29,7 @@ def compared_runs() -> Any:
 
 
 def _component(name: str, part: str) -> Any:
-    """A component of one root, a script and a stylesheet of the same name; the first scripts are what all components share."""
-    scripts = ("table.js", "tokens.js", "charts.js", f"{part}.js")
+    """A component of one root and a script of the same name."""
     return st.components.v2.component(
-        name,
-        html=f'<div class="{part}"></div>',
-        css="\n".join([token_styles(), _read("panels.css")]),
-        js="\n".join(map(_read, scripts)),
+        name, html=f'<div class="{part}"></div>', css=styles("panels.css"), js=script(f"{part}.js")
     )
-
-
-def _read(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")

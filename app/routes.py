@@ -206,7 +206,7 @@ def _text_ablation(request: Request) -> Changes:
 def _prompt(request: Request) -> PromptPayload:
     from app import on_demand  # deferred: loads torch, which browsing does without
 
-    return on_demand.codes_of_text(_run(request), _name(request), request.state.text)
+    return on_demand.payload_of_text(_run(request), _name(request), request.state.text)
 
 
 def _card_html(request: Request) -> Download:

@@ -31,11 +31,8 @@ export default function (component) {
   if (lines[at]) view.scrollTop = Math.max(0, Math.min(root.scrolled ?? 1e9, lines[at].offsetTop - 60), lines[at].offsetTop + 90 - view.clientHeight);
   view.onscroll = () => { root.scrolled = view.scrollTop; };
   view.onkeydown = (event) => {
-    const page = Math.max(1, Math.floor(view.clientHeight / 30) - 1);
-    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -rows.length, End: rows.length }[event.key];
-    if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    choose(Math.min(Math.max(at + by, 0), rows.length - 1), 150); // held down, only the last one is drawn
+    const by = rowsToStep(event, view, 30, rows.length);
+    if (by) choose(Math.min(Math.max(at + by, 0), rows.length - 1), 150); // held down, only the last one is drawn
   };
 
   function choose(i, wait = 0) {

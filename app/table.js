@@ -44,6 +44,15 @@ function filtersText(n, total, filters) {
   return `${count} hidden by ${filters.length} filter${filters.length === 1 ? "" : "s"}: ${filters.join(" · ")}`;
 }
 
+// How many rows a key in a list of n leads on, 0 for keys that do not lead; a key that does is taken from the page.
+function rowsToStep(event, view, rowHeight, n) {
+  const page = Math.max(1, Math.floor(view.clientHeight / rowHeight) - 1);
+  const by = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -n, End: n }[event.key];
+  if (!by || event.ctrlKey || event.metaKey || event.altKey) return 0;
+  event.preventDefault();
+  return by;
+}
+
 function makeTable(host, { href, choose, sortBy, clear }) {
   const hiding = node("div", "hiding");
   const head = node("div", "row head");
@@ -214,11 +223,8 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     view.focus({ preventScroll: true }); // the row that had the focus has been drawn anew
   });
   view.addEventListener("keydown", (event) => {
-    const page = Math.max(1, Math.floor(view.clientHeight / ROW) - 1);
-    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -order.length, End: order.length }[event.key];
-    if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    choose(neighbour(by));
+    const by = rowsToStep(event, view, ROW, order.length);
+    if (by) choose(neighbour(by));
   });
 
   function neighbour(by) {

@@ -7,14 +7,17 @@ checks into the package.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from chromium import launched, require_chromium
 
 if TYPE_CHECKING:
+    from dashboard_workspace import DashboardWorkspace
     from transformers import PreTrainedTokenizerFast
 
     from interp.corpora.documents import Corpus, Document
@@ -183,13 +186,17 @@ def tiny_corpus() -> Corpus:
 @pytest.fixture(scope="session")
 def tiny_store(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: LanguageModel, tiny_corpus: Corpus
-) -> ActivationStore:
+) -> Iterator[ActivationStore]:
     """1500 tokens of ``tiny_corpus`` at three sites of ``tiny_model``, in four shards. Not to be changed."""
     from interp.capture.to_store import CaptureConfig, capture
 
     sites = ("blocks.*.hook_resid_post", "blocks.1.mlp.hook_post")
     config = CaptureConfig(sites=sites, tokens=1500, batch=8, sequences_per_shard=16)
-    return capture(tiny_model, tiny_corpus, config, tmp_path_factory.mktemp("activations") / "tiny")
+    store = capture(tiny_model, tiny_corpus, config, tmp_path_factory.mktemp("activations") / "tiny")
+    yield store
+    assert not (store.path / "runs").exists(), (
+        "a test has trained in the store that all tests share; let it take a copy"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -207,6 +214,24 @@ def bilinear_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
     main(["train", "bilinear", "--store", str(store), "--site", site, "--name", "forms", *options, *amounts])
     main(["index", str(store / "runs/forms")])
     return Run.load(store / "runs/forms")
+
+
+@pytest.fixture
+def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
+    """A copy of the file's own ``made`` for one test, served."""
+    from app.workspace import WORKSPACE_VARIABLE
+
+    copy = made.copied_to(tmp_path / "activations")
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(copy.folder))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for the tests of a file; without one they are skipped, or fail where they are promised."""
+    require_chromium()
+    with launched() as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

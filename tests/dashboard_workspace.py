@@ -5,6 +5,7 @@ Everything goes through the project's own capture, training and indexing, so tha
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,12 @@ class DashboardWorkspace:
     @property
     def name(self) -> str:
         return f"{self.run.path.parent.parent.name}/{self.run.path.name}"
+
+    def copied_to(self, folder: Path) -> DashboardWorkspace:
+        """The same in another folder, which is made."""
+        shutil.copytree(self.folder, folder)
+        run, bare = (Run.load(folder / each.path.relative_to(self.folder)) for each in (self.run, self.bare))
+        return DashboardWorkspace(folder, run, bare)
 
 
 def make_workspace(folder: Path, *, n_tokens: int = 3000) -> DashboardWorkspace:

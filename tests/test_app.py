@@ -29,7 +29,6 @@ from interp.evaluation.results import METRICS_FILE
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
 from interp.records import write_record
-from interp.runs.record import Run
 from interp.runs.training import train_run
 from interp.store.reader import ActivationStore
 
@@ -57,14 +56,6 @@ def served(made: DashboardWorkspace, monkeypatch: pytest.MonkeyPatch) -> Dashboa
 def client(served: DashboardWorkspace) -> TestClient:
     app = Starlette(routes=routes(), middleware=[Middleware(OwnPagesOnly)])
     return TestClient(app, base_url="http://127.0.0.1:8501")
-
-
-@pytest.fixture
-def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
-    """A workspace of the test's own, served."""
-    folder = shutil.copytree(made.folder, tmp_path / "activations")
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(folder))
-    return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
 
 
 # The routes

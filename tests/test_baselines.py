@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -416,7 +417,8 @@ def test_a_store_has_the_labels_of_its_first_set_or_of_the_one_named(tiny_store:
         DiffMeans.fit(source, DiffMeansConfig(label_set="leters"))
 
 
-def test_a_refused_fit_leaves_no_run(tiny_store: ActivationStore) -> None:
+def test_a_refused_fit_leaves_no_run(tiny_store: ActivationStore, tmp_path: Path) -> None:
+    store = ActivationStore(shutil.copytree(tiny_store.path, tmp_path / "tiny"))
     with pytest.raises(InputError, match="no label set 'python' in the store"):
-        train_run(tiny_store, "blocks.0.hook_resid_post", DiffMeansConfig(label_set="python"), "supervised")
-    assert not (tiny_store.path / "runs" / "supervised").exists()
+        train_run(store, "blocks.0.hook_resid_post", DiffMeansConfig(label_set="python"), "supervised")
+    assert not (store.path / "runs" / "supervised").exists()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromium import fresh_context, launched, require_chromium
+from chromium import fresh_context, require_chromium
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, evidence_by_hand, make_workspace
 from served_dashboard import served_dashboard
 
@@ -54,12 +54,6 @@ def address(made: DashboardWorkspace, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(params=["light", "dark"])
 def theme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as running:
-        yield running
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromium import fresh_context, launched, require_chromium
+from chromium import fresh_context, require_chromium
 from dashboard_workspace import DashboardWorkspace, add_other_kinds, make_workspace
 from made_metrics import (
     around,
@@ -75,12 +75,6 @@ def served(made: DashboardWorkspace, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(params=LOOKS, ids=lambda look: "-".join(map(str, look)))
 def look(request: pytest.FixtureRequest) -> tuple[str, int]:
     return (str(request.param[0]), int(request.param[1]))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import dashboard_workspace
 import pytest
-from chromium import CHROMIUM, FLAGS, WAIT, require_chromium
+from chromium import fresh_context, require_chromium
 from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
 from msgspec import structs
 from served_dashboard import ServedDashboard, served_dashboard
@@ -52,27 +53,10 @@ def served(made: DashboardWorkspace, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def new_page(served: ServedDashboard) -> Iterator[Callable[[], Any]]:
-    """Opens a page in a browser context of its own; no script may fail, and no request leave this machine."""
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=WAIT)
-    errors: list[str] = []
-    requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-
-        def opened() -> Any:
-            context = browser.new_context(viewport={"width": 1500, "height": 907})
-            context.set_default_timeout(WAIT)
-            context.on("weberror", lambda error: errors.append(str(error.error)))
-            context.on("request", lambda request: requests.append(request.url))
-            return context.new_page()
-
-        yield opened
-        browser.close()
-    assert not errors
-    assert not [url for url in requests if not url.startswith((served.address, "ws://127.0.0.1", "data:", "blob:"))]
+def new_page(browser: Any, served: ServedDashboard) -> Iterator[Callable[[], Any]]:
+    """Opens a page that has nothing from the others."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(fresh_context(browser, served.address, "light")).new_page()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import urllib.parse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from msgspec import structs
 from scipy import sparse
 from streamlit.testing.v1 import AppTest
 
-from app import workspace
 from interp.browse.code_matches import CodeMatches, greatest_correlations, match_codes
 from interp.browse.comparison import RunOnText, TextCodes, compared, indexed_text, partner, run_on_text
 from interp.browse.evidence import ShownLabel
@@ -88,7 +86,8 @@ def test_stored_text_without_an_index_has_the_same_tokens_and_codes(made: Dashbo
 
 def test_typed_text_has_no_bos(made: DashboardWorkspace) -> None:
     model = load_model(made.run.model_id)
-    text, prompt = typed_text(model, made.run, "with open(path)"), encode_prompt(model, made.run, "with open(path)")
+    prompt = encode_prompt(model, made.run, "with open(path)")
+    text = typed_text(prompt)
     assert text.tokens == prompt.tokens[1:]
     np.testing.assert_array_equal(text.codes.toarray(), prompt.codes[1:])
 
@@ -210,14 +209,6 @@ def test_the_index_says_how_large_codes_get(made: DashboardWorkspace) -> None:
 
 
 # The page
-
-
-@pytest.fixture
-def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
-    """A workspace of the test's own, served."""
-    folder = shutil.copytree(made.folder, tmp_path / "activations")
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(folder))
-    return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
 
 
 def page_of(**address: str) -> AppTest:

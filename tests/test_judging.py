@@ -12,12 +12,13 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, f1_score, normalized_mutual_info_score, roc_auc_score
 
 from interp.decomposers.base import LinearDecomposer
+from interp.decomposers.sae.initialisation import random_directions
 from interp.errors import InputError
 from interp.evaluation import trial
 from interp.evaluation.concepts import N_BEST, FeatureFindings, evaluate_concepts
 from interp.evaluation.detection import association, normalised_mutual_information
 from interp.evaluation.feature_evidence import simulability_report
-from interp.evaluation.firing_codes import FiringCodes, cut, firing_codes, random_codes, random_directions
+from interp.evaluation.firing_codes import FiringCodes, cut, firing_codes, random_codes
 from interp.evaluation.judged_rows import JudgedRows, split_documents, token_windows
 from interp.evaluation.probe_report import probe_report
 from interp.evaluation.readable import LABEL, NOTHING, TOKEN, TOKEN_BEFORE, most_common, read, strongest_rows

@@ -15,7 +15,7 @@ import pytest
 from chromium import require_chromium
 from dashboard_workspace import DashboardWorkspace
 from streamlit.testing.v1 import AppTest
-from test_browser import address, browser, context, theme  # noqa: F401  fixtures of every page
+from test_browser import address, context, theme  # noqa: F401  fixtures of every page
 
 from app import workspace
 from app.index_jobs import job_of

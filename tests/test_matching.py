@@ -13,9 +13,9 @@ import torch
 from interp.decomposers.baselines.pca import PCA, PCAConfig
 from interp.decomposers.bilinear.autoencoder import Bilinear, BilinearConfig
 from interp.decomposers.forms import Forms
+from interp.decomposers.sae.initialisation import random_directions
 from interp.decomposers.semi_nmf.decomposer import SemiNMF, SemiNMFConfig
 from interp.errors import InputError
-from interp.evaluation.firing_codes import random_directions
 from interp.evaluation.matching import N_DRAWS, best_matches, chance_cosines, match, random_forms
 from interp.runs.record import Run
 from interp.runs.training import keep_run, train_run

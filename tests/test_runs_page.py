@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +26,6 @@ from made_metrics import (
 )
 from streamlit.testing.v1 import AppTest
 
-from app import workspace
 from interp.browse.runs import (
     best_runs,
     concept_map,
@@ -42,7 +40,6 @@ from interp.evaluation.estimates import Estimate
 from interp.evaluation.groups import grouped
 from interp.evaluation.results import METRICS_FILE, Metrics
 from interp.records import write_record
-from interp.runs.record import Run
 
 CHANCE = Estimate(value=0.01, low=-0.02, high=0.04)
 
@@ -216,14 +213,6 @@ def test_steering_is_said_to_be_more_than_chance_only_where_it_is() -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> DashboardWorkspace:
     return make_workspace(tmp_path_factory.mktemp("dashboard"))
-
-
-@pytest.fixture
-def copied(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
-    """A workspace of the test's own, served."""
-    folder = shutil.copytree(made.folder, tmp_path / "activations")
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(folder))
-    return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
 
 
 def page_of(**address: str) -> AppTest:

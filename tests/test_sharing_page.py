@@ -18,7 +18,6 @@ from test_browser import (  # noqa: F401  fixtures and measures of every page
     CONTRASTS,
     CUT_OFF,
     address,
-    browser,
     context,
     made,
     order,

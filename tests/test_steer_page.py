@@ -17,7 +17,6 @@ import torch
 from dashboard_workspace import SITE, DashboardWorkspace, make_workspace
 from streamlit.testing.v1 import AppTest
 
-from app import workspace
 from app.models import ModelTurn
 from app.steer_job import SteerJob
 from interp.browse import steering
@@ -553,10 +552,8 @@ def test_where_a_run_was_judged_its_trial_chooses_and_the_nulls_are_told(
 
 
 @pytest.fixture
-def served(made: DashboardWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DashboardWorkspace:
-    folder = shutil.copytree(made.folder, tmp_path / "activations")
-    monkeypatch.setenv(workspace.WORKSPACE_VARIABLE, str(folder))
-    return DashboardWorkspace(folder, Run.load(folder / "tiny/runs/sae"), Run.load(folder / "tiny/runs/pca"))
+def served(copied: DashboardWorkspace) -> DashboardWorkspace:
+    return copied
 
 
 @pytest.fixture

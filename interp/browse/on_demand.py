@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from interp.browse.prompt import PromptCodes
+from interp.browse.prompt import PromptCodes, check_model
 from interp.capture.forward import forward, logits_of_versions
 from interp.decomposers import LinearDecomposer
 from interp.errors import InputError
@@ -45,8 +45,7 @@ def ablation_changes(model: LanguageModel, run: Run, token_ids: Sequence[int], f
     One forward pass to the site for the codes, then one for both versions. Raises InputError for a model that is not the run's,
     and for codes that do not decode.
     """
-    if model.fingerprint != run.record.model_fingerprint:
-        raise InputError(f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'.")
+    check_model(model, run)
     decomposer = run.decomposer()
     if not isinstance(decomposer, LinearDecomposer):
         raise InputError(

@@ -50,6 +50,12 @@ class RankedFeature:
     """Chosen tokens on which it is not zero."""
 
 
+def check_model(model: LanguageModel, run: Run) -> None:
+    """Raises InputError for a model that is not the one the run's store was captured from."""
+    if model.fingerprint != run.record.model_fingerprint:
+        raise InputError(f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'.")
+
+
 @torch.no_grad()
 def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
     """Codes of every token of ``text``.
@@ -57,8 +63,7 @@ def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
     Raises InputError for an empty text, for one longer than the model's context, and for a model that is not the one
     the run's store was captured from.
     """
-    if model.fingerprint != run.record.model_fingerprint:
-        raise InputError(f"run '{run.name}' was trained on '{run.model_id}', not on these weights of '{model.id}'.")
+    check_model(model, run)
     ids = model.encode(text)
     if len(ids) < 2:
         raise InputError("the text is empty; type at least one token.")
@@ -67,10 +72,9 @@ def encode_prompt(model: LanguageModel, run: Run, text: str) -> PromptCodes:
     site = model.site(run.site.read)
     rows = forward(model, [site], ids[None])[site.name][0, 1:].float().cpu()
     codes = run.decomposer().encode(rows).cpu().numpy().astype(np.float32)
-    strings = model.token_strings()
     return PromptCodes(
         token_ids=ids.cpu().numpy(),
-        tokens=tuple(strings[i] for i in ids.tolist()),
+        tokens=tuple(model.token_strings(ids.tolist())),
         codes=np.concatenate([np.zeros_like(codes[:1]), codes]),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,19 +10,15 @@ from jaxtyping import Int
 from scipy import sparse
 
 from interp.browse.comparison import TextCodes, chosen_passage
-from interp.browse.prompt import encode_prompt
+from interp.browse.prompt import PromptCodes
 from interp.errors import InputError
 from interp.index.reader import passages
 from interp.runs.record import Run
 from interp.store.reader import ActivationStore
 
-if TYPE_CHECKING:
-    from interp.model.language_model import LanguageModel
 
-
-def typed_text(model: LanguageModel, run: Run, text: str) -> TextCodes:
-    """A text's tokens without BOS. Raises InputError as ``encode_prompt`` does."""
-    found = encode_prompt(model, run, text)
+def typed_text(found: PromptCodes) -> TextCodes:
+    """The codes of a typed text, without BOS."""
     return TextCodes(found.tokens[1:], sparse.csr_array(found.codes[1:]))
 
 

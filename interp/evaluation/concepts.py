@@ -16,9 +16,10 @@ from msgspec import structs
 from torch import Tensor
 
 from interp.decomposers import Decomposer
+from interp.decomposers.sae.initialisation import random_directions
 from interp.evaluation.detection import Detections, normalised_mutual_information
 from interp.evaluation.estimates import Estimate
-from interp.evaluation.firing_codes import FiringCodes, random_directions
+from interp.evaluation.firing_codes import FiringCodes
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.readable import LEAST_DOCUMENTS, Readings
 from interp.evaluation.resampling import Resamples, estimate, interval_rows, mean_over_concepts, mean_over_features

@@ -17,9 +17,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from interp.decomposers.sae.initialisation import with_covariance
+from interp.decomposers.sae.initialisation import random_directions
 from interp.evaluation.judged_rows import JudgedRows
-from interp.store.moments import Moments
 
 _CHUNK = 4096
 _VALUES_HELD = 2**26  # scores of one block of candidates: 256 MB in float32
@@ -107,16 +106,6 @@ def cut(
     found = [np.partition(values, at)[at] if at < -1 else np.inf for values, at in zip(select, place, strict=True)]
     threshold = torch.tensor(found, dtype=scores.dtype)
     return sparse.csc_array(_sparse(scores, threshold)), threshold.numpy()
-
-
-def random_directions(n: int, moments: Moments, seed: int, *, shaped: bool) -> Float[Tensor, "n d_in"]:
-    """``n`` random unit directions: isotropic, or ``shaped`` as draws from a normal distribution with the covariance of the
-    rows."""
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(n, len(moments.mean), generator=generator)
-    if shaped:
-        directions = with_covariance(directions, moments)
-    return torch.nn.functional.normalize(directions, dim=1)
 
 
 def random_codes(own: FiringCodes, rows: JudgedRows, seed: int, *, shaped: bool) -> FiringCodes:

@@ -26,8 +26,8 @@ from scipy.optimize import linear_sum_assignment
 from interp.decomposers import Decomposer
 from interp.decomposers.base import QuadraticDecomposer
 from interp.decomposers.forms import Forms, unit_rows
+from interp.decomposers.sae.initialisation import random_directions
 from interp.errors import InputError
-from interp.evaluation.firing_codes import random_directions
 from interp.runs.record import Run
 from interp.store.moments import Moments
 

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.decomposers.sae.initialisation import random_directions
 from interp.evaluation.evidence import Output
-from interp.evaluation.firing_codes import random_directions
 from interp.evaluation.judged_rows import JudgedRows, judged_rows
 from interp.evaluation.results import ConceptConfig
 from interp.model.sites import Site

@@ -28,9 +28,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.corpora.documents import LabelSet, TextJudge
+from interp.decomposers.sae.initialisation import random_directions
 from interp.errors import InputError, unknown_name
 from interp.evaluation.feature_evidence import mean_effect
-from interp.evaluation.firing_codes import random_directions
 from interp.evaluation.fluency import harmonic_mean
 from interp.evaluation.judged_rows import JudgedRows
 from interp.evaluation.outputs import ConceptOutputs, sequences_of

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from interp.decomposers.sae.initialisation import with_covariance
+from interp.decomposers.sae.initialisation import random_directions
 from interp.errors import InputError
 from interp.steering.edits import Positions
 from interp.steering.steerer import Steerer, into_residual
@@ -41,9 +41,8 @@ def control_steerer(
             "this site, too"
         )
     moments = store.site(site).moments()
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0]))
-    normal = torch.randn(1, len(moments.mean), generator=generator)
-    directions = torch.nn.functional.normalize(with_covariance(normal, moments), dim=1)
+    own_seed = int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0])
+    directions = random_directions(1, moments, own_seed, shaped=True)
     scale = moments.mean_norm
     if at_residual:
         site, directions = into_residual(model, site, directions)

@@ -28,9 +28,9 @@ from interp.capture.to_store import capture
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.sources import load_corpus
 from interp.decomposers import Decomposer
+from interp.decomposers.sae.initialisation import random_directions
 from interp.demo.recipe import MLP, RESIDUAL, DemoConfig
 from interp.evaluation.detection import association
-from interp.evaluation.firing_codes import random_directions
 from interp.evaluation.fluency import harmonic_mean
 from interp.evaluation.judged_rows import judged_rows
 from interp.evaluation.outputs import concept_outputs

@@ -174,6 +174,16 @@ def with_covariance(normal: Float[Tensor, "n d_in"], moments: Moments) -> Float[
     return normal @ torch.from_numpy(np.sqrt(values)[:, None] * vectors).float()
 
 
+def random_directions(n: int, moments: Moments, seed: int, *, shaped: bool) -> Float[Tensor, "n d_in"]:
+    """``n`` random unit directions: isotropic, or ``shaped`` as draws from a normal distribution with the covariance of the
+    rows."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(n, len(moments.mean), generator=generator)
+    if shaped:
+        directions = with_covariance(directions, moments)
+    return F.normalize(directions, dim=1)
+
+
 def subspace_directions(
     moments: Moments, n: int, rank: int, full_space: float, generator: torch.Generator
 ) -> Float[Tensor, "n d_in"]:
