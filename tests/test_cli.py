@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +15,8 @@ import pytest
 import torch
 
 from interp.cli.main import main
+from interp.cli.verbs import VERBS, parse
+from interp.decomposers import registry
 from interp.model.language_model import load_model
 from interp.store.reader import ActivationStore
 
@@ -237,8 +242,31 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 def test_unknown_option_and_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "sae", "--n-featurs", "3"])
+        main(["train", "sae", "--store", "x", "--site", "y", "--name", "z", "--n-featurs", "3"])
     assert stopped.value.code == 2
-    with pytest.raises(SystemExit) as stopped:
-        main(["capture-all"])
-    assert stopped.value.code == 2
+    assert "--n-features" in capsys.readouterr().err
+    assert refused(capsys, "trian") == "interp: no verb 'trian' in interp; did you mean 'train'?\n"
+
+
+def test_help_names_every_verb_and_loads_nothing_that_computes() -> None:
+    code = "import sys; from interp.cli.main import main; main(['--help']); print(sorted(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    page, _, modules = printed.rpartition("\n[")
+    assert not {"'torch'", "'numpy'", "'pandas'"} & set(modules.split(", "))
+    for name, verb in VERBS.items():
+        assert re.search(rf"^  {name} +{re.escape(verb.says)}$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_example_of_each_verb_is_a_command_that_is_taken(name: str) -> None:
+    words = shlex.split(VERBS[name].example)
+    assert words[0] == name
+    assert type(parse(words)).__name__ == name.capitalize()
+
+
+def test_help_on_training_says_what_each_method_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for method in registry:
+        assert re.search(rf"• {method}[\s│]+[A-Za-z]", printed), method

@@ -26,6 +26,7 @@ LAYERS: list[list[str]] = [
 
 ALLOWED_DEFERRED = {
     ("cli", "app"),
+    ("cli", "distributed"),
     ("runs", "store"),
     ("runs", "decomposers"),
     ("app", "model"),

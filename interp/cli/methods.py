@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field, fields, make_dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from interp.decomposers import registry
+from interp.decomposers import Decomposer, registry
 from interp.errors import InputError
 from interp.training.config import DecomposerConfig
 
@@ -50,12 +51,19 @@ def configs_of(method: Any) -> dict[str, DecomposerConfig]:
     return configs
 
 
+def _what_it_is(method: type[Decomposer]) -> str:
+    """The first sentence of the method's docstring."""
+    return " ".join(re.split(r"(?<=\.)\s", method.__doc__ or "", maxsplit=1)[0].split())
+
+
 if TYPE_CHECKING:
     Methods = DecomposerConfig
 else:  # one subcommand a registered decomposer
     Methods = Union[
         tuple(
-            Annotated[of_several_values(method.config_type), tyro.conf.subcommand(kind)]
+            Annotated[
+                of_several_values(method.config_type), tyro.conf.subcommand(kind, description=_what_it_is(method))
+            ]
             for kind, method in sorted(registry.items())
         )
     ]

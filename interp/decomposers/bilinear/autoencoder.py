@@ -99,10 +99,11 @@ class BilinearConfig(GradientConfig):
 
 @register
 class Bilinear(GradientDecomposer, QuadraticDecomposer):
-    """A trained bilinear autoencoder; tensors L, R [n_atoms, d_in], one wider with a bias, and D [2 d, n_atoms] if mixed.
+    """A bilinear autoencoder, whose codes are quadratic forms of the row (arXiv 2510.16820).
 
-    Latent f is atom f, or the sum of the atoms that follow one another from f rank / 2 on; of a mixed autoencoder, whose
-    h = D f are defined only up to a rotation, it is the composite of the atoms that atom f is mixed with most (``composites``).
+    Tensors L, R [n_atoms, d_in], one wider with a bias, and D [2 d, n_atoms] if mixed. Latent f is atom f, or the sum of the
+    atoms that follow one another from f rank / 2 on; of a mixed autoencoder, whose h = D f are defined only up to a rotation,
+    it is the composite of the atoms that atom f is mixed with most (``composites``).
     """
 
     kind = "bilinear"

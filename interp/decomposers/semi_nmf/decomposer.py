@@ -33,8 +33,11 @@ __all__ = ["SemiNMF", "SemiNMFConfig"]
 
 @register
 class SemiNMF(LinearDecomposer):
-    """Fitted semi-NMF; tensors ``features`` [K, d] (unit rows), ``b_dec`` [d] (means of steady columns or 0), ``l1`` (scalar,
-    in activation units) and, with a hierarchy, ``levelN.features`` and ``levelN.weights``."""
+    """Semi-non-negative matrix factorisation: rows as sums of features, none of them subtracted (arXiv 2506.10920).
+
+    Tensors ``features`` [K, d] (unit rows), ``b_dec`` [d] (means of steady columns or 0), ``l1`` (scalar, in activation
+    units) and, with a hierarchy, ``levelN.features`` and ``levelN.weights``.
+    """
 
     kind = "semi-nmf"
     config_type = SemiNMFConfig
