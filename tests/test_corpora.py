@@ -202,7 +202,7 @@ def test_a_long_document_is_tokenised_in_pieces_and_stays_one_document(
 
 def test_memory_does_not_grow_with_the_documents_that_have_gone_by(tiny_tokenizer: Any) -> None:
     """Endless text can be packed, and a block names its own documents alone."""
-    endless = make_corpus(lambda: ({"text": f"text number {i}"} for i in itertools.count()), "endless")
+    endless = make_corpus(lambda: ({"text": f"text number {i}"} for i in itertools.count()), "endless", labels=())
     n_read = 0
     for block in pack(endless, tiny_tokenizer, bos_id=BOS, n_ctx=32, n_tokens=30_000, block=64):
         assert sorted(block.document_names) == sorted(set(block.document.ravel().tolist()))

@@ -18,7 +18,7 @@ from interp.decomposers import Decomposer, LinearDecomposer, kind_of, kinds, loa
 from interp.decomposers.base import register
 from interp.errors import InputError
 from interp.store.moments import Moments, moments_of
-from interp.store.source import ArraySource
+from interp.store.source import ArraySource, as_source
 from interp.training.config import DecomposerConfig, GradientConfig
 
 N_ROWS, D_IN, N_FEATURES = 600, 48, 40
@@ -96,6 +96,31 @@ def test_codes_do_not_depend_on_the_rows_beside(kind, fitted, x):
         torch.testing.assert_close(parts, whole[:n], rtol=0, atol=tolerance)
     order = torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encode(x[order]), whole[order], rtol=0, atol=tolerance)
+
+
+@every_kind
+def test_one_row_whole_texts_and_arrays_have_the_codes_of_their_rows(kind, fitted, x):
+    encode = fitted[kind].encode
+    rows = encode(x[:12])
+    assert torch.equal(encode(x[:12].reshape(3, 4, D_IN)), rows.reshape(3, 4, N_FEATURES))
+    assert torch.equal(encode(x[:12].numpy()), rows)
+    torch.testing.assert_close(encode(x[5]), rows[5], rtol=0, atol=1e-4 * float(rows.abs().max()))
+    for wrong in (x[:3, :-1], np.zeros(())):
+        with pytest.raises(InputError, match=rf"rows of this run are {D_IN} wide, but these have shape \["):
+            encode(wrong)
+
+
+@pytest.mark.parametrize("kind", sorted(set(kinds()) - {"diff-means"}))
+def test_an_array_is_fitted_as_its_rows_are(kind, fitted, x):
+    again = registry[kind].fit(x.reshape(N_ROWS // 4, 4, D_IN).numpy(), config_of(kind))
+    for name, tensor in fitted[kind].tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
+
+
+def test_a_method_has_defaults_and_refuses_what_holds_no_rows(x):
+    assert registry["neurons"].fit(x).config == registry["neurons"].config_type()
+    with pytest.raises(InputError, match=r"learned from a site of a store, .* or an array \[n, d_in\], not list"):
+        as_source([[1.0, 2.0]])
 
 
 @every_kind

@@ -52,7 +52,7 @@ class Affine(LinearDecomposer):
         self.signed_codes = not rectified  # type: ignore[misc]
 
     @classmethod
-    def fit(cls, source: Any, config: Any, recorder: Any = None) -> Affine:
+    def _fit(cls, source: Any, config: Any, recorder: Any) -> Affine:
         raise NotImplementedError
 
     @property
@@ -63,7 +63,7 @@ class Affine(LinearDecomposer):
     def b_dec(self) -> Tensor:
         return self._shift
 
-    def encode(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor) -> Tensor:
         z = (x - self._shift) @ self._A
         return z.relu() if self.rectified else z
 
@@ -81,13 +81,13 @@ class Quadratic(Decomposer):
         self._directions = directions
 
     @classmethod
-    def fit(cls, source: Any, config: Any, recorder: Any = None) -> Quadratic:
+    def _fit(cls, source: Any, config: Any, recorder: Any) -> Quadratic:
         raise NotImplementedError
 
     def write_directions(self) -> Tensor:
         return self._directions
 
-    def encode(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor) -> Tensor:
         return (x @ self._directions.T).square()
 
     def fvu(self, x: Tensor) -> float:

@@ -48,10 +48,10 @@ class Fixed(LinearDecomposer):
         return self.bias is None
 
     @classmethod
-    def fit(cls, source: Any, config: Any, recorder: Any = None) -> Fixed:
+    def _fit(cls, source: Any, config: Any, recorder: Any) -> Fixed:
         raise NotImplementedError
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def _encode(self, x: torch.Tensor) -> torch.Tensor:
         z = x @ self.W_dec.T
         return z if self.bias is None else torch.relu(z - self.bias)
 
@@ -323,8 +323,8 @@ def test_a_feature_that_fires_on_much_else_does_not_detect() -> None:
     rows, directions = planted(d=80)
 
     class Loose(Fixed):
-        def encode(self, x: torch.Tensor) -> torch.Tensor:
-            z = super().encode(x)
+        def _encode(self, x: torch.Tensor) -> torch.Tensor:
+            z = super()._encode(x)
             other = torch.nn.functional.normalize(torch.randn(80, generator=torch.Generator().manual_seed(0)), dim=0)
             z[:, 10] = torch.maximum(z[:, 10], torch.relu(x @ other - 1.72))
             return z

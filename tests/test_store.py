@@ -137,6 +137,17 @@ def test_rows_and_chunks_equal_the_arrays_across_shards(store: ActivationStore, 
         source.rows(np.asarray([-1]))
 
 
+def test_a_site_is_read_like_an_array(store: ActivationStore, written: Written) -> None:
+    source, expected = store.site(SITE), torch.from_numpy(written.activations[SITE])
+    for which in (3, -1, slice(5), slice(None, None, 7), [4, 0, 4], np.arange(len(source)) % 3 == 0):
+        assert torch.equal(source[which], expected[which])
+    np.testing.assert_array_equal(np.asarray(source), expected.numpy())
+    assert np.asarray(source, dtype=np.float16).dtype == np.float16
+    assert len(list(source)) == len(expected)
+    with pytest.raises(IndexError):
+        source[len(source)]
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is mapped")
 @pytest.mark.parametrize("is_compressed", [False, True])
 def test_what_is_read_beyond_the_limit_is_not_kept_in_memory(

@@ -16,9 +16,11 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -32,11 +34,13 @@ from interp.files import whole
 from interp.metrics import fvu
 from interp.records import Notes, Record, converted, from_json
 from interp.store.moments import Moments
-from interp.store.source import ActivationSource
+from interp.store.source import ActivationSource, Rows, as_source
 from interp.training.config import DecomposerConfig
 from interp.training.protocol import Recorder
 
 Capability = Literal["decode", "forms", "hierarchy"]
+
+F = TypeVar("F", bound="Decomposer")
 
 SCHEMA = "interp-decomposer"
 VERSION = 1
@@ -61,12 +65,18 @@ class Decomposer(ABC):
         """What the fit found out that a person should know, such as a rank it chose and why; JSON, saved too."""
 
     @classmethod
-    @abstractmethod
-    def fit(cls, source: ActivationSource, config: Any, recorder: Recorder | None = None) -> Decomposer:
-        """Learn features from ``source``. The same source, config and machine give the same result.
+    def fit(cls: type[F], rows: Rows, config: Any = None, recorder: Recorder | None = None) -> F:
+        """Learn features from a site of a store, or from an array or tensor [n, d_in] (or [..., d_in]: each place is a row).
 
-        Raises InputError when the config does not suit the source.
+        Without a config the method's defaults hold. The same rows, config and machine give the same result. Raises InputError
+        when the config does not suit the rows.
         """
+        return cls._fit(as_source(rows), cls.config_type() if config is None else config, recorder)
+
+    @classmethod
+    @abstractmethod
+    def _fit(cls: type[F], source: ActivationSource, config: Any, recorder: Recorder | None) -> F:
+        """What ``fit`` is for this method."""
 
     @classmethod
     def untrained(cls, source: ActivationSource, config: Any) -> Decomposer | None:
@@ -77,9 +87,22 @@ class Decomposer(ABC):
         """
         return None
 
+    def encode(self, x: Float[Tensor, "*batch d_in"] | np.ndarray) -> Float[Tensor, "*batch n_features"]:
+        """Codes of rows [n, d_in], of one row, or of whole texts [n_texts, n_tokens, d_in]; an array is taken too.
+
+        A row's codes do not depend on the rows beside it. Raises InputError for rows of another width.
+        """
+        x = torch.as_tensor(x)
+        if not x.ndim or x.shape[-1] != self.d_in:
+            raise InputError(f"rows of this run are {self.d_in} wide, but these have shape {list(x.shape)}")
+        if x.ndim == 2:
+            return self._encode(x.float())
+        codes = self._encode(x.float().reshape(-1, self.d_in))
+        return codes.reshape(*x.shape[:-1], codes.shape[-1])
+
     @abstractmethod
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
-        """Codes of rows. A row's codes do not depend on the rows beside it."""
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+        """What ``encode`` is for this method."""
 
     @abstractmethod
     def write_directions(self) -> Float[Tensor, "n_features d_out"]:
@@ -117,11 +140,11 @@ class Decomposer(ABC):
         """Where codes decode to nothing: the share of the variance of ``x`` outside of what its active features span."""
         return None
 
-    @property
+    @cached_property
     def n_features(self) -> int:
         return int(self.read_directions().shape[0])
 
-    @property
+    @cached_property
     def d_in(self) -> int:
         return int(self.read_directions().shape[1])
 

@@ -43,7 +43,7 @@ class GradientDecomposer(Decomposer):
         """What is trained, at its initial values. Raises InputError when the config does not suit the source."""
 
     @classmethod
-    def fit(cls: type[G], source: ActivationSource, config: GradientConfig, recorder: Recorder | None = None) -> G:
+    def _fit(cls: type[G], source: ActivationSource, config: GradientConfig, recorder: Recorder | None) -> G:
         """Train by gradient descent; see ``interp.training.loop.train``."""
         return cls.fit_together(source, [config], [recorder or Silent()])[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from interp.errors import InputError, unknown_name
@@ -236,6 +237,15 @@ class SiteSource:
         with path.open("rb") as opened:
             pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         return MappedRows(np.ndarray(shape, dtype, pages, offset), pages)
+
+    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> Float[Tensor, "*n d_in"]:
+        """A row by its number, or rows by a slice, numbers or a mask over all rows; float32. IndexError beyond the end."""
+        numbers = np.arange(len(self))[which]
+        return self.rows(np.atleast_1d(numbers)).reshape(*np.shape(numbers), self.d_in)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Float[np.ndarray, "n_rows d_in"]:
+        """All rows, in memory, float32 if no other type is asked for."""
+        return np.asarray(self[:].numpy(), dtype=dtype)
 
     def rows(self, indices: Int[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
         """The rows at ``indices``, in that order, float32."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from queue import Empty, Full, Queue
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -100,12 +100,13 @@ def _shuffled_indices(n: int, size: int, *, seed: int, start: int) -> Iterator[I
 
 
 class ArraySource:
-    """A NumPy array or tensor [n, d_in] as an ActivationSource."""
+    """A NumPy array or tensor [n, d_in] as an ActivationSource; of one with more dimensions, the last is the width."""
 
-    def __init__(self, array: Float[np.ndarray, "n d_in"] | Float[Tensor, "n d_in"]):
-        if array.ndim != 2 or not len(array):
+    def __init__(self, array: Float[np.ndarray, "*n d_in"] | Float[Tensor, "*n d_in"]):
+        if array.ndim < 2 or 0 in array.shape:
             raise InputError(f"activations are a matrix of rows, but this one has shape {tuple(array.shape)}")
-        self._array = torch.as_tensor(array)
+        rows = torch.as_tensor(array)
+        self._array = rows.reshape(-1, rows.shape[-1])
 
     @property
     def d_in(self) -> int:
@@ -127,6 +128,21 @@ class ArraySource:
 
     def moments(self) -> Moments:
         return self._moments
+
+
+Rows = ActivationSource | np.ndarray | Tensor
+"""What a method can be fitted to."""
+
+
+def as_source(rows: Any) -> ActivationSource:
+    """Rows as a source. Raises InputError for what holds no rows."""
+    if isinstance(rows, (np.ndarray, Tensor)):
+        return ArraySource(rows)
+    if not isinstance(rows, ActivationSource):
+        raise InputError(
+            f"features are learned from a site of a store, store.site(NAME), or an array [n, d_in], not {type(rows).__name__}"
+        )
+    return rows
 
 
 def prefetched(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:

@@ -48,7 +48,7 @@ class DiffMeans(Directions):
         return {str(self.notes[f"feature_{i}"]): i for i in range(self.n_features)}
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: DiffMeansConfig, recorder: Recorder | None = None) -> DiffMeans:
+    def _fit(cls, source: ActivationSource, config: DiffMeansConfig, recorder: Recorder | None) -> DiffMeans:
         """Exact, from all rows.
 
         Raises InputError for rows without labels, for a label set that there is not, when no label has ``LEAST_ROWS`` rows

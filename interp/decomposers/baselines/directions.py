@@ -23,7 +23,7 @@ class Directions(Decomposer):
 
     signed_codes = True
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Signed: how far a row lies from the mean row along each direction, in lengths of the direction."""
         w = self.tensors["directions"]
         return (x - self.tensors["mean"]) @ (w / w.square().sum(1, keepdim=True).clamp_min(1e-30)).T

@@ -52,7 +52,7 @@ class ICA(LinearDecomposer):
     signed_codes = True
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: ICAConfig, recorder: Recorder | None = None) -> ICA:
+    def _fit(cls, source: ActivationSource, config: ICAConfig, recorder: Recorder | None) -> ICA:
         """Unmix a sample of the rows; whether the iterations converged is in the notes.
 
         Raises InputError when there are more components than dimensions that the rows differ in, and for too small a sample.
@@ -97,5 +97,5 @@ class ICA(LinearDecomposer):
         log_reconstruction(recorder, found, x, len(x))
         return found
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return (x - self.b_dec) @ self.tensors["W_enc"]

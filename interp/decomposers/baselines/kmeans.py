@@ -36,7 +36,7 @@ class KMeans(LinearDecomposer):
     config_type = KMeansConfig
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: KMeansConfig, recorder: Recorder | None = None) -> KMeans:
+    def _fit(cls, source: ActivationSource, config: KMeansConfig, recorder: Recorder | None) -> KMeans:
         """Cluster a sample of the rows. Raises InputError for too few of them."""
         from sklearn.cluster import MiniBatchKMeans  # deferred: slow
 
@@ -51,6 +51,6 @@ class KMeans(LinearDecomposer):
         log_reconstruction(recorder, found, x, len(x))
         return found
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         nearest = ((x - self.b_dec) @ self.W_dec.T - self.W_dec.square().sum(1) / 2).argmax(1)
         return torch.nn.functional.one_hot(nearest, len(self.W_dec)).float()

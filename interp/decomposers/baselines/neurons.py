@@ -37,7 +37,7 @@ class Neurons(LinearDecomposer):
     signed_codes = True
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: NeuronsConfig, recorder: Recorder | None = None) -> Neurons:
+    def _fit(cls, source: ActivationSource, config: NeuronsConfig, recorder: Recorder | None) -> Neurons:
         """Choose the coordinates by the source's moments. Raises InputError where there are fewer rows than features."""
         moments = checked_moments(source)
         n = min(config.n_features, source.d_in)
@@ -61,5 +61,5 @@ class Neurons(LinearDecomposer):
     def W_dec(self) -> Float[Tensor, "n_features d_in"]:
         return F.one_hot(self.coordinates, len(self.b_dec)).float()
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return x[:, self.coordinates]

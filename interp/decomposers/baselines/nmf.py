@@ -58,7 +58,7 @@ class NMF(LinearDecomposer):
     config_type = NMFConfig
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: NMFConfig, recorder: Recorder | None = None) -> NMF:
+    def _fit(cls, source: ActivationSource, config: NMFConfig, recorder: Recorder | None) -> NMF:
         """Fit features to a sample of the rows. Raises InputError for too few rows and where no activation is above zero."""
         from sklearn.decomposition import NMF as SklearnNMF  # deferred: slow
         from sklearn.exceptions import ConvergenceWarning
@@ -88,7 +88,7 @@ class NMF(LinearDecomposer):
         log_reconstruction(recorder, found, x[:MEASURED], len(x))
         return found
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """The codes of the objective with the features fixed."""
         W = self.W_dec
         return non_negative_codes(x.relu() @ W.T, W @ W.T, tolerance=TOLERANCE)

@@ -38,7 +38,7 @@ class PCA(LinearDecomposer):
     signed_codes = True
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: PCAConfig, recorder: Recorder | None = None) -> PCA:
+    def _fit(cls, source: ActivationSource, config: PCAConfig, recorder: Recorder | None) -> PCA:
         """Exact, from the source's moments.
 
         Raises InputError when there are more components than dimensions that the rows can differ in.
@@ -56,7 +56,7 @@ class PCA(LinearDecomposer):
             {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()},
         )
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return (x - self.b_dec) @ self.W_dec.T
 
 

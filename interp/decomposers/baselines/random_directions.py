@@ -34,7 +34,7 @@ class RandomDirections(Directions):
     config_type = RandomConfig
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: RandomConfig, recorder: Recorder | None = None) -> RandomDirections:
+    def _fit(cls, source: ActivationSource, config: RandomConfig, recorder: Recorder | None) -> RandomDirections:
         """Draw the directions. Raises InputError for fewer rows than features."""
         moments = checked_moments(source)
         check_enough_rows(source, config.n_features)

@@ -123,7 +123,7 @@ class Bilinear(GradientDecomposer, QuadraticDecomposer):
     def d_in(self) -> int:
         return self.tensors["L"].shape[1] - self.config.biased
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Every latent's value on the rows brought to unit length; signed. Raises InputError for rows of another width."""
         f = read_atoms(self._seen(x), self.tensors["L"], self.tensors["R"])
         atoms, weights = self.composites

@@ -62,7 +62,7 @@ class SparseAutoencoder(GradientDecomposer, LinearDecomposer):
         found.tensors |= VARIANTS[config.variant].cut(found.tensors, least)
         return found
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """Codes, none below zero, on average about k of them above it (for topk at most k) a row."""
         return VARIANTS[self.config.variant].codes(self._pre_activations(x), self.config.k, self.tensors)
 

@@ -53,7 +53,7 @@ class SemiNMF(LinearDecomposer):
         return levels if levels.weights else None
 
     @classmethod
-    def fit(cls, source: ActivationSource, config: SemiNMFConfig, recorder: Recorder | None = None) -> SemiNMF:
+    def _fit(cls, source: ActivationSource, config: SemiNMFConfig, recorder: Recorder | None) -> SemiNMF:
         """Fit features. The recorded loss is the objective over n: squared error per row, summed over d, plus the l1 term.
 
         Under ``torchrun`` every process learns from its share of the rows, and all end with the same features.
@@ -86,7 +86,7 @@ class SemiNMF(LinearDecomposer):
         tensors = {"features": features, "b_dec": offset, "l1": torch.tensor(l1)}
         return cls(replace(config, levels=(), pull=0.0), tensors)
 
-    def encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
+    def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         """The codes of the objective with the features fixed, to about 1e-4 of the norm of a row's codes; debiased on their
         support if the config says so."""
         assert isinstance(self.config, SemiNMFConfig)
