@@ -48,7 +48,7 @@ BATCHES = (64, 256)
 SEQUENCES = 16
 """Sequences at a time of sae-dashboard: a fifth faster here than its default of 64."""
 CONTEXT = (8, 8)
-"""Tokens before and after that sae-dashboard keeps of an example; our page begins with as many."""
+"""Tokens before and after that sae-dashboard keeps of an example: the narrowest of our page, which costs it least."""
 
 
 class Task:
