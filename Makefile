@@ -45,10 +45,12 @@ clean:
 	$(PIP) --editable ".[test,lint]"
 	touch $@
 
-# Without their dependencies: dictionary-learning and nnsight ask for plots and diffusion models, overcomplete for vision models.
+# Without their dependencies: dictionary-learning and nnsight ask for plots and diffusion models, overcomplete for vision models,
+# sae-dashboard for older versions of most of what is here.
 .venv-peers/.installed: tests/benchmarks/constraints-peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS_PIP) torch==2.13.0
 	$(PEERS_PIP) sae-lens h5py hdf5plugin msgspec scikit-learn scipy tyro filelock zstandard pillow "python-socketio[client]"
 	$(PEERS_PIP) --no-deps dictionary-learning nnsight overcomplete
+	$(PEERS_PIP) --no-deps sae-dashboard eindex-callum dataclasses-json marshmallow typing-inspect mypy-extensions
 	touch $@

@@ -139,11 +139,12 @@ MEMORY = """
 import sys
 import numpy as np, torch
 sys.path.insert(0, sys.argv[3])
-from bench_semi_nmf import MEMORY_CONFIG, MappedRows, resident
+from bench_semi_nmf import MEMORY_CONFIG, MappedRows
 from interp.decomposers.semi_nmf import solver
 from interp.decomposers.semi_nmf.decomposer import SemiNMF
 from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates, random_codes
 from interp.store.source import ArraySource
+from side_by_side import resident
 rows = MappedRows(sys.argv[2])
 base = resident("VmRSS")
 if sys.argv[1] == "ours":
@@ -159,12 +160,6 @@ else:
 print(resident("VmHWM") - base)
 """
 MEMORY_CONFIG = SemiNMFConfig(n_features=200, passes=3)
-
-
-def resident(what: str) -> float:
-    """MiB of this process by Linux's account: VmRSS now, VmHWM at most. (getrusage's peak may be that of the parent.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
 
 
 class MappedRows:

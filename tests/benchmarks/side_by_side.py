@@ -11,8 +11,9 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +31,14 @@ Rounds = dict[str, list[Seconds]]
 """Name of an alternative ("ours" among them) to what each round took."""
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """--json, --rounds, --threads; the threads are set."""
+def arguments(description: str, *, rounds: int = 9, sizes: Mapping[str, int] = {}) -> argparse.Namespace:
+    """--json, --rounds, --threads, and one option for each of ``sizes`` with its default; the threads are set."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each alternative")
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds of each alternative")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} by default")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     return given
@@ -51,6 +54,12 @@ def alternate(alternatives: dict[str, Callable[[], object]], rounds: int) -> Rou
             if i:
                 seconds[name].append(Seconds(time.process_time() - cpu, time.perf_counter() - wall))
     return seconds
+
+
+def resident(what: str) -> float:
+    """MiB of this process by Linux's account: VmRSS now, VmHWM at most. (getrusage's peak may be that of the parent.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
 
 
 def report(
