@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
 from interp.model.language_model import LanguageModel, load_model
 from interp.store.reader import ActivationStore

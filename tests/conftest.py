@@ -188,7 +188,7 @@ def tiny_store(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: LanguageModel, tiny_corpus: Corpus
 ) -> Iterator[ActivationStore]:
     """1500 tokens of ``tiny_corpus`` at three sites of ``tiny_model``, in four shards. Not to be changed."""
-    from interp.capture.to_store import CaptureConfig, capture
+    from interp.capturing.to_store import CaptureConfig, capture
 
     sites = ("blocks.*.hook_resid_post", "blocks.1.mlp.hook_post")
     config = CaptureConfig(sites=sites, tokens=1500, batch=8, sequences_per_shard=16)

@@ -18,10 +18,10 @@ from msgspec import structs
 from transformers import PreTrainedTokenizerFast
 
 from interp.browse.contents import store_contents
-from interp.capture import to_store as capture_module
-from interp.capture.forward import FastestForward, forward
-from interp.capture.self_check import self_check
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing import to_store as capture_module
+from interp.capturing.forward import FastestForward, forward
+from interp.capturing.self_check import self_check
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel, load_model
@@ -158,7 +158,7 @@ def test_a_capture_that_failed_before_its_first_shard_does_not_block_its_name(
     tiny_model: LanguageModel, tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("interp.capture.to_store.self_check", lambda *given: {}["missing"])
+        patch.setattr("interp.capturing.to_store.self_check", lambda *given: {}["missing"])
         with pytest.raises(KeyError):
             capture(tiny_model, tiny_corpus, CONFIG, tmp_path / "store")
     other = replace(CONFIG, sites=(RESIDUAL,), tokens=200)

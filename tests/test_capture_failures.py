@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus
 from interp.corpora.sources import load_corpus
 from interp.errors import InputError

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.model.language_model import LanguageModel
 

@@ -38,7 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     sae = SAEConfig(n_features=512, tokens=300_000, batch=1024)
     patch.setattr(flow, "RECIPE", (("resid-sae", flow.RESIDUAL, sae),))
     patch.setattr(flow, "CONCEPTS_TO_STEER", ("comment",))
-    patch.setattr(flow, "STEERING", SteeringConfig(n_draws=2, max_rounds=1))
+    patch.setattr(flow, "STEERING", SteeringConfig(n_draws=2, max_rounds=1, n_candidates=6, n_written=2, n_samples=2))
     workspace = tmp_path_factory.mktemp("demo") / "activations"
     config = flow.DemoConfig(tokens=12_000, held_out_snippets=3)
     result = flow.run_demo(workspace, config)

@@ -14,7 +14,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.decomposers.baselines.pca import PCA, PCAConfig

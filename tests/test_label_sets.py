@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import save_model
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.cli.main import main
 from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.corpora.labels.characters import CharacterLabels

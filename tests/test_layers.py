@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[list[str]] = [
     ["errors", "files", "records", "progress", "metrics", "distributed"],
     ["model", "corpora", "store"],
-    ["capture", "training", "decomposers"],
+    ["capturing", "training", "decomposers"],
     ["runs"],
     ["index", "manifolds", "steering"],
     ["figures", "evaluation", "browse", "interop"],
-    ["demo"],
+    ["demo", "api"],
     ["app"],
     ["cli", "__main__"],
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora import packing
 from interp.corpora.documents import Document, Span
 from interp.corpora.sources import load_corpus, make_corpus

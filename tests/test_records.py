@@ -17,7 +17,7 @@ import pytest
 import interp.browse.contents
 import interp.evaluation.suite
 import interp.steering.records  # noqa: F401  every record that a file is made of is known once these are imported
-from interp.capture.to_store import CaptureConfig
+from interp.capturing.to_store import CaptureConfig
 from interp.decomposers import read_config, registry
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.decomposers.sae.config import Arithmetic, VariantOptions

@@ -12,7 +12,7 @@ import torch
 from msgspec import structs
 from transformers import PreTrainedTokenizerFast
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora import packing
 from interp.corpora.documents import Corpus, Document
 from interp.corpora.labels.python import PYTHON

@@ -13,7 +13,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document, LabelSet
 from interp.errors import InputError
 from interp.evaluation import steering_effect

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.documents import Corpus, Document
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.labels.text import TEXT

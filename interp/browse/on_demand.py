@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from interp.browse.prompt import PromptCodes, check_model
-from interp.capture.forward import forward, logits_of_versions
+from interp.capturing.forward import forward, logits_of_versions
 from interp.decomposers import LinearDecomposer
 from interp.errors import InputError
 from interp.index.reader import Example

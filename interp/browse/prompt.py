@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.browse.evidence import ShownLabel
-from interp.capture.forward import forward
+from interp.capturing.forward import forward
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.browse.contents import contents_text, store_contents
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.distributed import world
 from interp.model.language_model import load_model

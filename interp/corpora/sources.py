@@ -6,6 +6,7 @@ Every source can be read again from the beginning, in the same order, and is rea
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 import sysconfig
@@ -100,6 +101,19 @@ def make_corpus(
                 yield document_of({"text": text} if isinstance(text, str) else text, f"{name}:{number}")
 
     return _with_label_sets(labelled_corpus(name, documents()), labels, [])
+
+
+def as_corpus(text: Corpus | Iterable[Text] | Callable[[], Iterable[Text]]) -> Corpus:
+    """A corpus as it is, and texts as ``make_corpus`` takes them, named by what they say if they are a list or tuple.
+
+    So other texts are another capture, and not taken for the one that is there.
+    """
+    if isinstance(text, Corpus):
+        return text
+    if isinstance(text, (list, tuple)):
+        digest = hashlib.sha256(repr(text).encode("utf-8", "surrogatepass")).hexdigest()
+        return make_corpus(text, f"{len(text)} texts ({digest[:12]})")
+    return make_corpus(text)
 
 
 @rereadable

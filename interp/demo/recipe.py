@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.browse.index_parts import build_index_parts
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.sources import load_corpus
 from interp.decomposers.baselines.pca import PCAConfig

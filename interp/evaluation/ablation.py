@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.capture.forward import FastestForward, logits_of_versions
+from interp.capturing.forward import FastestForward, logits_of_versions
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError, unknown_name
 from interp.evaluation.ablation_results import AblationConfig, AblationControl, AblationEffect, ConceptAblation, Kind

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from msgspec import structs
 from torch import Tensor
 
-from interp.capture.forward import forward
+from interp.capturing.forward import forward
 from interp.decomposers import Decomposer
 from interp.decomposers.sae.autoencoder import FrozenSAE
 from interp.decomposers.sae.config import SparseConfig

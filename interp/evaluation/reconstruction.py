@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from msgspec import structs
 from torch import Tensor
 
-from interp.capture.forward import FastestForward, logits_of_versions
+from interp.capturing.forward import FastestForward, logits_of_versions
 from interp.decomposers import Decomposer, LinearDecomposer
 from interp.errors import InputError
 from interp.evaluation.resampling import Resamples, interval_rows

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture.forward import FastestForward
+from interp.capturing.forward import FastestForward
 from interp.corpora.documents import TextJudge
 from interp.evaluation.fluency import fluency, repetition
 from interp.evaluation.steering_results import SteeringConfig

@@ -1,6 +1,6 @@
-"""Loading a language model with hook points: the bundled one, a local Hugging Face folder, or a hub name.
+"""Loading a language model with hook points: the bundled one, a local Hugging Face folder, a hub name, or one in memory.
 
-All three are loaded by TransformerLens' ``TransformerBridge`` with the model's raw weights: layer norms are not folded, so
+All are loaded by TransformerLens' ``TransformerBridge`` with the model's raw weights: layer norms are not folded, so
 that activations are those of the model as published.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -24,7 +25,8 @@ from interp.errors import InputError, unknown_name
 from interp.model.sites import HookPoint, layer_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "demo" / "model"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -175,32 +177,74 @@ class LanguageModel:
         return logits - logits.mean(1, keepdim=True)
 
 
-def load_model(name: str, device: str | None = None) -> LanguageModel:
+def load_model(
+    model: str | PreTrainedModel | TransformerBridge,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    name: str | None = None,
+    device: str | None = None,
+) -> LanguageModel:
     """Load "demo" (the bundled model), a local Hugging Face folder, or a model of the hub by its name.
 
-    ``device`` defaults to the accelerator where there is one. Raises InputError when the folder lacks a configuration,
-    weights or tokenizer, when the tokenizer does not fit the model, or when a hub name cannot be loaded.
+    A Hugging Face model or a TransformerBridge in memory is wrapped where it is, put into evaluation mode, and its weights have
+    no gradients from then on; it needs its ``tokenizer``, if it has none. ``name`` is what stores and runs will know it by, for
+    a Hugging Face model by default where it was loaded from; commands that need the model again load it from there.
+    ``device`` defaults to where a model in memory is, and otherwise to the accelerator where there is one.
+
+    Raises InputError when the folder lacks a configuration, weights or tokenizer, when the tokenizer does not fit the model,
+    or when a hub name cannot be loaded.
     """
-    path = BUNDLED_MODEL if name == "demo" else Path(name)
-    if path.is_dir():
-        _check_folder(path)
-        source = str(path)
-    elif not _HUB_NAME.fullmatch(name):
-        raise InputError(
-            f"there is no model folder '{name}'; give a Hugging Face folder, a hub name such as gpt2 or owner/model, or demo"
-        )
+    if isinstance(model, str):
+        name = name or model
+        bridge = _boot(_source(model), model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     else:
-        source = name
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    bridge = _boot(source, name, device)
+        bridge, known_as = _in_memory(model, tokenizer, device)
+        name = name or known_as
+        if not name:
+            raise InputError(
+                "the model has no name; give one, load_model(model, name=...), that stores and runs will know it by"
+            )
     bridge.eval()
-    tokenizer = bridge.tokenizer
+    tokenizer = tokenizer or bridge.tokenizer
     if len(tokenizer) > int(bridge.cfg.d_vocab) or len(tokenizer) < 3:
         raise InputError(
             f"the tokenizer in '{name}' has {len(tokenizer)} tokens but the model's vocabulary has {bridge.cfg.d_vocab}; "
             "put the model's own tokenizer.json beside its weights"
         )
     return LanguageModel(bridge, tokenizer, name)
+
+
+def _source(name: str) -> str:
+    """What TransformerLens loads a model by. Raises InputError for what is neither a model folder nor a hub name."""
+    path = BUNDLED_MODEL if name == "demo" else Path(name)
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(
+            f"there is no model folder '{name}'; give a Hugging Face folder, a hub name such as gpt2 or owner/model, or demo"
+        )
+    return name
+
+
+def _in_memory(model: Any, tokenizer: PreTrainedTokenizerFast | None, device: str | None) -> tuple[Any, str]:
+    """(bridge, what it is known by or "") of a model that is loaded already."""
+    if hasattr(model, "original_model"):
+        return model if device is None else model.to(device), str(getattr(model.cfg, "model_name", None) or "")
+    if not hasattr(model, "config"):
+        raise InputError(
+            f"a model is a name, a Hugging Face model or a TransformerBridge, not {type(model).__name__}; "
+            "load it with transformers' AutoModelForCausalLM"
+        )
+    known_as = str(getattr(model.config, "_name_or_path", ""))
+    if tokenizer is None and not known_as:
+        raise InputError("the model has no tokenizer; give it, load_model(model, tokenizer=...)")
+    shown, device = known_as or "in memory", device or str(model.device)
+    with tempfile.TemporaryDirectory() as folder:
+        if tokenizer is not None:  # TransformerLens reads it once more, from where it was saved
+            tokenizer.save_pretrained(folder)
+            tokenizer = type(tokenizer).from_pretrained(folder)
+        return _boot(shown, shown, device, hf_model=model, tokenizer=tokenizer), known_as
 
 
 def shuffled_copy(model: LanguageModel, *, seed: int) -> LanguageModel:
@@ -216,7 +260,7 @@ def shuffled_copy(model: LanguageModel, *, seed: int) -> LanguageModel:
     return copy
 
 
-def _boot(source: str, name: str, device: str) -> Any:
+def _boot(source: str, name: str, device: str, **options: Any) -> Any:
     # Deferred: importing transformers and TransformerLens takes seconds, and most commands need neither.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import transformers
@@ -228,7 +272,7 @@ def _boot(source: str, name: str, device: str) -> Any:
         from transformer_lens.model_bridge import TransformerBridge
 
         try:
-            return TransformerBridge.boot_transformers(source, device=device)
+            return TransformerBridge.boot_transformers(source, device=device, **options)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             where = "" if Path(source).is_dir() else f"there is no folder '{name}', and from the model hub "

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.capture.forward import FastestForward
+from interp.capturing.forward import FastestForward
 from interp.steering.edits import text_positions
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.capture.forward import FastestForward, logits_of_versions
+from interp.capturing.forward import FastestForward, logits_of_versions
 from interp.errors import InputError
 from interp.metrics import kl_of_log_probabilities
 from interp.steering.edits import text_positions

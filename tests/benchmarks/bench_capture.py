@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from side_by_side import alternate, arguments, report
 
-from interp.capture.forward import native_kernels
-from interp.capture.to_store import TOKENS_PER_FORWARD, CaptureConfig, capture
+from interp.capturing.forward import native_kernels
+from interp.capturing.to_store import TOKENS_PER_FORWARD, CaptureConfig, capture
 from interp.corpora.documents import Corpus
 from interp.corpora.sources import standard_library
 from interp.model.language_model import LanguageModel, load_model

@@ -33,7 +33,7 @@ import torch
 from peers import peer
 from side_by_side import Rounds, Seconds, alternate, arguments, report
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.index.build import IndexConfig, build_index

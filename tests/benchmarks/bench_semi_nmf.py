@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from peers import peer
 from side_by_side import Rounds, Seconds, arguments, report
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.decomposers.semi_nmf.multiplicative import multiplicative_updates

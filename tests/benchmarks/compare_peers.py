@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from train_peers import COOLDOWN, DEAD_AFTER, WARMUP, batches
 
-from interp.capture.to_store import capture
+from interp.capturing.to_store import capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig
 from interp.decomposers.sae.dead_features import DeadFeatures

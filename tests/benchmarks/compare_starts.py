@@ -28,7 +28,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture.to_store import CaptureConfig, capture
+from interp.capturing.to_store import CaptureConfig, capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.sae.autoencoder import SAE, SAEConfig, SparseAutoencoder, SubspaceSAE, SubspaceSAEConfig
 from interp.decomposers.sae.initialisation import AUTO_SHARE, choose_rank

@@ -24,7 +24,7 @@ from compare_methods import Comparison, methods
 from jaxtyping import Float
 from msgspec import structs
 
-from interp.capture.to_store import capture
+from interp.capturing.to_store import capture
 from interp.corpora.labels.python import PYTHON
 from interp.corpora.sources import load_corpus
 from interp.decomposers import Decomposer

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from interp.capture.to_store import capture
+from interp.capturing.to_store import capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.base import LinearDecomposer
 from interp.decomposers.baselines.pca import PCAConfig

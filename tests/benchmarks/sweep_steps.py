@@ -15,7 +15,7 @@ import torch
 import tyro
 from compare_methods import is_judged
 
-from interp.capture.to_store import capture
+from interp.capturing.to_store import capture
 from interp.corpora.sources import load_corpus
 from interp.decomposers.sae.autoencoder import SAEConfig
 from interp.decomposers.sae.dead_features import DeadFeatures

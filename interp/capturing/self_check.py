@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.capture.forward import forward, relative_error
+from interp.capturing.forward import forward, relative_error
 from interp.model.language_model import LanguageModel
 from interp.model.sites import HookPoint
 

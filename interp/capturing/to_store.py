@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from interp.capture.forward import FastestForward, forward
-from interp.capture.self_check import self_check
+from interp.capturing.forward import FastestForward, forward
+from interp.capturing.self_check import self_check
 from interp.corpora.documents import Corpus
 from interp.corpora.packing import Sequences, pack
 from interp.corpora.snippets import Snippets
+from interp.corpora.sources import Text, as_corpus
 from interp.errors import InputError
 from interp.model.language_model import LanguageModel
 from interp.model.sites import HookPoint, resolve_names
@@ -81,14 +82,22 @@ class CaptureConfig:
             )
 
 
-def capture(model: LanguageModel, corpus: Corpus, config: CaptureConfig, out: str | Path) -> ActivationStore:
-    """Write the activations of ``corpus`` at ``config.sites`` to the store ``out`` and open it.
+def capture(
+    model: LanguageModel,
+    text: Corpus | Iterable[Text] | Callable[[], Iterable[Text]],
+    config: CaptureConfig,
+    out: str | Path,
+) -> ActivationStore:
+    """Write the activations on ``text`` at ``config.sites`` to the store ``out`` and open it.
+
+    Text is a corpus, or texts as ``make_corpus`` takes them, such as a list of strings.
 
     A capture that was interrupted, or refused for too little text, resumes with the missing shards, also for another number
     of tokens; a finished one is opened. Under ``torchrun`` the processes divide the shards; the content is the same as from
     one process. Raises InputError for unknown hook points, too little text, values that do not fit, a folder that holds
     something else or that another job writes to, and a full disk. Whole shards are kept; a new store without any is removed.
     """
+    corpus = as_corpus(text)
     sites = model.sites(resolve_names(config.sites, model.hook_names))
     n_ctx = config.n_ctx or model.n_ctx
     if not 2 <= n_ctx <= model.n_ctx:
