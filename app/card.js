@@ -6,6 +6,7 @@ const TABS = [
   ["random", "Random"], ["not-firing", "Not firing"], ["mine", "My text"],
 ];
 const ABLATION = `Point at an example to see it token by token. ${DEFINITIONS.features.changes} Loads the language model.`;
+const WIDTH = "Tokens shown on each side of the outlined one";
 const WIDTHS = [["8", "±8"], ["24", "±24"], ["whole", "whole"]];
 const AT_ONCE = 12, SOON = 60; // examples drawn with the card, and milliseconds until the others: fifty take longer than the rest of it
 const SETTLE = 500; // milliseconds without a step before the address bar follows
@@ -397,7 +398,7 @@ function makeController(root) {
     ]) {
       const block = node("section");
       const title = node("h4", "", heading);
-      title.title = hint;
+      block.title = hint;
       if (heading === "What it fires on") title.append(grade);
       block.append(title, ...lines.map(sentence));
       blocks.append(block);
@@ -435,18 +436,18 @@ function makeController(root) {
 
   function tabs(about) {
     const bar = node("div", "tabs");
-    const choice = (pairs, now, set) => {
+    const choice = (pairs, hint, now, set) => {
       const group = node("div", "group");
       for (const [value, name] of pairs) {
-        const made = button(name, "", () => { set(value); draw(); prefetch(table.neighbour(1)); }, value === now ? "on" : "");
+        const made = button(name, hint, () => { set(value); draw(); prefetch(table.neighbour(1)); }, value === now ? "on" : "");
         made.setAttribute("aria-pressed", value === now);
         group.append(made);
       }
       return group;
     };
     const [top, ...others] = TABS;
-    bar.append(choice(about.below ? [top, ["lowest", "Lowest"], ...others] : TABS, which, (value) => { which = value; }));
-    const right = choice(WIDTHS, width, (value) => { width = value; });
+    bar.append(choice(about.below ? [top, ["lowest", "Lowest"], ...others] : TABS, "", which, (value) => { which = value; }));
+    const right = choice(WIDTHS, WIDTH, width, (value) => { width = value; });
     right.prepend(node("span", "cap", "context"));
     if (which === "mine") right.replaceChildren();
     const effect = button("Ablation on hover", ABLATION, () => { ablating = !ablating; draw(); }, "ablate");

@@ -65,7 +65,8 @@ def show() -> None:
 
 def _pick_runs() -> list[Run]:
     """The first run as on every page, and those beside it."""
-    columns = st.columns([1, 1, 1], gap="medium")
+    with st.container(key="filters"):
+        columns = st.columns([1, 1, 1], gap="medium")
     with columns[0]:
         first = pick_run()
     runs = list_runs()
@@ -119,7 +120,8 @@ def _beside_address() -> dict[str, str]:
 
 
 def _pick_source(run: Run) -> str:
-    columns = st.columns([1.1, 1.2, 2.6, 1], gap="medium")
+    with st.container(key="text"):
+        columns = st.columns([1.1, 1.2, 2.6, 1], gap="medium")
     with columns[0]:
         st.segmented_control("Text", (STORED, TYPED), key=view("source"), required=True)
     source = str(st.session_state[view("source")])

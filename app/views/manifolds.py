@@ -148,4 +148,6 @@ def _contexts(latent: ManifoldView, colour: str) -> None:
 
 def _context_line(value: float, *context: str) -> str:
     before, token, after = (html.escape(show_blanks(text)) for text in context)
-    return f'<p class="along"><span>{value:.3g}</span><i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'
+    says = html.escape(tooltip(PAGE, "value"))
+    figure = f'<span title="{says}">{value:.3g}</span>'
+    return f'<p class="along">{figure}<i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'

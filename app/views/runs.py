@@ -35,7 +35,8 @@ _PLAIN = {"displayModeBar": False}
 def show() -> None:
     """Lay out the page."""
     restore(PAGE, {"below": lambda text: text if text in PARTS else ALIKE})
-    pick, _ = st.columns([2.3, 5])
+    with st.container(key="filters"):
+        pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
     name, runs = run_name(run), list_runs()

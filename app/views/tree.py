@@ -32,7 +32,8 @@ _COLUMNS: list[dict[str, Any]] = [
 def show() -> None:
     """Lay out the page."""
     restore(PAGE, {"node": lambda text: text or ""})
-    pick, _ = st.columns([2.3, 5])
+    with st.container(key="filters"):
+        pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
     require_index(run)
