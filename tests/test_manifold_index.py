@@ -22,8 +22,9 @@ from interp.cli.main import main
 from interp.decomposers.bilinear.autoencoder import Bilinear
 from interp.errors import InputError
 from interp.evaluation.results import read_metrics
-from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space
 from interp.index.reader import FeatureIndex
+from interp.index.token_text import show_blanks
 from interp.manifolds.build import ManifoldConfig, build_manifolds
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import FILE, PLANES, SHAPES

@@ -15,7 +15,8 @@ from app.workspace import labels_of, run_name
 from interp.browse.definitions import tooltip
 from interp.browse.features import plain_number
 from interp.browse.manifolds import latent_text, ranking_cells, ranking_rows, tokens_to_read
-from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space
+from interp.index.token_text import show_blanks
 from interp.manifolds.layout import SHAPES
 from interp.manifolds.reader import ManifoldIndex, ManifoldView
 from interp.runs.record import Run

@@ -16,7 +16,7 @@ from interp.browse.palette import token_styles
 from interp.browse.shared_card import context_lines
 from interp.browse.tree import ConceptTree, TreeNode, branch_rows, node_place
 from interp.errors import InputError
-from interp.figures import show_blanks
+from interp.index.token_text import show_blanks
 from interp.runs.record import Run
 
 PAGE = "tree"
