@@ -300,6 +300,9 @@ def test_an_index_is_built_from_the_page_stopped_and_followed_over_a_reload(
         assert not list(run.path.glob("index*"))
         page.get_by_role("button", name="Build the index").click()
         expect(page.get_by_role("progressbar")).to_be_visible()
+        expect(
+            page.get_by_text("ends with the dashboard: if that is stopped first, the run stays as it was")
+        ).to_be_visible()
         page.reload()
         expect(page.get_by_role("progressbar").or_(page.locator(".card h3")).first).to_be_visible()
         expect(page.locator(".card h3")).to_be_visible(timeout=5 * WAIT)  # loading PyTorch takes long beside other work
