@@ -39,7 +39,7 @@ export default function (component) {
     made.tabIndex = 0;
     made.dataset.run = row.run;
     made.setAttribute("aria-selected", row.run === chosen);
-    const choose = () => row.run !== chosen && component.setTriggerValue("run", row.run);
+    const choose = () => component.setTriggerValue("run", row.run);
     made.onclick = choose;
     made.onkeydown = (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;

@@ -151,6 +151,9 @@ def test_runs_are_read_chosen_and_lead_to_the_features_of_concepts(
     expect(page.locator(".how")).to_contain_text("readable: Share of features whose strongest tokens have")
     expect_nothing_cut_off(page)
 
+    sae.click()  # the run that is chosen already
+    wait_for_address(page, run="tiny/sae", below="this run")
+    expect(page.locator(".pairs")).to_be_visible()
     levels.focus()
     page.keyboard.press("Enter")
     wait_for_address(page, run="tiny/levels")
