@@ -5,8 +5,8 @@ const TABS = [
   ["top", "Top"], ["intervals", "By interval"], ["near-threshold", "Near-threshold"],
   ["random", "Random"], ["not-firing", "Not firing"], ["mine", "My text"],
 ];
-const ABLATION = "Point at an example: what taking the feature out of the model there does to the next token's log-probability, "
-  + "token by token. Loads the language model.";
+const ABLATION = `Point at an example to see it token by token. ${DEFINITIONS.features.changes} Loads the language model.`;
+const WIDTH = "Tokens shown on each side of the outlined one";
 const WIDTHS = [["8", "±8"], ["24", "±24"], ["whole", "whole"]];
 const AT_ONCE = 12, SOON = 60; // examples drawn with the card, and milliseconds until the others: fifty take longer than the rest of it
 const SETTLE = 500; // milliseconds without a step before the address bar follows
@@ -251,8 +251,10 @@ function makeController(root) {
     const below = about.below ? ` · negative side: density ${percent(about.below.density)} %, min ${short(about.below.min)}` : "";
     const outside = table.has(about.id) ? "" : " · not in the list: the filters hide it";
     const line = node("div", "sub", `${side}density ${percent(about.density)} % · max ${short(about.max)} · importance rank ${about.importance_rank}${below}${outside}`);
-    line.title = "density: share of tokens on which it fires · max: its largest activation · importance rank: its place by the share of "
-      + "the variance that it adds to the reconstruction, 1 the most important";
+    line.title = [
+      DEFINITIONS.features.density, DEFINITIONS.features.max, DEFINITIONS.features.importance_rank,
+      ...(about.below ? [DEFINITIONS.features.min] : []),
+    ].join("\n");
     return line;
   }
 
@@ -339,15 +341,15 @@ function makeController(root) {
     pictures.append(histogram(about));
     if (about.logits) pictures.append(logitHistogram(about.logits));
     grid.append(pictures);
-    const hint = (what) => `Tokens whose logits its direction ${what} most, to first order, less the mean over all tokens`;
-    grid.append(effects("Promotes", about.promoted, hint("raises")), effects("Suppresses", about.suppressed, hint("lowers")));
+    grid.append(effects("Promotes", about.promoted, DEFINITIONS.features.promoted));
+    grid.append(effects("Suppresses", about.suppressed, DEFINITIONS.features.suppressed));
     grid.append(neighbours(about));
     return grid;
   }
 
   function effects(caption, pairs, hint) {
     const box = bars(caption, (pairs || []).slice(0, 6).map(([token, value]) => ({ text: visible(token), value, code: true })));
-    box.firstChild.title = hint;
+    box.title = hint;
     return box;
   }
 
@@ -356,14 +358,14 @@ function makeController(root) {
     const caption = node("div", "cap near");
     const row = ([f, value]) => ({ text: `${f}`, value, label: table.labelOf(f), link: { href: href(f), go: () => show(f) } });
     const lists = {
-      cosine: ["cosine", "Features of near direction, by cosine", (about.neighbours.cosine || []).map(row), 1],
-      coactivation: ["co-firing", "Features that fire on the same tokens, by the phi coefficient", (about.neighbours.coactivation || []).map(row), 1],
+      cosine: ["cosine", DEFINITIONS.features.cosine, (about.neighbours.cosine || []).map(row), 1],
+      coactivation: ["co-firing", DEFINITIONS.features.coactivation, (about.neighbours.coactivation || []).map(row), 1],
     };
     if (about.family) {
       const rows = [parentRow(about.family), ...about.family.siblings.map(row)];
-      lists.family = ["siblings", "Its parent in the tree, and the parent's other children with their weights", rows, 0];
+      lists.family = ["siblings", `${DEFINITIONS.features.siblings} Of the parent: ${DEFINITIONS.features.share}`, rows, 0];
     }
-    if (about.neurons) lists.neurons = ["neurons", "Largest weights of its direction", about.neurons.map(([n, w]) => ({ text: `${n}`, value: w })), 0];
+    if (about.neurons) lists.neurons = ["neurons", DEFINITIONS.features.neurons, about.neurons.map(([n, w]) => ({ text: `${n}`, value: w })), 0];
     const shown = near in lists ? near : "cosine";
     for (const [kind, [name, hint]] of Object.entries(lists)) {
       const made = button(name, hint, () => { near = kind; draw(); }, shown === kind ? "pick on" : "pick");
@@ -371,6 +373,7 @@ function makeController(root) {
       caption.append(made);
     }
     const box = bars("", lists[shown][2].slice(0, 6), lists[shown][3]);
+    box.title = lists[shown][1];
     box.firstChild.replaceWith(caption);
     return box;
   }
@@ -395,7 +398,7 @@ function makeController(root) {
     ]) {
       const block = node("section");
       const title = node("h4", "", heading);
-      title.title = hint;
+      block.title = hint;
       if (heading === "What it fires on") title.append(grade);
       block.append(title, ...lines.map(sentence));
       blocks.append(block);
@@ -433,18 +436,18 @@ function makeController(root) {
 
   function tabs(about) {
     const bar = node("div", "tabs");
-    const choice = (pairs, now, set) => {
+    const choice = (pairs, hint, now, set) => {
       const group = node("div", "group");
       for (const [value, name] of pairs) {
-        const made = button(name, "", () => { set(value); draw(); prefetch(table.neighbour(1)); }, value === now ? "on" : "");
+        const made = button(name, hint, () => { set(value); draw(); prefetch(table.neighbour(1)); }, value === now ? "on" : "");
         made.setAttribute("aria-pressed", value === now);
         group.append(made);
       }
       return group;
     };
     const [top, ...others] = TABS;
-    bar.append(choice(about.below ? [top, ["lowest", "Lowest"], ...others] : TABS, which, (value) => { which = value; }));
-    const right = choice(WIDTHS, width, (value) => { width = value; });
+    bar.append(choice(about.below ? [top, ["lowest", "Lowest"], ...others] : TABS, "", which, (value) => { which = value; }));
+    const right = choice(WIDTHS, WIDTH, width, (value) => { width = value; });
     right.prepend(node("span", "cap", "context"));
     if (which === "mine") right.replaceChildren();
     const effect = button("Ablation on hover", ABLATION, () => { ablating = !ablating; draw(); }, "ablate");
@@ -487,7 +490,10 @@ function makeController(root) {
     const box = node("div", "contexts");
     let group = "";
     const add = (example) => {
-      if (example.group && example.group !== group) box.append(node("div", "interval", (group = example.group)));
+      if (example.group && example.group !== group) {
+        box.append(node("div", "interval", (group = example.group)));
+        box.lastChild.title = DEFINITIONS.features.group;
+      }
       const source = `${example.document} · sequence ${example.sequence}, token ${example.position}`;
       const first = example.position - example.centre; // the place of the example's first token in its sequence
       const effects = () => get(`/${about.id}/ablation?sequence=${example.sequence}`).then((all) => (
@@ -505,7 +511,7 @@ function makeController(root) {
   function exampleLine(example, about, source, effects) {
     const line = node("div", "example");
     const value = node("span", "value", brief(example.value));
-    value.title = source;
+    value.title = `${DEFINITIONS.features.value} ${source}`;
     const text = node("span", "text");
     const fillText = (changes) => {
       text.replaceChildren();
@@ -560,8 +566,10 @@ function makeController(root) {
     const n = found.activations.filter((a) => a !== 0).length;
     const said = n ? `Fires on ${n} of ${found.tokens.length} tokens, most with ${brief(found.value)}, ${shareOf(found.value, largestOf(about))}.`
       : `Does not fire on any of these ${found.tokens.length} tokens.`;
+    const summary = node("div", "cap", said);
+    summary.title = DEFINITIONS.features.activations;
     answer.replaceChildren(
-      node("div", "cap", said),
+      summary,
       exampleLine(found, about, "your text", () => get(`/${f}/text/ablation`, text)),
     );
   }

@@ -5,12 +5,14 @@ The scripts of the first two fetch the JSON routes, so that no step waits for a 
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from interp.browse.definitions import tooltips
 from interp.browse.palette import token_styles
 
 _HERE = Path(__file__).parent
@@ -63,7 +65,6 @@ def styles(*names: str) -> str:
 
 
 def script(name: str) -> str:
-    """A component is one script: the parts that all components share, then the named part, which exports."""
-    return "\n".join(
-        (_HERE / part).read_text(encoding="utf-8") for part in ("table.js", "tokens.js", "charts.js", name)
-    )
+    """A component is one script: the tooltips and the parts that all components share, then the named part, which exports."""
+    parts = ((_HERE / part).read_text(encoding="utf-8") for part in ("table.js", "tokens.js", "charts.js", name))
+    return "\n".join([f"const DEFINITIONS = {json.dumps(tooltips())};", *parts])

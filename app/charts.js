@@ -13,7 +13,7 @@ function followInPlace(link, address, go) {
 function histogram(about) {
   const caption = `${about.n_fire.toLocaleString("en")} activation${about.n_fire === 1 ? "" : "s"}`;
   const box = histogramOf("hist", caption, "Histogram of activations", bothSides(about));
-  box.title = "How strongly it fires, on the tokens on which it does. A bar is the logarithm of a count.";
+  box.title = `${DEFINITIONS.features.hist} Activations: ${DEFINITIONS.features.n_fire}`;
   return box;
 }
 
@@ -25,8 +25,7 @@ function bothSides({ hist, below }) {
 
 function logitHistogram(logits) {
   const box = histogramOf("hist logits", "Effect on logits", "Histogram of effects on the logits of all tokens", logits);
-  box.title = "First-order effect of its direction on the logit of every token of the vocabulary, less their mean. A feature that "
-    + "writes few tokens has a long tail on the right. A bar is the logarithm of a count.";
+  box.title = DEFINITIONS.features.logits;
   return box;
 }
 

@@ -78,7 +78,7 @@ function drawn(root, data) {
     return made;
   }
 
-  function featureLine(column, number, value, largest, others = column.features[number].matches) {
+  function featureLine(column, number, value, says, largest, others = column.features[number].matches) {
     const feature = column.features[number];
     const line = node("div", "hit"), first = node("div", "first"), below = node("div", "below");
     line.dataset.feature = number;
@@ -87,9 +87,13 @@ function drawn(root, data) {
     track.append(fill);
     const name = node("span", "name");
     if (feature.label) name.append(labelNode("", { text: feature.label, auto: feature.is_automatic }));
-    first.append(link(column.run, number, number, "id"), track, node("span", "value", short(value)), name);
+    const figure = node("span", "value", short(value));
+    track.title = figure.title = says;
+    first.append(link(column.run, number, number, "id"), track, figure, name);
+    first.firstChild.title = `${DEFINITIONS.compare.feature} Opens its card.`;
     for (const match of others) {
       const where = node("span", match.is_matched ? "match" : "match none");
+      where.title = DEFINITIONS.compare.correlation;
       where.append(columns.length > 2 ? `in ${shortName(match.run)}: ` : "");
       where.append(match.is_matched ? link(match.run, match.feature, `feature ${match.feature}`, "other") : "no counterpart");
       where.append(` (${match.is_matched || match.feature < 0 ? "" : `best ${match.feature}, `}${match.text})`);
@@ -149,7 +153,8 @@ function drawn(root, data) {
         appendText(quoted, visible(column.tokens[i] || ""));
         const n = column.n_on[i] || 0;
         head.append(`${n} feature${n === 1 ? "" : "s"} on token ${i} `, quoted, n > features.length ? `, the ${features.length} strongest` : "");
-        list.replaceChildren(head, ...features.map((f) => featureLine(column, f, value(f), largest)));
+        head.title = DEFINITIONS.compare.n_on;
+        list.replaceChildren(head, ...features.map((f) => featureLine(column, f, value(f), DEFINITIONS.compare.codes, largest)));
       },
     };
     box.append(text, list);
@@ -157,11 +162,12 @@ function drawn(root, data) {
       const only = node("details", "alone");
       only.open = !column.alone.indexOf(alone);
       const title = `No counterpart in ${shortName(alone.run)}: ${alone.n} of the ${alone.of} features that fire on this text`;
-      only.append(node("summary", "", title));
+      const heading = only.appendChild(node("summary", "", title));
+      heading.title = DEFINITIONS.compare.n;
       const largest = Math.max(1e-9, ...alone.features.map((f) => Math.abs(column.features[f].largest)));
       for (const f of alone.features) {
         const matches = column.features[f].matches.filter((one) => one.run === alone.run);
-        only.append(featureLine(column, f, column.features[f].largest, largest, matches));
+        only.append(featureLine(column, f, column.features[f].largest, DEFINITIONS.compare.largest, largest, matches));
       }
       if (alone.n > alone.features.length) only.append(node("p", "cap", `and ${alone.n - alone.features.length} more, weaker ones`));
       box.append(only);

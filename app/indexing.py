@@ -108,4 +108,7 @@ def _watch(run: Run) -> None:
     if st.button("Stop", help="Ends the build; the run stays as it was before"):
         job.stop()
         st.rerun()
-    st.caption("It goes on in a process of its own, also while this page is closed or shows another run.")
+    st.caption(
+        "It goes on in a process of its own, also while this page is closed or shows another run, and ends with the dashboard: "
+        "if that is stopped first, the run stays as it was. The command above builds it without the dashboard."
+    )

@@ -6,13 +6,13 @@ const SETTLE = 500; // milliseconds without a change before the address bar foll
 const NO_ANSWER = "The dashboard's server does not answer; is it still running?";
 const DENSITIES = [["", "any"], ["0.3", "30 %"], ["0.1", "10 %"], ["0.03", "3 %"], ["0.01", "1 %"], ["0.001", "0.1 %"]];
 const HEADINGS = [
-  ["id", "id", "the feature's number"],
+  ["id", "id", DEFINITIONS.prompt.feature],
   ["", "", ""],
-  ["value", "code", "its code on the chosen tokens: the largest by size, or the sum of all"],
-  ["cap", "of max", "its largest code on the chosen tokens as a share of its largest on the store; above 100 % it is stronger here than anywhere there"],
-  ["cap", "tokens", "chosen tokens on which it is not zero"],
-  ["cap", "fires", "density: the share of the store's tokens on which it fires; a dense feature says little of one token"],
-  ["", "label", "a person's label, else the automatic one"],
+  ["value", "code", DEFINITIONS.prompt.codes],
+  ["cap", "of max", DEFINITIONS.prompt.max],
+  ["cap", "tokens", DEFINITIONS.prompt.at],
+  ["cap", "fires", DEFINITIONS.prompt.density],
+  ["", "label", DEFINITIONS.prompt.label],
 ];
 
 export default function (component) {

@@ -6,21 +6,25 @@ export default function (component) {
 
   function headings() {
     const row = node("tr");
-    row.append(node("th", "name", "run"), node("th", "", "method"), node("th", "num", "features"), node("th", "num", "L0"));
-    for (const column of columns) {
-      const heading = node("th", "", column.heading);
-      heading.title = column.says;
-      row.append(heading);
-    }
-    row.append(node("th", "", "index"));
+    const heading = (className, text, says) => {
+      row.append(node("th", className, text));
+      row.lastChild.title = says;
+    };
+    heading("name", "run", DEFINITIONS.runs.run);
+    heading("", "method", DEFINITIONS.runs.kind);
+    heading("num", "features", DEFINITIONS.runs.features);
+    heading("num", "L0", DEFINITIONS.runs.l0);
+    for (const column of columns) heading("", column.heading, column.says);
+    heading("", "index", DEFINITIONS.runs.index);
     const head = node("thead");
     head.append(row);
     return head;
   }
 
   // A filled dot is above its null, an open one is not; a figure without a null has no dot.
-  function cell(figure) {
+  function cell(figure, i) {
     const made = node("td", `figure ${figure.against}`);
+    made.title = columns[i].says;
     const value = node("div", "value");
     if (figure.against) value.append(node("i", "dot"));
     value.append(figure.text);
@@ -35,7 +39,7 @@ export default function (component) {
     made.tabIndex = 0;
     made.dataset.run = row.run;
     made.setAttribute("aria-selected", row.run === chosen);
-    const choose = () => row.run !== chosen && component.setTriggerValue("run", row.run);
+    const choose = () => component.setTriggerValue("run", row.run);
     made.onclick = choose;
     made.onkeydown = (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;

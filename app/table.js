@@ -3,16 +3,15 @@
 
 const ROW = 30; // pixels, as in card.css
 const AUTOMATIC = "automatic: made from what was measured, not by a person";
-const CHANCE = "random directions cut to fire as often, each with its own best concept";
 
-// Measures with a bar: name, what it is, and whether it is among the evidence. As in evidence.py.
+// Measures with a bar: name, and whether it is among the evidence. As in evidence.py.
 const MEASURES = {
-  f1: ["F1 | null", `how well its firing detects the concept that it says most of; the mark is what ${CHANCE}, reach. Higher is better`, true],
-  excess: ["excess F1", `F1 less that of ${CHANCE}. Higher is better`, true],
-  simulability: ["simulability", "AUROC of predicting its firing from the tokens around; .5 is chance. Higher is better", true],
-  stability: ["stability", "mean cosine with its counterparts under other seeds. Higher is better", true],
-  max: ["max", "its largest activation", false],
-  importance: ["importance", "share of the variance that it adds to the reconstruction", false],
+  f1: ["F1 | null", true],
+  excess: ["excess F1", true],
+  simulability: ["simulability", true],
+  stability: ["stability", true],
+  max: ["max", false],
+  importance: ["importance", false],
 };
 
 function node(tag, className, text) {
@@ -90,21 +89,20 @@ function makeTable(host, { href, choose, sortBy, clear }) {
       const made = node("button", className, name);
       made.type = "button";
       made.dataset.sort = key;
-      made.title = `${help}. Press to sort, again for the other way round.`;
+      made.title = `${help} Press to sort, again for the other way round.`;
       if (sort === key) made.append(node("span", "by", reversed ? " ▲" : " ▼"));
       made.setAttribute("aria-label", sort === key ? `${name}, sorted by it` : name);
       made.onclick = () => sortBy(key);
       return made;
     };
-    const [name, help] = MEASURES[measure];
     const cells = [
-      heading("num", "id", "number", "the feature's number"),
-      heading("lab", "label", "label", "a person's label, else the automatic one; the ring is the grade of the evidence"),
-      heading("max", name, measure, help),
-      heading("toks", "tokens", "tokens", "its strongest tokens, strongest first"),
-      heading("num dens", "fires %", "density", "share of tokens on which it fires"),
+      heading("num", "id", "number", DEFINITIONS.features.number),
+      heading("lab", "label", "label", DEFINITIONS.features.label),
+      heading("max", MEASURES[measure][0], measure, DEFINITIONS.features[measure]),
+      heading("toks", "tokens", "tokens", DEFINITIONS.features.tokens),
+      heading("num dens", "fires %", "density", DEFINITIONS.features.density),
     ];
-    if (evidence) cells.push(heading("out", "writes", "output", "output effect: the concept that adding it is estimated to make the model write, in standard deviations over random directions; − where its opposite does"));
+    if (evidence) cells.push(heading("out", "writes", "output", DEFINITIONS.features.lift));
     const focused = host.getRootNode().activeElement?.dataset?.sort;
     head.replaceChildren(...cells);
     if (focused) head.querySelector(`[data-sort="${focused}"]`)?.focus();
@@ -151,7 +149,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
     const track = node("span", "track");
     const value = values[feature] ?? null;
     const length = (of) => `${(100 * Math.min(1, Math.max(0, of))) / largest}%`;
-    if (value !== null) fill.style.width = length(MEASURES[measure][2] ? value : Math.abs(value));
+    if (value !== null) fill.style.width = length(MEASURES[measure][1] ? value : Math.abs(value));
     track.append(fill);
     if (measure === "f1" && value !== null) {
       const mark = node("u");
@@ -159,7 +157,7 @@ function makeTable(host, { href, choose, sortBy, clear }) {
       track.append(mark);
       const detects = evidence.grades[evidence.grade[feature]] !== "none";
       const concept = evidence.concepts[evidence.concept[feature]];
-      box.title = `${detects ? "Detects" : "Does not detect a concept; nearest is"} ${concept}: F1 ${value.toFixed(2)}, ${CHANCE}: ${evidence.null[feature].toFixed(2)}`;
+      box.title = `${detects ? "Detects" : "Does not detect a concept; nearest is"} ${concept}: F1 ${value.toFixed(2)}, null ${evidence.null[feature].toFixed(2)}. ${DEFINITIONS.features.null}`;
     }
     box.append(track, node("span", "", !columns ? "" : dead ? "dead" : value === null ? "-" : short(value)));
     return box;
@@ -206,9 +204,9 @@ function makeTable(host, { href, choose, sortBy, clear }) {
 
   function chooseValues() {
     const { evidence } = columns || {};
-    measure = sort in MEASURES && (evidence || !MEASURES[sort][2]) ? sort : evidence ? "f1" : "max";
-    values = (columns && (MEASURES[measure][2] ? evidence[measure] : columns[measure])) || [];
-    largest = MEASURES[measure][2] ? 1 : values.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+    measure = sort in MEASURES && (evidence || !MEASURES[sort][1]) ? sort : evidence ? "f1" : "max";
+    values = (columns && (MEASURES[measure][1] ? evidence[measure] : columns[measure])) || [];
+    largest = MEASURES[measure][1] ? 1 : values.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
     drawHead();
     drawHiding();
   }

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from interp.errors import InputError, unknown_name
+from interp.index.token_text import show_blanks
 from interp.manifolds.layout import PLANES
 from interp.manifolds.reader import ManifoldView
 
@@ -281,11 +282,6 @@ def _point_traces(view: ManifoldView, colour: str, kind: Any, axes: Sequence[str
 def colourings(view: ManifoldView) -> list[str]:
     """The values of ``colour`` that a latent's tokens can have."""
     return [VALUE, *(_TEXTS if view.text else ()), *view.ordinals]
-
-
-def show_blanks(text: str) -> str:
-    """Text with a sign for every blank, as the dashboard shows tokens in lists."""
-    return text.replace("\r", "").replace("\n", "⏎").replace("\t", "→").replace(" ", "␣")
 
 
 def _hover_texts(view: ManifoldView) -> list[str]:

@@ -22,6 +22,7 @@ from made_metrics import (
     spliced,
 )
 from served_dashboard import ServedDashboard, served_dashboard
+from test_browser import expect_readable_and_whole
 
 from interp.evaluation.estimates import Estimate
 from interp.evaluation.results import METRICS_FILE
@@ -150,6 +151,9 @@ def test_runs_are_read_chosen_and_lead_to_the_features_of_concepts(
     expect(page.locator(".how")).to_contain_text("readable: Share of features whose strongest tokens have")
     expect_nothing_cut_off(page)
 
+    sae.click()  # the run that is chosen already
+    wait_for_address(page, run="tiny/sae", below="this run")
+    expect(page.locator(".pairs")).to_be_visible()
     levels.focus()
     page.keyboard.press("Enter")
     wait_for_address(page, run="tiny/levels")
@@ -172,6 +176,25 @@ def test_runs_are_read_chosen_and_lead_to_the_features_of_concepts(
     expect(cells).to_have_count(3)
     cells.nth(1).click()
     wait_for_address(page, run="tiny/levels", f="7")
+
+
+@pytest.mark.parametrize("look", LOOKS[:1], indirect=True, ids=["all"])
+def test_text_of_these_pages_can_be_read_and_is_whole(
+    page: Any, served: ServedDashboard, made: DashboardWorkspace
+) -> None:
+    from playwright.sync_api import expect
+
+    three = {"with": "tiny/levels", "third": "tiny/forms"}
+    for path, address, ready in (
+        ("runs", {}, ".concepts td a"),
+        ("runs", {"below": "this run"}, ".pairs"),
+        ("compare", {**three, "token": "4"}, ".compare .column:nth-child(3) .hit"),
+    ):
+        open_page(page, served, path, run=made.name, **address)
+        expect(page.locator(ready).first).to_be_visible()
+        if path == "compare":
+            page.locator(ready).first.hover()  # colours the text
+        expect_readable_and_whole(page, 768, 1280, 1680)
 
 
 def test_a_text_is_compared_token_by_token(page: Any, served: ServedDashboard, made: DashboardWorkspace) -> None:

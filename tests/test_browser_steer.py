@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,7 @@ from chromium import fresh_context, require_chromium
 from dashboard_workspace import DashboardWorkspace, evidence_by_hand, make_workspace
 from msgspec import structs
 from served_dashboard import ServedDashboard, served_dashboard
+from test_browser import expect_readable_and_whole
 from transformers import GPT2Config
 
 from interp.browse.kept_steering import kept_texts
@@ -72,7 +74,7 @@ def test_torch_is_loaded_when_the_page_is_opened_and_not_before(
     page = new_page()
     page.goto(f"{served.address}/features?run={made.name}")
     expect(page.locator(".card h3")).to_be_visible()
-    assert "torch" not in served.modules()
+    assert not {"torch", "scipy"} & served.modules()
     page.get_by_test_id("stTopNav").get_by_role("link", name="Steer").click()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     assert "torch" in served.modules()
@@ -137,13 +139,20 @@ def test_a_moved_slider_marks_the_result_old_back_shows_it_and_its_link_makes_it
     expect(other.locator("pre.sample")).to_have_text(texts, use_inner_text=True)
 
 
-def test_a_kept_result_is_opened_without_computing_and_deleted(
+OUTSIDE = """() => [...document.querySelectorAll('.sample span')].filter(
+  (at) => at.getBoundingClientRect().right > at.closest('.sample').getBoundingClientRect().right + 1
+).map((at) => at.textContent)"""
+"""Coloured blanks that lie beside their column."""
+
+
+def test_a_kept_result_is_opened_without_computing_read_in_any_window_and_deleted(
     served: ServedDashboard, made: DashboardWorkspace, new_page: Callable[[], Any], feature: int
 ) -> None:
     from playwright.sync_api import expect
 
     page = new_page()
-    page.goto(f"{served.address}/steer?run={made.name}&steered={feature}:3&tokens=5&result=1")
+    prompt = urllib.parse.quote("if x:" + " " * 200 + "\n")
+    page.goto(f"{served.address}/steer?run={made.name}&steered={feature}:3&tokens=5&prompt={prompt}&result=1")
     page.get_by_role("button", name="Keep with the run").click()
     expect(page.get_by_text("Kept results (1)")).to_be_visible()
     texts = page.locator("pre.sample").all_inner_texts()
@@ -156,6 +165,8 @@ def test_a_kept_result_is_opened_without_computing_and_deleted(
     expect(other.get_by_role("slider").first).to_have_value("3")
     assert "saved=" in other.url
     expect(other.get_by_text("Old result")).to_have_count(0)
+    expect_readable_and_whole(other, 768, 1280, 1680)
+    assert other.evaluate(OUTSIDE) == []
     if not other.get_by_role("button", name="Delete").first.is_visible():
         other.get_by_text("Kept results (1)").click()
     other.get_by_role("button", name="Delete").first.click()

@@ -174,7 +174,10 @@ def test_features_stand_strongest_first_with_codes_labels_and_counterparts() -> 
     assert right["alone"] == [{"run": "s/a", "n": 0, "of": 1, "features": []}]
     assert shown["token"] == 2, "the last that there is"
     assert len(shown["notes"]) == 1
-    assert "over 50 tokens of their store; from r .50 on, and above chance" in shown["notes"][0]
+    assert (
+        "from r .50 on, and above chance (mean of 5 draws), two features are called matched; over 50 tokens."
+        in shown["notes"][0]
+    )
 
 
 def test_what_has_no_counterpart_is_ordered_by_the_share_of_its_maximum() -> None:

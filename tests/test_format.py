@@ -24,15 +24,23 @@ import torch
 from pyarrow import parquet
 from safetensors import safe_open
 
+from interp.browse.evidence import RunEvidence, load_evidence
+from interp.browse.family import family_of
+from interp.browse.feature_list import list_json
+from interp.browse.features import TableFilter
 from interp.browse.kept_steering import keep
+from interp.browse.shared_card import card_json, shared_card
 from interp.browse.steer_settings import SteerSettings
 from interp.browse.steering import steer_text
 from interp.cli.main import main
 from interp.corpora.snippets import Snippets
 from interp.decomposers import kinds
 from interp.decomposers.sae.variants import VARIANTS
+from interp.index.reader import FeatureIndex
+from interp.interop.feature_vector import feature_vector
 from interp.model.language_model import load_model
 from interp.runs.feature_labels import FeatureLabels
+from interp.runs.label_file import labels_json
 from interp.runs.record import Run
 from interp.store.reader import ActivationStore
 
@@ -488,6 +496,73 @@ def test_labels_have_the_columns_of_the_table(runs: Path) -> None:
     finally:
         connection.close()
     assert columns == {name: row[1] for row in table("`labels.sqlite`", "column") for name in names(row[0])}
+
+
+# -------------------------------------------------------------------------------------------------------- shared files
+
+
+@pytest.mark.parametrize("name", [EVALUATED, "bilinear", "nmf"])
+def test_a_shared_card_has_the_keys_of_the_tables(runs: Path, name: str) -> None:
+    run, where = Run.load(runs / name), "`RUN-feature-N.json`"
+    if name == "nmf":  # has a hierarchy, and no index
+        feature = next(f for f in range(run.n_features) if family_of(run, f))
+        check_keys(family_of(run, feature) or {}, where, "key of `feature.family`")
+        return
+    with FeatureIndex(run.index_path) as index:
+        feature = int(index.summary.sort_values("n_fire")["id"].iloc[-1])
+        found = json.loads(card_json(shared_card(index, run, load_evidence(run, ""), feature)))
+        empty = json.loads(card_json(shared_card(index, run, RunEvidence(missing="none"), feature)))
+    assert (found["schema"], found["version"]) == head(where)
+    for card in (found, empty):
+        check_keys(card, where)
+        check_keys(card["feature"], where, "key of `feature`")
+        check_keys(card["feature"]["evidence"], where, "key of `feature.evidence`")
+    rows = {row[0].split("`")[1]: row for row in table(where, "key of `feature`")}
+    for key in ("hist", "logits", "below"):
+        assert found["feature"][key] is None or set(found["feature"][key]) == set(names(rows[key][2])), key
+    assert (found["feature"]["below"] is not None) == (name == "bilinear")
+    kinds = [row for row in table(where, "key") if "examples" in row[0]]
+    assert set(found["examples"]) | {"lowest"} == set(names(kinds[0][2]))
+    examples = [example for each in found["examples"].values() for example in each]
+    assert examples
+    for example in examples:
+        check_keys(example, where, "key of `examples.KIND[]`")
+
+
+def test_shared_labels_and_lists_have_the_keys_of_the_tables(runs: Path) -> None:
+    run = Run.load(runs / EVALUATED)
+    with FeatureIndex(run.index_path) as index:
+        lists = [
+            json.loads(list_json(run, index, TableFilter(evidence=evidence), [0, 1]))
+            for evidence in (load_evidence(run, ""), RunEvidence())
+        ]
+    labels = json.loads(labels_json(run))
+    assert labels["features"]
+    assert len(lists[0]["features"][0]) > len(lists[1]["features"][0])
+    for name, found in [("`RUN-labels.json`", labels), *(("`RUN-features.json`", each) for each in lists)]:
+        assert (found["schema"], found["version"]) == head(name)
+        check_keys(found, name)
+        for one in found["features"]:
+            check_keys(one, name, "key of `features[]`")
+
+
+@pytest.mark.parametrize("name", [EVALUATED, "bilinear"])
+def test_a_shared_vector_has_the_header_and_tensors_of_the_tables(runs: Path, tmp_path: Path, name: str) -> None:
+    run, where = Run.load(runs / name), "`RUN-feature-N.safetensors`"
+    (tmp_path / "vector.safetensors").write_bytes(feature_vector(run, 1))
+    with safe_open(tmp_path / "vector.safetensors", framework="pt") as file:
+        header = file.metadata()
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        assert {file.get_slice(key).get_dtype() for key in shapes} == {"F32"}
+    assert (header["schema"], int(header["version"])) == head(where)
+    check_keys(header, where)
+    sizes: dict[str, int] = {}
+    for key, shape, meaning in table(where, "tensor"):
+        found = shapes.pop(names(key)[0], None)
+        assert (found is None) == ("absent" in meaning and name != "bilinear"), key
+        for axis, size in zip(shape.strip("[]").split(", "), found or [], strict=found is not None):
+            assert sizes.setdefault(axis, size) == size
+    assert not shapes, f"{set(shapes)} not in FORMAT.md"
 
 
 def test_the_example_reads_a_store_with_h5py_alone(tiny_store: ActivationStore, tmp_path: Path) -> None:

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+from interp.browse.definitions import MANIFOLDS
 from interp.browse.index_parts import build_index_parts
-from interp.browse.manifolds import RANKING_HELP, latent_text, ranking_cells, ranking_rows, tokens_to_read
+from interp.browse.manifolds import latent_text, ranking_cells, ranking_rows, tokens_to_read
 from interp.cli.main import main
 from interp.decomposers.bilinear.autoencoder import Bilinear
 from interp.errors import InputError
 from interp.evaluation.results import read_metrics
-from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.figures import colourings, eigenvalue_bars, manifold_plane, manifold_space
 from interp.index.reader import FeatureIndex
+from interp.index.token_text import show_blanks
 from interp.manifolds.build import ManifoldConfig, build_manifolds
 from interp.manifolds.label_curve import LabelCurve
 from interp.manifolds.layout import FILE, PLANES, SHAPES
@@ -173,9 +175,9 @@ def test_rows_of_a_ranking_say_the_score_and_what_stands_beside_it(index: Manifo
         assert [list(row) for row in rows] == [headings] * 12
         assert [row["latent"] for row in rows] == table["id"].to_list()
         np.testing.assert_array_equal([row[headings[1]] for row in rows], table["score"])
+        assert set(headings) <= set(MANIFOLDS)
     np.testing.assert_array_equal([row["PCA"] for row in rows], table[PLANES[1]])
     np.testing.assert_array_equal([row["random"] for row in rows], table[PLANES[2]])
-    assert set(headings) <= set(RANKING_HELP)
     assert ranking_cells([{"latent": 3, "R²": 0.12345, "PCA": -0.5, "random": math.nan}]) == [
         ["3", "0.123", "-0.50", "-"]
     ]

@@ -78,8 +78,10 @@ def test_every_metric_lies_where_its_paths_say() -> None:
 def test_keys_and_headings_are_unlike_each_other() -> None:
     assert len({metric.key for metric in METRICS}) == len({metric.heading for metric in METRICS}) == len(METRICS)
     assert all(metric.help.endswith(".") for metric in METRICS)
-    assert BY_KEY["l0"].tooltip == "Codes that are not zero, mean per token."
-    assert all(metric.tooltip.endswith("er is better.") for metric in METRICS if metric.better != "neither")
+    assert BY_KEY["l0"].tooltip == "Codes that are not zero, mean per token. Neither way is better."
+    assert BY_KEY["fvu"].tooltip.endswith(" Lower is better.")
+    assert BY_KEY["is_held_out"].tooltip == BY_KEY["is_held_out"].help
+    assert all(metric.tooltip.endswith(" is better.") for metric in METRICS if metric.format)
 
 
 def test_the_documentation_has_the_same_table() -> None:
@@ -189,9 +191,7 @@ def test_numbers_lose_the_zero_before_their_point() -> None:
 def test_sentences_are_of_the_columns_shown() -> None:
     fvu = BY_KEY["fvu"]
     assert help_lines([fvu]) == [f"FVU: {fvu.tooltip}", MARKS]
-    assert help_lines([BY_KEY["l0"]]) == ["L0: Codes that are not zero, mean per token."], (
-        "no interval and no null to explain"
-    )
+    assert help_lines([BY_KEY["l0"]]) == [f"L0: {BY_KEY['l0'].tooltip}"], "no interval and no null to explain"
 
 
 @pytest.mark.parametrize(

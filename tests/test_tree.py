@@ -13,9 +13,9 @@ from interp.cli.main import main
 from interp.decomposers.baselines.pca import PCAConfig
 from interp.decomposers.semi_nmf.decomposer import SemiNMFConfig
 from interp.errors import InputError
-from interp.figures import show_blanks
 from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
+from interp.index.token_text import show_blanks
 from interp.model.language_model import LanguageModel
 from interp.runs.record import Run
 from interp.runs.training import train_run

@@ -30,6 +30,10 @@ PAGE = "compare"
 STORED, TYPED = "stored", "typed"
 BESIDE = {"with": "beside", "third": "and"}
 """Names of the second and third run in the address, and the words above their boxes."""
+OTHER_STORES = (
+    "The index of a run has its codes on the store it was trained on. On the text of another store, such as held-out text, "
+    "they are computed from the activations stored there: this loads PyTorch, but no language model."
+)
 EXAMPLE = "def load(path):\n    with open(path) as file:\n        return json.load(file)\n"
 _NONE = "-"
 """What the address says where a person wants no other run; nothing there means the one that is chosen by itself."""
@@ -65,7 +69,8 @@ def show() -> None:
 
 def _pick_runs() -> list[Run]:
     """The first run as on every page, and those beside it."""
-    columns = st.columns([1, 1, 1], gap="medium")
+    with st.container(key="filters"):
+        columns = st.columns([1, 1, 1], gap="medium")
     with columns[0]:
         first = pick_run()
     runs = list_runs()
@@ -119,7 +124,8 @@ def _beside_address() -> dict[str, str]:
 
 
 def _pick_source(run: Run) -> str:
-    columns = st.columns([1.1, 1.2, 2.6, 1], gap="medium")
+    with st.container(key="text"):
+        columns = st.columns([1.1, 1.2, 2.6, 1], gap="medium")
     with columns[0]:
         st.segmented_control("Text", (STORED, TYPED), key=view("source"), required=True)
     source = str(st.session_state[view("source")])
@@ -133,7 +139,7 @@ def _pick_passage(run: Run, columns: list[Any]) -> None:
     stores = list_stores(run)
     if st.session_state[view("store")] not in stores:
         st.session_state[view("store")] = next(iter(stores), None)
-    columns[0].selectbox("Store", stores, key=view("store"), on_change=_from_the_start)
+    columns[0].selectbox("Store", stores, key=view("store"), on_change=_from_the_start, help=OTHER_STORES)
     if not stores:
         return
     names, n_passages = _documents(run, str(st.session_state[view("store")]))

@@ -14,6 +14,7 @@ from app.card import feature_card
 from app.indexing import require_index
 from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import evidence_version, find_run, index_version, open_evidence, open_labels, run_name
+from interp.browse.definitions import tooltip
 from interp.browse.evidence import BEST_FIRST, MEASURES, RunEvidence
 from interp.browse.feature_list import list_json
 from interp.browse.features import (
@@ -70,7 +71,7 @@ def show() -> None:
         # The card asks for the same number and gets the same answer: "no feature 99999; this run has 0-2047".
         order, unknown = [], wanted.query.strip()
     _list_file(listed, run, index, wanted, order)
-    st.caption(counts_text(index, len(order), evidence))
+    st.caption(counts_text(index, len(order), evidence), help=tooltip(PAGE, "dead", "n_tokens", "l0", "grades"))
     _card(run, wanted, order, unknown)
 
 
@@ -116,7 +117,10 @@ def _controls() -> tuple[Run, DeltaGenerator]:
     ):
         # A range slider is one by its default value alone; without it, the ends from the address would become one point.
         ends = (DENSITIES[0], DENSITIES[-1])
-        st.select_slider("Fires on, share of tokens", DENSITIES, ends, key=view("density"), format_func=percent)
+        says = tooltip(PAGE, "density")
+        st.select_slider(
+            "Fires on, share of tokens", DENSITIES, ends, key=view("density"), format_func=percent, help=says
+        )
         _evidence_controls(evidence)
     with (
         columns[5],
@@ -174,7 +178,8 @@ def _evidence_controls(evidence: RunEvidence) -> None:
             heading, ["", *concepts], key=view(name), format_func=lambda concept: concept or "any concept", disabled=off
         )
     for name, ends in ENDS.items():
-        st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f", disabled=off)
+        says = tooltip(PAGE, name)
+        st.slider(MEASURES[name], *ends, ends, STEP, key=view(name), format="%.2f", disabled=off, help=says)
 
 
 def _evidence_wanted(evidence: RunEvidence) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from app.card import row_list
 from app.indexing import require_manifolds
 from app.state import pick_run, restore, view, write_address
 from app.workspace import labels_of, run_name
+from interp.browse.definitions import tooltip
 from interp.browse.features import plain_number
-from interp.browse.manifolds import RANKING_HELP, latent_text, ranking_cells, ranking_rows, tokens_to_read
-from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space, show_blanks
+from interp.browse.manifolds import latent_text, ranking_cells, ranking_rows, tokens_to_read
+from interp.figures import VALUE, colourings, eigenvalue_bars, manifold_plane, manifold_space
+from interp.index.token_text import show_blanks
 from interp.manifolds.layout import SHAPES
 from interp.manifolds.reader import ManifoldIndex, ManifoldView
 from interp.runs.record import Run
@@ -37,7 +39,9 @@ def show() -> None:
     latent = index.view(feature)
     # A ranking by a label is looked at with that label's colours, unless the person chose others.
     colour = _choice(columns[2], "Colour", "colour", colourings(latent), by if by in latent.ordinals else VALUE)
-    columns[3].number_input("Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump)
+    columns[3].number_input(
+        "Latent", 0, index.n_features - 1, key=_number_of(feature), on_change=_jump, help=tooltip(PAGE, "latent")
+    )
     # Before the pictures: a row may be clicked while they are drawn, and the address must not look like news then.
     address = {"run": run_name(run), "rank": by, "colour": colour, "f": str(feature)}
     write_address(PAGE, address, {"rank": by, "colour": st.session_state[view("colour")], "f": str(feature)})
@@ -90,7 +94,7 @@ def _ranking(rows: list[dict[str, Any]], by: str, feature: int) -> None:
     """The list of latents; a click on a row, or an arrow, opens its latent."""
     ids = [row["latent"] for row in rows]
     columns = [
-        {"name": name, "help": RANKING_HELP[name], "width": "minmax(0, 1fr)", "is_number": True} for name in rows[0]
+        {"name": name, "help": tooltip(PAGE, name), "width": "minmax(0, 1fr)", "is_number": True} for name in rows[0]
     ]
     data = {"name": "Latents", "columns": columns, "rows": ranking_cells(rows), "chosen": ids.index(feature)}
     chosen = row_list()(key=f"ranking_{by}", data=data | {"height": 560}, on_chosen_change=lambda: None).chosen
@@ -120,12 +124,13 @@ def _latent(run: Run, latent: ManifoldView, colour: str) -> None:
     st.subheader(title)
     if label:
         st.text(label.marked)  # plain text, never markdown: a label is a stranger's
-    st.caption(latent_text(latent))
+    st.caption(latent_text(latent), help=tooltip(PAGE, "scores", "n_far"))
     plane, space = st.columns(2, gap="small")
     plane.plotly_chart(manifold_plane(latent, colour), config=_PLAIN, key="plane")
     space.plotly_chart(manifold_space(latent, colour), config=_PLAIN, key="space")
     bars, contexts = st.columns([1, 2.4], gap="medium")
     with bars:
+        st.caption("Eigenvalues", help=tooltip(PAGE, "eigenvalues"))
         st.plotly_chart(eigenvalue_bars(latent.eigenvalues), config=_PLAIN, key="eigenvalues")
     with contexts:
         _contexts(latent, colour)
@@ -137,10 +142,13 @@ def _contexts(latent: ManifoldView, colour: str) -> None:
         st.caption("This was built without the model, so tokens have no text.")
         return
     is_along = colour in latent.curves
-    st.caption(f"Tokens along the curve of {colour}" if is_along else "Tokens around the centre, anticlockwise")
+    title = f"Tokens along the curve of {colour}" if is_along else "Tokens around the centre, anticlockwise"
+    st.caption(title, help=tooltip(PAGE, "value"))
     st.html("".join(_context_line(*one) for one in tokens_to_read(latent, colour)))
 
 
 def _context_line(value: float, *context: str) -> str:
     before, token, after = (html.escape(show_blanks(text)) for text in context)
-    return f'<p class="along"><span>{value:.3g}</span><i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'
+    says = html.escape(tooltip(PAGE, "value"))
+    figure = f'<span title="{says}">{value:.3g}</span>'
+    return f'<p class="along">{figure}<i class="before">{before}</i><b>{token}</b><i>{after}</i></p>'

@@ -11,6 +11,7 @@ from app.indexing import index_is_stale
 from app.panels import concept_map, runs_table
 from app.state import choose_run, go_to, pick_run, restore, view, write_address
 from app.workspace import evaluate_command, index_command, index_version, list_runs, open_index, run_name
+from interp.browse.definitions import tooltip
 from interp.browse.features import escaped, firing_figures
 from interp.browse.runs import concept_map as concept_cells
 from interp.browse.runs import judged_beside, steered_pair, steering_rows, steering_summary
@@ -34,7 +35,8 @@ _PLAIN = {"displayModeBar": False}
 def show() -> None:
     """Lay out the page."""
     restore(PAGE, {"below": lambda text: text if text in PARTS else ALIKE})
-    pick, _ = st.columns([2.3, 5])
+    with st.container(key="filters"):
+        pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
     name, runs = run_name(run), list_runs()
@@ -62,7 +64,7 @@ def _one(run: Run, badge: str) -> None:
     metrics = metrics_of(run)
     if metrics is not None and metrics.steering is not None:
         _steering(metrics.steering)
-    st.markdown("###### Training")
+    st.markdown("###### Training", help=tooltip(PAGE, "loss", "fvu", "l0", "dead"))
     try:
         st.plotly_chart(training_curves(run.training_curve()), config=_PLAIN, key="training")
     except InputError as error:
@@ -94,21 +96,20 @@ def _alike(name: str, runs: dict[str, Run]) -> None:
             result = concept_map()(
                 key="concept_map", data={**cells, "card_path": "/features"}, on_open_change=lambda: None
             )
-            st.caption(
-                "F1 of each concept's best feature on test text; higher is better. = and no shade: not above the same choice "
-                "among random directions. A cell opens its feature."
-            )
+            st.caption(tooltip(PAGE, "share"))
             if result.open is not None:
                 go_to("features", run=str(result.open[0]), f=str(int(result.open[1])))
     with right:
-        st.markdown("###### What is kept, for how many features that fire on a token")
+        st.markdown(
+            "###### What is kept, for how many features that fire on a token",
+            help=tooltip(PAGE, "fvu", "ce_recovered", "l0"),
+        )
         try:
             figure = tradeoff_figure(metrics, families({name: runs[name] for name in metrics}))
             st.plotly_chart(figure, config=_PLAIN, key="tradeoff")
             st.caption(
-                "A line joins runs that differ in their number of features and k alone; bars are 95 % intervals. Lower FVU and "
-                "higher CE recovered are better at the same L0. Methods whose codes are hardly ever 0 have no L0 and are "
-                "left out."
+                "A line joins runs that differ in their number of features and k alone; bars are 95 % intervals. Compare at "
+                "the same L0. Methods whose codes are hardly ever 0 have no L0 and are left out."
             )
         except InputError as error:
             st.caption(str(error))
@@ -132,26 +133,13 @@ def _steering(report: SteeringReport) -> None:
     st.caption(steering_summary(report))
     if not report.effects:
         return
-    st.dataframe(
-        steering_rows(report),
-        hide_index=True,
-        height="content",
-        column_config={
-            "without": st.column_config.NumberColumn(
-                help="Share of the text written without steering that is the concept.", format="%.1f %%"
-            ),
-            "with": st.column_config.NumberColumn(
-                help="The same with the feature added. Higher is better, at the same KL.", format="%.1f %%"
-            ),
-            "gain": st.column_config.TextColumn(help="With less without, and its 95 % interval."),
-            "best null": st.column_config.TextColumn(
-                help="Gain of the null that adds most: as many random features, random directions or features of other "
-                "concepts, found and tried in the same way."
-            ),
-            "fluency": st.column_config.NumberColumn(format="%.2f", help="0 to 1. Higher is better."),
-            "KL": st.column_config.NumberColumn(format="%.2f", help="Effect on neutral text, nats per token."),
-        },
-    )
+    rows = steering_rows(report)
+    formats = {"without": "%.1f %%", "with": "%.1f %%", "fluency": "%.2f", "KL": "%.2f"}
+    columns = {name: st.column_config.Column(help=tooltip(PAGE, name)) for name in rows[0]}
+    columns |= {
+        name: st.column_config.NumberColumn(help=tooltip(PAGE, name), format=each) for name, each in formats.items()
+    }
+    st.dataframe(rows, hide_index=True, height="content", column_config=columns)
     by_concept = {effect.concept: effect for effect in report.effects}
     concept = st.pills("Texts of", list(by_concept), default=next(iter(by_concept)), key="steered_concept")
     if concept in by_concept:
@@ -180,7 +168,10 @@ def _details(run: Run, metrics: Metrics | None, badge: str) -> None:
     if metrics is not None:
         with st.expander("Everything that was measured"):
             cells = {metric.heading: metric.cell(metric.score(metrics)) for metric in METRICS}
-            _pairs(cells | (firing_figures(open_index(run)) if badge == "fresh" else {}))
+            cells |= firing_figures(open_index(run)) if badge == "fresh" else {}
+            says = {metric.heading: metric.tooltip for metric in METRICS}
+            rows = [{"name": name, "value": value, "what it is": says[name]} for name, value in cells.items()]
+            st.dataframe(rows, hide_index=True, height="content")
     config, store, environment = st.columns(3, gap="large")
     with config:
         st.markdown("###### Configuration")

@@ -12,6 +12,7 @@ from app.state import pick_run, restore, view, write_address
 from app.steer_job import SteerJob
 from app.views.steer_result import HELD, show_job, show_kept, show_result
 from app.workspace import find_run, labels_of, open_evidence, run_name
+from interp.browse.definitions import tooltip
 from interp.browse.features import check_feature, escaped
 from interp.browse.kept_steering import open_kept
 from interp.browse.steer_concepts import ConceptChoice, concept_choices
@@ -190,14 +191,15 @@ def _features_form(run: Run, index: FeatureIndex) -> dict[int, float]:
             # Streamlit forgets a widget that is out of sight.
             st.session_state.setdefault(key, within(kept, low, high, start))
             if st.session_state[view("set_by")] == "strength":
-                wanted[feature] = st.slider(label, low, high, step=step, key=key, format="%+.2f")
+                says = tooltip(PAGE, "strength")
+                wanted[feature] = st.slider(label, low, high, step=step, key=key, format="%+.2f", help=says)
             else:
-                meaning = "The strength is searched that has this effect; below 0: against the feature."
-                wanted[feature] = st.number_input(label, low, high, step=step, key=key, help=meaning)
+                says = tooltip(PAGE, "effect")
+                wanted[feature] = st.number_input(label, low, high, step=step, key=key, help=says)
             st.session_state["strengths"][key] = wanted[feature]
     number, add = st.columns([2, 1], vertical_alignment="bottom")
     to_add = f"to_add_{run_name(run)}"
-    number.number_input("Feature", 0, index.n_features - 1, key=to_add)
+    number.number_input("Feature", 0, index.n_features - 1, key=to_add, help=tooltip(PAGE, "number"))
     add.button("Add", on_click=_add, args=(run, to_add), width="stretch")
     return wanted
 
@@ -238,21 +240,17 @@ def _sampling(run: Run) -> None:
     """How to sample, and where to write."""
     first, second = st.columns(2)
 
-    def number(column: Any, label: str, name: str, field: str, step: float | None = None, meaning: str = "") -> None:
+    def number(column: Any, label: str, name: str, field: str, step: float | None = None) -> None:
         low, high = BOUNDS[field]
-        column.number_input(label, low, high, step=step, key=view(name), help=meaning or None)
+        column.number_input(label, low, high, step=step, key=view(name), help=tooltip(PAGE, field))
 
-    number(
-        first, "Samples", "samples", "n_samples", meaning="Texts a column. More make the interval of a share narrower."
-    )
+    number(first, "Samples", "samples", "n_samples")
     number(second, "Tokens each", "tokens", "n_tokens")
-    number(first, "Temperature", "temperature", "temperature", 0.1, "0 takes the likeliest token.")
-    number(second, "Top-k (0: all)", "top_k", "top_k", meaning="Draw from this many of the likeliest tokens.")
-    number(
-        first, "Top-p", "top_p", "top_p", 0.05, "Draw from the likeliest tokens that together have this probability."
-    )
-    number(second, "Repetition penalty", "penalty", "repetition_penalty", 0.05, "1 is none.")
-    number(first, "Seed", "seed", "seed", meaning="Of the noise that all columns share, and of the control.")
+    number(first, "Temperature", "temperature", "temperature", 0.1)
+    number(second, "Top-k (0: all)", "top_k", "top_k")
+    number(first, "Top-p", "top_p", "top_p", 0.05)
+    number(second, "Repetition penalty", "penalty", "repetition_penalty", 0.05)
+    number(first, "Seed", "seed", "seed")
     st.segmented_control("Write", tuple(PLACES), required=True, format_func=PLACES.__getitem__, key=view("at"))
     st.text_area(
         "Only at these tokens",

@@ -9,12 +9,12 @@ import streamlit as st
 from app.state import go_to
 from app.steer_job import SteerJob
 from app.workspace import run_name
+from interp.browse.definitions import STEER, tooltip
 from interp.browse.features import escaped
 from interp.browse.kept_steering import delete_kept, keep, kept_texts, open_kept
 from interp.browse.palette import token_styles
 from interp.browse.steer_settings import SteerSettings
 from interp.browse.steered_page import (
-    CHANGES,
     columns_html,
     legend_html,
     old_result,
@@ -75,20 +75,22 @@ def _texts(shown: SteeredText) -> None:
     for note in shown.notes:
         st.warning(escaped(note))
     if said := outcome(shown):
-        st.markdown(escaped(said))
+        st.markdown(escaped(said), help=tooltip("steer", "gain"))
     if shown.columns:
         st.html(columns_html(shown))
     if shown.prompt_changes:
         st.html(legend_html())
-        st.caption(CHANGES)
+        st.caption(tooltip("steer", "changes"))
 
 
 def _measured(shown: SteeredText) -> None:
     """The effect against the strength, and what may follow the prompt."""
     left, right = st.columns([1.3, 1], gap="large")
     if shown.sweep:
+        left.caption("Effect against strength", help=tooltip("steer", "sweep"))
         left.plotly_chart(sweep_figure(shown), config={"displayModeBar": False}, key="sweep")
     if shown.next_tokens:
+        right.caption("What may follow the prompt", help=tooltip("steer", "next_tokens"))
         right.html(next_tokens_html(shown.next_tokens))
 
 
@@ -121,7 +123,12 @@ def show_kept(run: Run) -> None:
         return
     if records:
         with st.expander(f"Steered by the command line ({len(records)})"):
-            st.dataframe([_flat(record) for record in reversed(records)], hide_index=True)
+            columns = {
+                name: st.column_config.Column(help=tooltip("steer", name))
+                for name in SteeringRecord.__struct_fields__
+                if name in STEER
+            }
+            st.dataframe([_flat(record) for record in reversed(records)], hide_index=True, column_config=columns)
 
 
 def _open(run: Run, name: str) -> None:

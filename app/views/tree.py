@@ -10,38 +10,30 @@ from app.card import row_list
 from app.indexing import require_index
 from app.state import go_to, pick_run, restore, view, write_address
 from app.workspace import index_version, labels_of, open_index, run_name
+from interp.browse.definitions import tooltip
 from interp.browse.features import escaped
 from interp.browse.palette import token_styles
 from interp.browse.shared_card import context_lines
 from interp.browse.tree import ConceptTree, TreeNode, branch_rows, node_place
 from interp.errors import InputError
-from interp.figures import show_blanks
+from interp.index.token_text import show_blanks
 from interp.runs.record import Run
 
 PAGE = "tree"
 N_SHOWN = 12
 """Contexts on view: a screen of them."""
 _COLUMNS: list[dict[str, Any]] = [
-    {
-        "name": "branch",
-        "help": "LEVEL.FEATURE, and the commonest tokens of its strongest contexts. Each stands below its heaviest parent.",
-        "width": "minmax(0, 1fr)",
-    },
-    {"name": "features", "help": "Features of level 0 below it", "width": "58px", "is_number": True},
-    {
-        "name": "share",
-        "help": "Its weight from this parent, as a share of its weights from all parents. Near 100 %, it belongs to no other; "
-        "a low share means that the tree shows one of several parents",
-        "width": "52px",
-        "is_number": True,
-    },
+    {"name": "branch", "help": tooltip(PAGE, "branch"), "width": "minmax(0, 1fr)"},
+    {"name": "features", "help": tooltip(PAGE, "leaves"), "width": "58px", "is_number": True},
+    {"name": "share", "help": tooltip(PAGE, "share"), "width": "52px", "is_number": True},
 ]
 
 
 def show() -> None:
     """Lay out the page."""
     restore(PAGE, {"node": lambda text: text or ""})
-    pick, _ = st.columns([2.3, 5])
+    with st.container(key="filters"):
+        pick, _ = st.columns([2.3, 5])
     with pick:
         run = pick_run()
     require_index(run)
@@ -53,7 +45,7 @@ def show() -> None:
         return
     ranks = " > ".join(str(rank) for rank in reversed(tree.hierarchy.ranks))
     st.caption(f"{ranks} features. Each is shown below its heaviest parent and named by the tokens it fires on.")
-    st.caption("  \n".join(tree.what_levels_leave))
+    st.caption("  \n".join(tree.what_levels_leave), help=tooltip(PAGE, "unexplained"))
     place = _place(nodes)
     node = nodes[place]
     name = f"{node.level}.{node.feature}"
@@ -88,7 +80,10 @@ def _contexts(run: Run, tree: ConceptTree, node: TreeNode) -> None:
     label = labels_of(run).get(node.feature) if node.level == 0 else None
     if label:
         st.text(label.marked)  # plain text, never markdown: a label is a stranger's
-    st.text(" · ".join(f"{show_blanks(token)} {count}" for token, count in node.tokens))
+    st.text(
+        " · ".join(f"{show_blanks(token)} {count}" for token, count in node.tokens),
+        help=tooltip(PAGE, "tokens", "value"),
+    )
     examples = tree.contexts(node.level, node.feature, n=N_SHOWN, context=12)
     st.html(f"<style>{token_styles()}</style>")
     st.html(context_lines(examples))

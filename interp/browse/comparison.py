@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from interp.browse.code_matches import MATCHED_AT, N_DRAWS, CodeMatches
+from interp.browse.definitions import COMPARE
 from interp.browse.evidence import ShownLabel
 from interp.browse.features import SIGNED
 from interp.errors import InputError
@@ -238,9 +239,8 @@ def _notes(columns: Sequence[RunOnText], matches: Matches) -> list[str]:
     if matches:
         n_tokens = next(iter(matches.values())).n_tokens
         notes.append(
-            "Counterparts: the feature of the other run whose codes are correlated most with a feature's own, over "
-            f"{n_tokens:,} tokens of their store; from r {short(MATCHED_AT)} on, and above chance, it is called matched. By "
-            f"chance: the same choice with the other run's codes shifted along the text, a mean over {N_DRAWS} shifts."
+            f"Counterparts: from r {short(MATCHED_AT)} on, and above chance (mean of {N_DRAWS} draws), two features are called "
+            f"matched; over {n_tokens:,} tokens. {COMPARE['correlation'].says}"
         )
     return notes
 

@@ -29,7 +29,7 @@ from interp.evaluation.evidence import (
     read_evidence,
 )
 from interp.evaluation.number_text import short
-from interp.figures import show_blanks
+from interp.index.token_text import show_blanks
 from interp.runs.feature_labels import FeatureLabels
 from interp.runs.record import RECORD, Run
 

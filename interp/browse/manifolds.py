@@ -21,18 +21,6 @@ def ranking_rows(index: ManifoldIndex, by: str) -> list[dict[str, Any]]:
     return table
 
 
-RANKING_HELP = {
-    "latent": "the latent's number",
-    "score": "how well its tokens lie on the shape, from 0 to 1; higher is better. No label is used",
-    "rank": "effective rank, (Σ|λ|)² / Σλ²: how many axes matter; neither way is better",
-    "R²": "share of the label's variance that the curve in the latent's plane explains on documents it was not fitted on; "
-    "1 is all, 0 no better than the mean; higher is better",
-    "PCA": f"the same tokens in the plane of {PLANES[1]}: what no training reaches; the latent should be above it",
-    "random": "the random plane of the same rank, of as many as there are latents: chance; the latent should be above it",
-}
-"""What each column of the ranking is, and which way is better."""
-
-
 def ranking_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The rows of ``ranking_rows`` as text; "-" for what is not measured."""
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from interp.browse.definitions import tooltip
 from interp.errors import InputError
 from interp.evaluation.comparison_figures import concept_results, concept_sentence, concept_text
 from interp.evaluation.comparison_text import apart_sentence, lead_sentence
@@ -232,7 +233,7 @@ def _apart_note(group: Group, groups: Sequence[Group]) -> str:
 
 
 def _how_to_read(columns: Sequence[Metric]) -> list[str]:
-    lines = ["L0: codes that are not zero, mean per token. Neither way is better; with more of them, more is kept."]
+    lines = [f"{tooltip('runs', 'l0')} With more of them, more is kept."]
     if any(metric.interval or metric.null for metric in columns):
         lines.append(MARKS)
     return [

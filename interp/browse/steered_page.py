@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from interp.browse.definitions import tooltip
 from interp.browse.palette import N_LEVELS
 from interp.browse.steering import ColumnName, SteeredColumn, SteeredText
 from interp.evaluation.estimates import Estimate
@@ -33,10 +34,6 @@ _MEANS: dict[ColumnName, str] = {
     "control": "A random direction, distributed like the site's activations and drawn by the seed, with the same effect on "
     "neutral text. One draw: an example of chance, not its spread.",
 }
-CHANGES = (
-    "Colour: what steering does to the log-probability of each token after the text before it. In the baseline's column, of "
-    "what the model wrote by itself; in the control's, what the control does. Point at a token for the number."
-)
 
 
 def columns_html(shown: SteeredText) -> str:
@@ -136,15 +133,9 @@ def _head(shown: SteeredText, column: SteeredColumn) -> str:
     return "".join([*lines, f'<div class="measured">{"".join(measured)}</div>'])
 
 
-_KL = (
-    "Effect on neutral text of the store: mean KL divergence of the next-token predictions. 0 changes nothing; from about 0.6 "
-    "on a text breaks."
-)
-_PERPLEXITY = "Perplexity of neutral text, times that of the model itself. 1 means no harm; lower is better."
-_SHARE = (
-    "Share of the non-blank characters of these texts that is the concept, with its 95 % interval over the texts. Higher is "
-    "better where it is wanted."
-)
+_KL = html.escape(tooltip("steer", "kl"))
+_PERPLEXITY = html.escape(tooltip("steer", "perplexity_ratio"))
+_SHARE = html.escape(tooltip("steer", "share"))
 
 
 def _of_text(column: SteeredColumn, i: int) -> str:

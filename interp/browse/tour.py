@@ -21,7 +21,7 @@ TOUR: dict[str, tuple[str, str, str]] = {
     ),
     "steer": (
         "This page writes features into the model while it continues a text, and shows the text with and without them.",
-        "Add a feature by its number, choose a strength, and press Generate.",
+        "Choose a concept, which takes its feature, or add a feature by its number; then press Generate.",
         "Compare at equal KL: a strong push changes any text, so what counts is the change beyond that of a control direction.",
     ),
     "manifolds": (

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import sparse
 
 from interp.errors import InputError
-from interp.figures import show_blanks
 from interp.index.reader import Example, FeatureIndex
+from interp.index.token_text import show_blanks
 from interp.records import Notes
 from interp.runs.record import Run
 

@@ -31,6 +31,12 @@ Value = float | bool | None
 Row = dict[str, Any]
 """What a run is and what was measured of it, as plain JSON data."""
 
+Better = Literal["higher", "lower", "neither"]
+DIRECTIONS: dict[Better, str] = {
+    "higher": "Higher is better.",
+    "lower": "Lower is better.",
+    "neither": "Neither way is better.",
+}
 SIGNS = {"above": ">", "same": "=", "below": "<"}
 MARKS = (
     "In brackets: the 95 % interval. null: what chance achieves with as many candidates and the same freedom of choice. "
@@ -87,7 +93,7 @@ class Metric:
     """What it says, in a sentence."""
     format: str | None
     """How a number is written, for ``%``; "percent" for a share; None for yes or no."""
-    better: Literal["higher", "lower", "neither"]
+    better: Better
     is_first: bool = True
     """Whether it is in the table that a newcomer sees; the others are in ``interp evaluate --all`` and in the JSON."""
     of_firing: bool = False
@@ -95,8 +101,8 @@ class Metric:
 
     @property
     def tooltip(self) -> str:
-        """The help, and which way is better."""
-        return self.help if self.better == "neither" else f"{self.help} {self.better.title()} is better."
+        """The help, and, of a number, which way is better."""
+        return self.help if self.format is None else f"{self.help} {DIRECTIONS[self.better]}"
 
     def score(self, metrics: Metrics) -> Score:
         """The value with what stands beside it; all None where it was not measured."""

@@ -7,12 +7,15 @@ weighted by the number of tokens each represents, so that histogram and quantile
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.index.codes import SiteCodes
 from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS
+
+if TYPE_CHECKING:
+    from interp.index.codes import SiteCodes
 
 
 @dataclass(frozen=True)

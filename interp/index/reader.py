@@ -10,18 +10,20 @@ import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import sparse
 
 from interp.errors import InputError, unknown_feature, unknown_name
 from interp.index.examples import top_one_a_sequence
 from interp.index.layout import KINDS_OF_EXAMPLES, N_BINS, N_INTERVALS, IndexRecord, open_precomputed
 from interp.runs.record import Run
 from interp.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 ExampleKind = Literal["top", "intervals", "near-threshold", "random", "not-firing", "lowest"]
 BLOCK = 2**22
@@ -201,6 +203,8 @@ class FeatureIndex:
 
         Reads every activation of the index, ``BLOCK`` at a time: what is stored lies by feature.
         """
+        from scipy import sparse  # deferred: 10 MB that only texts in several runs need
+
         place = np.full(self.n_tokens, -1)
         place[rows] = np.arange(len(rows))
         shape = (len(rows), self.n_features)
