@@ -95,6 +95,13 @@ def test_more_components_than_there_are_dimensions_are_refused(rows):
         PCA.fit(ArraySource(rows[:8]), PCAConfig(n_features=8))
 
 
+@pytest.mark.parametrize("method", [PCA, ICA])
+def test_the_default_fits_a_narrow_site_and_all_components_are_said_to_be_exact(rows, method):
+    assert method.fit(ArraySource(rows)).n_features == 12
+    assert "exact" in PCA.fit(ArraySource(rows)).notes["reconstruction"]
+    assert not PCA.fit(ArraySource(rows), PCAConfig(n_features=11)).notes
+
+
 # ------------------------------------------------------------------------------------------------ the rows that are sampled
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.decomposers.base import LinearDecomposer, register
-from interp.decomposers.baselines.pca import check_components
+from interp.decomposers.baselines.pca import components_of
 from interp.decomposers.baselines.sample import SampledConfig, log_reconstruction, sampled_rows
 from interp.errors import InputError
 from interp.records import Notes
@@ -27,7 +27,7 @@ class ICAConfig(SampledConfig):
     """Options of independent component analysis."""
 
     n_features: int = 100
-    """Number of components, at most the width of the site."""
+    """Number of components, at most the width of the site; the default is less where the site is narrower."""
     iterations: int = 200
     """Most iterations; the notes of the run say whether they were enough."""
 
@@ -60,18 +60,19 @@ class ICA(LinearDecomposer):
         from sklearn.decomposition import FastICA  # deferred: slow
         from sklearn.exceptions import ConvergenceWarning
 
-        values = check_components(source, config.n_features).spectrum[0]
+        moments, n = components_of(source, config)
+        values = moments.spectrum[0]
         n_dimensions = int((values > LEAST_VARIANCE * values[0]).sum())
-        if config.n_features > n_dimensions:
+        if n > n_dimensions:
             raise InputError(
-                f"{config.n_features} components were asked for, but the rows differ in {n_dimensions} dimensions; "
+                f"{n} components were asked for, but the rows differ in {n_dimensions} dimensions; "
                 "ask for fewer"
             )
-        if config.rows <= config.n_features:
-            raise InputError(f"{config.n_features} components cannot be told from {config.rows} rows; give more --rows")
+        if config.rows <= n:
+            raise InputError(f"{n} components cannot be told from {config.rows} rows; give more --rows")
         x = sampled_rows(source, config)
         ica = FastICA(
-            config.n_features,
+            n,
             whiten="unit-variance",
             whiten_solver="eigh",
             max_iter=config.iterations,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.decomposers.base import LinearDecomposer, checked_moments, register
 from interp.errors import InputError
+from interp.records import Notes
 from interp.store.moments import Moments
 from interp.store.source import ActivationSource
 from interp.training.config import DecomposerConfig
@@ -22,7 +23,7 @@ class PCAConfig(DecomposerConfig):
     """Options of principal component analysis."""
 
     n_features: int = 100
-    """Number of components, at most the width of the site."""
+    """Number of components, at most the width of the site; the default is less where the site is narrower."""
 
 
 @register
@@ -43,25 +44,30 @@ class PCA(LinearDecomposer):
 
         Raises InputError when there are more components than dimensions that the rows can differ in.
         """
-        moments = check_components(source, config.n_features)
+        moments, n = components_of(source, config)
         values, vectors = moments.spectrum
-        vectors = vectors[: config.n_features]
+        vectors = vectors[:n]
         largest = np.abs(vectors).argmax(1)
         vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
         if recorder:
-            fvu = float(1 - values[: config.n_features].sum() / values.sum())
+            fvu = float(1 - values[:n].sum() / values.sum())
             recorder.log({"step": 1, "tokens": len(source), "loss": fvu * moments.total_variance, "fvu": fvu})
-        return cls(
-            config,
-            {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()},
-        )
+        tensors = {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()}
+        exact: Notes = {"reconstruction": f"exact, since all {n} dimensions of the site are kept; its FVU of 0 says nothing"}
+        return cls(config, tensors, exact if n == source.d_in else None)
 
     def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
         return (x - self.b_dec) @ self.W_dec.T
 
 
-def check_components(source: ActivationSource, n: int) -> Moments:
-    """The moments of a source whose rows may differ in ``n`` dimensions. Raises InputError for any other."""
+def components_of(source: ActivationSource, config: DecomposerConfig) -> tuple[Moments, int]:
+    """The moments of a source, and how many components are asked for: where none are, the default or the source's width.
+
+    Raises InputError for more than the dimensions that its rows may differ in.
+    """
+    n = config.n_features
+    if n == type(config).n_features:
+        n = min(n, source.d_in)
     if n > source.d_in:
         raise InputError(f"{n} components were asked for, but the site is {source.d_in} wide")
     moments = checked_moments(source)
@@ -69,4 +75,4 @@ def check_components(source: ActivationSource, n: int) -> Moments:
         raise InputError(
             f"{n} components were asked for, but {len(source)} rows differ in at most {len(source) - 1} dimensions"
         )
-    return moments
+    return moments, n
