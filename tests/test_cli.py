@@ -17,6 +17,7 @@ import torch
 from interp.cli.main import main
 from interp.cli.verbs import VERBS, parse
 from interp.decomposers import registry
+from interp.index.reader import FeatureIndex
 from interp.model.language_model import load_model
 from interp.store.reader import ActivationStore
 
@@ -95,6 +96,27 @@ def test_info_shows_how_far_an_unfinished_capture_is(
     (copy / "store.json").write_text(json.dumps(record | {"complete": False, "n_tokens": 1000}))
     main(["info", str(copy)])
     assert "unfinished, 600 of 1,000 tokens" in capsys.readouterr().out
+
+
+def test_a_feature_of_any_site_is_read(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(workspace / "tiny", tmp_path / "tiny") / "runs" / "first"
+    (run / "index.h5").unlink(missing_ok=True)
+    main(["read", str(run), "--feature", "0"])
+    assert f"contexts    none yet: interp index {run}" in capsys.readouterr().out
+    feature = _a_live_feature(run, capsys)
+    main(["read", str(run), "--feature", str(feature), "--n", "3"])
+    printed = capsys.readouterr().out
+    with FeatureIndex(run / "index.h5") as index:
+        page, (best, *_) = index.feature(feature), index.examples(feature, "top")
+    assert f"fires on    {page['density']:.2%} of 600 tokens, at most {page['max']:.3g}" in printed
+    assert repr(page["promoted"][0][0]) in printed
+    after = printed.splitlines()[printed.splitlines().index("contexts") + 1 :]
+    assert len(after) >= 4
+    first = after[0]
+    centre = best["tokens"][best["centre"]].replace("\n", "⏎").replace("\t", "→")
+    assert f"[{centre}]" in first
+    assert first.startswith(f"{best['value']:>8.3g}  ")
+    assert refused(capsys, "read", str(run), "--feature", "24").startswith("interp: no feature 24; this run has 0-23")
 
 
 def test_evaluate_prints_json_alone(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
-"""Reading a feature of MLP neurons without any text: what it is made of, and what it does.
+"""Reading a feature on the command line: what the index knows of it, and of one of MLP neurons what it is made of.
+
+Of neurons, without any text:
 
 * its neurons, with signs and weights: the entries of its unit direction f;
 * what it adds to the residual stream, f W_out, through the layer's own output matrix. The same in a gated MLP, whose
@@ -16,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, unknown_feature
+from interp.index.reader import Example, FeatureIndex
 from interp.runs.record import Run
 
 if TYPE_CHECKING:
@@ -139,3 +142,29 @@ def reading_text(reading: Reading) -> str:
             f"chance)  cosine {one.cosine:+.2f}  {shown}"
         )
     return "\n".join(lines)
+
+
+def firing_text(run: Run, feature: int, *, n: int = 10, with_tokens: bool = True) -> str:
+    """How often a feature fires, the tokens its direction promotes and suppresses, and the contexts it fires on most, as lines.
+
+    Without an index they are one line that says how to make it. Raises InputError for an unknown feature.
+    """
+    if not run.index_path.exists():
+        return f"contexts    none yet: interp index {run.path}"
+    with FeatureIndex(run.index_path) as index:
+        page, examples = index.feature(feature), index.examples(feature, "top", context=8)[:n]
+    lines = [f"fires on    {page['density']:.2%} of {page['n_tokens']:,} tokens, at most {page['max']:.3g}"]
+    if page["below"] and page["below"]["n_fire"]:
+        lines[0] += f"; below zero on {page['below']['density']:.2%}, down to {page['below']['min']:.3g}"
+    for name, tokens in (("promoted", page["promoted"]), ("suppressed", page["suppressed"])):
+        if with_tokens and tokens:
+            lines.append(f"{name:<12}" + "  ".join(repr(token) for token, _ in tokens[:n]))
+    lines += ["contexts", *(f"{one['value']:>8.3g}  {_context(one)}  {one['document']}" for one in examples)]
+    return "\n".join(lines)
+
+
+def _context(example: Example) -> str:
+    """The tokens around a firing one, which stands in brackets, on one line."""
+    tokens = [token.replace("\n", "⏎").replace("\t", "→").replace("\r", "") for token in example["tokens"]]
+    centre = example["centre"]
+    return "".join([*tokens[:centre], f"[{tokens[centre]}]", *tokens[centre + 1 :]])

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from interp.browse.contents import RunContents, StoreContents, contents_text, run_contents, store_contents
 from interp.browse.evidence import evidence_text
-from interp.browse.reading import directions_of_level, read_feature, reading_text
+from interp.browse.reading import directions_of_level, firing_text, read_feature, reading_text
 from interp.browse.tree import ConceptTree, tree_rows, tree_text
 from interp.errors import InputError
 from interp.index.reader import FeatureIndex
@@ -47,8 +47,8 @@ class Info:
 
 @dataclass(frozen=True)
 class Read:
-    """Describe a feature of MLP neurons: which neurons, the tokens it promotes and suppresses, features that share neurons;
-    and its label and evidence, if the run was evaluated."""
+    """Describe a feature: how often it fires, the contexts it fires on most, the tokens it promotes and suppresses, its label
+    and evidence, if the run was indexed and evaluated; of MLP neurons also which neurons, and the features that share them."""
 
     run_name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(name="run")]
     """Run folder, or the name of a run in the workspace."""
@@ -63,9 +63,12 @@ class Read:
 
     def run(self) -> None:
         run = resolve_run(self.run_name, self.workspace)
-        directions = directions_of_level(run, self.level)
-        print(reading_text(read_feature(load_model(run.model_id), run.site.write, directions, self.feature, n=self.n)))
+        of_neurons = run.site.write.endswith("mlp.hook_post")
+        if of_neurons or self.level:
+            directions, model = directions_of_level(run, self.level), load_model(run.model_id)
+            print(reading_text(read_feature(model, run.site.write, directions, self.feature, n=self.n)))
         if self.level == 0:
+            print(firing_text(run, self.feature, n=self.n, with_tokens=not of_neurons))
             print(evidence_text(run, self.feature))
 
 

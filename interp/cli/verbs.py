@@ -63,7 +63,7 @@ _GROUPS = {
             "continue a prompt with and without a feature",
             "steer first --feature 12 --prompt 'Once upon a time' --kl 0.2",
         ),
-        "read": Verb("look", "describe a feature: its neurons, tokens, label and evidence", "read first --feature 12"),
+        "read": Verb("look", "describe a feature: contexts, tokens, evidence, neurons", "read first --feature 12"),
         "tree": Verb("look", "print the hierarchy of a semi-NMF run", "tree neurons"),
     },
     "Files": {

@@ -65,8 +65,7 @@ class ICA(LinearDecomposer):
         n_dimensions = int((values > LEAST_VARIANCE * values[0]).sum())
         if n > n_dimensions:
             raise InputError(
-                f"{n} components were asked for, but the rows differ in {n_dimensions} dimensions; "
-                "ask for fewer"
+                f"{n} components were asked for, but the rows differ in {n_dimensions} dimensions; ask for fewer"
             )
         if config.rows <= n:
             raise InputError(f"{n} components cannot be told from {config.rows} rows; give more --rows")

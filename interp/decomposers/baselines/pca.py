@@ -53,7 +53,9 @@ class PCA(LinearDecomposer):
             fvu = float(1 - values[:n].sum() / values.sum())
             recorder.log({"step": 1, "tokens": len(source), "loss": fvu * moments.total_variance, "fvu": fvu})
         tensors = {"W_dec": torch.from_numpy(vectors).float(), "b_dec": torch.from_numpy(moments.mean).float()}
-        exact: Notes = {"reconstruction": f"exact, since all {n} dimensions of the site are kept; its FVU of 0 says nothing"}
+        exact: Notes = {
+            "reconstruction": f"exact, since all {n} dimensions of the site are kept; its FVU of 0 says nothing"
+        }
         return cls(config, tensors, exact if n == source.d_in else None)
 
     def _encode(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_features"]:
