@@ -268,7 +268,7 @@ def test_latents_whose_atom_is_zero_are_dead_everywhere(biased: bool) -> None:
 
 def test_rows_of_another_width_and_unknown_latents_are_refused() -> None:
     decomposer = of_structure("ordered", True)
-    with pytest.raises(InputError, match="the rows are 7 wide, but this bilinear autoencoder was trained on 6"):
+    with pytest.raises(InputError, match=r"the rows have shape \[3, 7\], but this bilinear was trained on rows 6 wide"):
         decomposer.encode(torch.zeros(3, 7))
     with pytest.raises(InputError, match="no feature 10; this run has 0-9"):
         decomposer.form(10)

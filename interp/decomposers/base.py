@@ -94,7 +94,9 @@ class Decomposer(ABC):
         """
         x = torch.as_tensor(x)
         if not x.ndim or x.shape[-1] != self.d_in:
-            raise InputError(f"rows of this run are {self.d_in} wide, but these have shape {list(x.shape)}")
+            raise InputError(
+                f"the rows have shape {list(x.shape)}, but this {self.kind} was trained on rows {self.d_in} wide"
+            )
         if x.ndim == 2:
             return self._encode(x.float())
         codes = self._encode(x.float().reshape(-1, self.d_in))
