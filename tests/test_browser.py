@@ -10,6 +10,7 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from served_dashboard import served_dashboard
 from interp.browse.evidence import RunEvidence
 from interp.browse.family import family_of
 from interp.browse.features import TableFilter, select_features
+from interp.index.build import IndexConfig, build_index
 from interp.index.reader import FeatureIndex
 from interp.records import write_record
-from interp.runs.record import find_runs
+from interp.runs.record import Run, find_runs
 
 pytestmark = pytest.mark.browser
 
@@ -601,6 +603,40 @@ def test_a_run_deleted_while_open_is_said_to_be_gone(context: Any, address: str,
     expect(page.get_by_role("button", name="Generate")).to_have_count(0)
     _choose_run(page, made.name)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+def test_windows_step_apart_a_rebuilt_index_is_shown_and_a_killed_server_is_noticed(
+    browser: Any, made: DashboardWorkspace, order: list[int], theme: str, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    rebuilt = Run.load(shutil.copytree(made.run.path, made.run.path.with_name("rebuilt")))
+    with (
+        served_dashboard(made.folder, tmp_path / "notes.jsonl") as served,
+        fresh_context(browser, served.address, theme) as windows,
+    ):
+        one, two = windows.new_page(), windows.new_page()
+        for page in (one, two):
+            page.goto(f"{served.address}/features?run=tiny/rebuilt")
+            expect(page.locator(".card h3")).to_have_text(f"Feature {order[0]}")
+        for _ in range(2):
+            one.keyboard.press("k")
+        expect(one.locator(".card h3")).to_have_text(f"Feature {order[2]}")
+        expect(two.locator(".card h3")).to_have_text(f"Feature {order[0]}")
+
+        build_index(rebuilt, config=IndexConfig(n_top=3))
+        for _ in range(4):
+            two.keyboard.press("k")
+        expect(two.locator(".card h3")).to_have_text(f"Feature {order[4]}")
+        expect(two.locator(".contexts .example")).to_have_count(3)
+
+        served.process.kill()
+        served.process.wait()
+        for _ in range(4):
+            one.keyboard.press("k")
+        expect(one.get_by_text("The dashboard's server does not answer; is it still running?")).to_be_visible()
+    shutil.rmtree(rebuilt.path)
 
 
 @pytest.mark.parametrize("theme", ["light"], indirect=True)
